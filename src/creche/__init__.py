@@ -1,0 +1,1 @@
+"""Creche: background jobs for Python applications, with nothing to install beside them."""

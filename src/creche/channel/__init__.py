@@ -1,0 +1,1 @@
+"""Two-way streams of frames: over WebSocket or in memory."""

@@ -1,0 +1,247 @@
+"""Every error that Creche raises, on one screen.
+
+The class says whose fault it was: the developer's (`DefinitionError`), a rule's (`Refused`), the
+network's (`PlaneUnreachable`, `ChannelBroken`), a peer's (`RemoteProtocolError`) or the job's
+(`JobEnded`). Facts are attributes; the sentence is built from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CrecheError(Exception):
+    """The root of the tree. Catching it catches whatever Creche reports on purpose."""
+
+
+# --- what a developer or an operator wrote ------------------------------------------------------
+
+
+class DefinitionError(CrecheError):
+    """Something in the user's code or settings cannot work, and says what to change."""
+
+
+class TaskDefinitionError(DefinitionError):
+    """A task was declared in a way that cannot work, or its name is taken."""
+
+
+class TaskLoadError(DefinitionError):
+    """A module of tasks could not be imported."""
+
+
+class SettingsError(DefinitionError):
+    """An option, an environment variable or a settings file holds something unusable."""
+
+
+class InvalidArguments(CrecheError):
+    """The arguments of a submission do not fit the task's signature. Nothing was sent."""
+
+
+class NotEncodable(CrecheError):
+    """A value cannot be carried by CBOR: `path` names where it is, as in ``args[1]['when']``."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(path, why)
+        self.path = path
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be sent: {self.why}"
+
+
+class TooLarge(CrecheError):
+    """Something is over its limit: `what` has `size_bytes`, the limit is `limit_bytes`."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(what, size_bytes, limit_bytes)
+        self.what = what
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} is {self.size_bytes:,} bytes, over the limit of {self.limit_bytes:,}: "
+            "pass a path or a key, and read the data inside the task"
+        )
+
+
+# --- between peer and plane ---------------------------------------------------------------------
+
+
+class PlaneUnreachable(CrecheError):
+    """No plane answered at `url` before the deadline; `why` is the last thing that went wrong."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"no plane answers at {self.url} ({self.why}): is `creche control-plane` running?"
+
+
+class ClientClosed(CrecheError):
+    """The client was not started, or is closed already; nothing can be sent over it."""
+
+
+class Refused(CrecheError):
+    """The plane said no: `code` is for programs, `why` for people. Nothing was stored."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(code, why)
+        self.code = code
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class SubmissionRefused(Refused):
+    """The plane did not take the job, and will not run it."""
+
+
+class ScopeFull(SubmissionRefused):
+    """A running job has submitted as many unfinished jobs as one job may."""
+
+
+class StoreFullError(SubmissionRefused):
+    """The plane's disk is full or failing: it takes no job that it could not keep."""
+
+
+class SubmissionUncertain(CrecheError):
+    """Whether the job was taken cannot be known any more: it was sent again too late, or the wait
+    ended while the plane was out of reach. It was taken at most once."""
+
+
+class SubmitTimeout(CrecheError):
+    """The plane did not take the job in time (its lane is full); the submission was withdrawn."""
+
+
+class ProtocolError(CrecheError):
+    """A message that the protocol does not allow."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to break the protocol: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol. Its connection ends; nobody else is disturbed."""
+
+
+class ChannelClosed(CrecheError):
+    """This side closed the channel."""
+
+
+class ChannelBroken(CrecheError):
+    """The other side, or the network between, ended the channel."""
+
+
+class ListenError(CrecheError):
+    """The plane or the page cannot listen where it was told to."""
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+class StoreError(CrecheError):
+    """The store cannot do its work."""
+
+
+class StoreUnusable(StoreError):
+    """The store cannot be opened: not a database, not writable, held by another plane, from a
+    newer version. The file is untouched."""
+
+
+class StoreLocked(StoreUnusable):
+    """Another plane holds the store; `pid` is its store process, None if it could not be read."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        super().__init__(path, pid)
+        self.path = path
+        self.pid = pid
+
+    def __str__(self) -> str:
+        who = f"the plane with pid {self.pid}" if self.pid is not None else "another plane"
+        return f"{self.path} is in use by {who}: stop that one, or choose another --store"
+
+
+class StoreUnavailable(StoreError):
+    """The store's process is gone. What it had committed is safe."""
+
+
+class StoreFull(StoreError):
+    """A batch could not be written (disk full, quota, I/O error). Nothing of it was kept."""
+
+
+# --- how a job ended ----------------------------------------------------------------------------
+
+
+class UnknownJob(CrecheError):
+    """The plane has never heard of this job id, or has forgotten it by now."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"no job {self.job_id}: the id is unknown to this plane, or was pruned long ago"
+
+
+class ResultForgotten(UnknownJob):
+    """The job ran to its end, but its result is older than the plane keeps results."""
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} has ended, and its result is no longer kept"
+
+
+class ResultTimeout(CrecheError, TimeoutError):
+    """The wait for a result ran out. The job goes on."""
+
+    def __init__(self, job_id: str, timeout_s: float) -> None:
+        super().__init__(job_id, timeout_s)
+        self.job_id = job_id
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} has not ended after {self.timeout_s:g} s; it goes on"
+
+
+class JobEnded(CrecheError):
+    """A job ended without a result."""
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(job_id, why)
+        self.job_id = job_id
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"job {self.job_id} {self.why}"
+
+
+class JobFailed(JobEnded):
+    """The task raised. `type` is the remote exception's dotted name, `message` its text, `notes`
+    its notes, `traceback` the remote traceback as text."""
+
+    def __init__(
+        self,
+        job_id: str,
+        type: str,
+        message: str,
+        traceback: str = "",
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(job_id, f"failed: {type}: {message}" if message else f"failed: {type}")
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        for note in notes:
+            self.add_note(note)
+
+
+class JobCancelled(JobEnded):
+    """The job was cancelled, before or while it ran."""
+
+
+class JobLost(JobEnded):
+    """An at-most-once job lost its worker: it may have run, and will not run again."""

@@ -1,0 +1,1 @@
+"""Rules without input or output: time, randomness and ids are arguments."""

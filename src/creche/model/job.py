@@ -1,0 +1,84 @@
+"""A job's states and the legal moves between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from creche.errors import CrecheError
+
+
+class JobState(IntEnum):
+    """Where a job is in its life. The numbers are kept in stores and sent over the wire."""
+
+    QUEUED = 1
+    PARKED = 2
+    DELAYED = 3
+    RUNNING = 4
+    CANCELLING = 5
+    SUCCEEDED = 10
+    FAILED = 11
+    CANCELLED = 12
+    LOST = 13
+    EXPIRED = 14
+    FORGOTTEN = 20
+    """Ended, and its result pruned: only the id is kept, so that it cannot run again."""
+
+    @property
+    def word(self) -> str:
+        """The name in lower case, as in the CLI and on the page."""
+        return self.name.lower()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job is in a final state."""
+        return self >= JobState.SUCCEEDED
+
+    @classmethod
+    def parse(cls, word: str) -> JobState:
+        """Return the state that *word* names, in any case.
+
+        Raises:
+            ValueError: *word* names no state.
+        """
+        try:
+            return cls[word.strip().upper()]
+        except KeyError:
+            words = ", ".join(s.word for s in cls if s is not cls.FORGOTTEN)
+            raise ValueError(f"{word!r} is no job state: use one of {words}") from None
+
+
+S = JobState
+
+MOVES: Mapping[JobState, frozenset[JobState]] = {
+    # A job that was read back or handed back is queued again; one that lost its worker too.
+    S.QUEUED: frozenset({S.PARKED, S.DELAYED, S.RUNNING, S.CANCELLED, S.EXPIRED}),
+    S.PARKED: frozenset({S.QUEUED, S.RUNNING, S.CANCELLED, S.EXPIRED}),
+    S.DELAYED: frozenset({S.QUEUED, S.PARKED, S.CANCELLED, S.EXPIRED}),
+    S.RUNNING: frozenset(
+        {S.QUEUED, S.PARKED, S.DELAYED, S.CANCELLING, S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST}
+    ),
+    S.CANCELLING: frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST}),
+    S.SUCCEEDED: frozenset({S.FORGOTTEN}),
+    S.FAILED: frozenset({S.FORGOTTEN}),
+    S.CANCELLED: frozenset({S.FORGOTTEN}),
+    S.LOST: frozenset({S.FORGOTTEN}),
+    S.EXPIRED: frozenset({S.FORGOTTEN}),
+    S.FORGOTTEN: frozenset(),
+}
+"""Every legal move. What is not here does not happen; `docs/design.md` draws it from this table."""
+
+
+class IllegalMove(CrecheError):
+    """A job was about to be moved against the table: a bug on this side."""
+
+
+def check_move(here: JobState, there: JobState) -> JobState:
+    """Return *there* if a job may move to it from *here*.
+
+    Raises:
+        IllegalMove: it may not; nothing has changed.
+    """
+    if there not in MOVES[here]:
+        raise IllegalMove(f"a job cannot move from {here.word} to {there.word}")
+    return there

@@ -1,0 +1,61 @@
+"""The four priorities, and the scales of others that map to them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Priority(IntEnum):
+    """How urgent a job is. The smaller number is taken first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+    @property
+    def word(self) -> str:
+        """The name in lower case, as in the CLI and on the page."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, value: Priority | str | int) -> Priority:
+        """Return the priority that *value* names: a member, or a word in any case.
+
+        A bare ``int`` is refused unless it is a member: other systems count 0 to 10, and most of
+        them upwards (see `from_scale`), so a number alone does not say what is meant.
+
+        Raises:
+            ValueError: *value* names no priority.
+        """
+        if isinstance(value, Priority):
+            return value
+        if isinstance(value, str):
+            found = _BY_WORD.get(value.strip().lower())
+            if found is not None:
+                return found
+        words = ", ".join(p.word for p in cls)
+        raise ValueError(f"{value!r} is no priority: use one of {words}")
+
+    @classmethod
+    def from_scale(cls, number: int) -> Priority:
+        """Map the scale of 0 (least urgent) to 10 that Celery users know.
+
+        9 and 10 are critical, 6 to 8 high, 3 to 5 normal, 0 to 2 low.
+
+        Raises:
+            ValueError: *number* is not between 0 and 10.
+        """
+        if not 0 <= number <= 10:
+            raise ValueError(f"{number} is not on the scale of 0 (low) to 10 (critical)")
+        if number >= 9:
+            return cls.CRITICAL
+        if number >= 6:
+            return cls.HIGH
+        return cls.NORMAL if number >= 3 else cls.LOW
+
+
+_BY_WORD = {p.word: p for p in Priority}
+
+TaskPriority = Priority
+"""`Priority` under the name that FastWorker gave it."""

@@ -1,0 +1,304 @@
+"""What the engine counts on in a store: the contract, by role.
+
+A store is a journal with look-ups. The engine decides everything in memory and then hands over a
+`Batch`: what is new, what has changed, what has ended. A batch is committed whole or not at all, in
+the order it was given, and nothing in it is conditional but one thing: a job whose id is
+already there is not inserted, and the answer says which job has that id.
+
+A **ledger** is the part of a store that one plane owns at a time; opening it starts a new **epoch**.
+
+A **lane** is a number here: the engine says what it stands for (`LaneRow`) before it is used. A job is
+**held** while the plane has it in memory (in a lane's window or leased), or **stored** while it waits
+beyond the window and is read back by `read_lane`.
+
+`creche.testing.store_contract` is this page as tests; every store passes the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from creche.model.job import JobState
+
+
+class Durability(Enum):
+    """What "accepted" means with this store; said to every session in its welcome."""
+
+    MEMORY = "memory"
+    """Kept until the plane ends."""
+    DISK = "disk"
+    """Written and synced to disk before it is accepted: survives `kill -9` and power loss."""
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+class LaneRow(NamedTuple):
+    """What a lane number stands for. `queue` and `priority` are None where the submission left them
+    open and nobody has announced the task yet; `park` is "" or why its jobs are parked."""
+
+    lane: int
+    queue: str | None
+    priority: int | None
+    park: str
+
+
+class NewJob(NamedTuple):
+    """A job as it arrives. `options` is CBOR or None; `submitted_at` and all moments are UTC seconds."""
+
+    seq: int
+    id: bytes
+    task: str
+    lane: int
+    state: JobState
+    stored: bool
+    payload: bytes
+    options: bytes | None
+    submitted_at: float
+
+
+class Change(NamedTuple):
+    """All that can change in an unfinished job, as it is now. `holder` names the worker process that
+    has the lease (None when nobody has), `epoch` the one in which it was given."""
+
+    seq: int
+    state: JobState
+    lane: int
+    stored: bool
+    attempt: int
+    losses: int
+    epoch: int
+    holder: str | None
+    leased_at: float | None
+
+
+class End(NamedTuple):
+    """A job has ended. `outcome` is its encoded result or failure, None for neither."""
+
+    seq: int
+    state: JobState
+    attempt: int
+    losses: int
+    holder: str | None
+    started_at: float | None
+    ended_at: float
+    outcome: bytes | None
+
+
+class TaskRow(NamedTuple):
+    """The newest announcement of a task: its declaration as CBOR, and the moment it was made."""
+
+    name: str
+    declaration: bytes
+    announced_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long outcomes are kept: whichever limit is met first, oldest end first. None: no limit.
+
+    `max_age_s` in seconds since the end; `tombstone_s` is how long the id is kept after that.
+    """
+
+    max_count: int | None
+    max_bytes: int | None
+    max_age_s: float | None
+    tombstone_s: float = 24 * 3600.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is committed together, applied in the order of the fields.
+
+    Within a batch a job appears once in `jobs` at most, and once in `changes` or `ends` at most (the
+    journal folds); it may appear in `jobs` and in one of the others.
+    """
+
+    lanes: list[LaneRow] = field(default_factory=list)
+    tasks: list[TaskRow] = field(default_factory=list)
+    jobs: list[NewJob] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+
+
+class Duplicate(NamedTuple):
+    """A job of the batch was not inserted: its id belongs to job `existing`, which is in `state`."""
+
+    seq: int
+    existing: int
+    state: JobState
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+class JobRow(NamedTuple):
+    """An unfinished job as the engine takes it back into memory."""
+
+    seq: int
+    id: bytes
+    task: str
+    lane: int
+    state: JobState
+    attempt: int
+    losses: int
+    epoch: int
+    holder: str | None
+    payload: bytes
+    options: bytes | None
+    submitted_at: float
+    leased_at: float | None
+
+
+class LaneCount(NamedTuple):
+    """How many jobs of a lane are stored beyond its window, and the first one's seq."""
+
+    lane: int
+    stored: int
+    first_seq: int
+
+
+class OutcomeRow(NamedTuple):
+    """How a job stands: `outcome` is there when it has ended and its outcome is still kept."""
+
+    seq: int
+    id: bytes
+    state: JobState
+    outcome: bytes | None
+
+
+class JobRecord(NamedTuple):
+    """A job as people look at it. Payload and outcome are left out unless asked for."""
+
+    seq: int
+    id: bytes
+    task: str
+    queue: str | None
+    priority: int | None
+    park: str
+    state: JobState
+    attempt: int
+    losses: int
+    holder: str | None
+    submitted_at: float
+    started_at: float | None
+    ended_at: float | None
+    payload_bytes: int
+    outcome_bytes: int | None
+    payload: bytes | None
+    outcome: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a ledger held when it was opened.
+
+    `held` are the jobs that were not stored beyond a window: queued or parked in one, or leased;
+    ordered by seq. There are about as many as the windows and slots of the last epoch had room for.
+    """
+
+    ledger: str
+    epoch: int
+    next_seq: int
+    lanes: Sequence[LaneRow]
+    stored: Sequence[LaneCount]
+    held: Sequence[JobRow]
+    tasks: Sequence[TaskRow]
+    ended: int
+    """How many ended jobs have an outcome that is still kept."""
+
+
+class Pruned(NamedTuple):
+    """What one call of `prune` let go of: outcomes forgotten, tombstones removed."""
+
+    outcomes: int
+    tombstones: int
+
+
+class LedgerStore(Protocol):
+    """The store as the engine sees it: one ledger, opened once, used by one plane.
+
+    Every call may raise `StoreUnavailable` (its process is gone: the core starts again, as after a
+    crash). Calls are served in the order they were made: a read sees every commit made before it.
+    Cancelling a call loses its answer, never its effect half-way.
+    """
+
+    durability: Durability
+
+    async def open(self, now: float) -> Recovery:
+        """Open the ledger and start a new epoch, durably. Called once, first.
+
+        Raises:
+            StoreUnusable: see its subclasses; the file is untouched.
+        """
+        ...
+
+    async def commit(self, batch: Batch) -> Sequence[Duplicate]:
+        """Make *batch* durable, whole or not at all; say which new jobs were there already.
+
+        A duplicate's own row is not inserted; `changes` and `ends` never name one.
+
+        Raises:
+            StoreFull: nothing of the batch was kept; the store goes on and may be tried again.
+        """
+        ...
+
+    async def read_lane(
+        self, lane: int, after_seq: int, max_jobs: int, max_bytes: int
+    ) -> Sequence[JobRow]:
+        """Return the next stored jobs of *lane* by seq: at most *max_jobs*, and no further one once
+        their payloads are over *max_bytes* (at least one, if there is one). They stay stored."""
+        ...
+
+    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+        """Return how these jobs stand; an unknown id is left out."""
+        ...
+
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
+        """Return these jobs if they are unfinished; others are left out."""
+        ...
+
+    async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
+        """Forget outcomes over *retention*, oldest end first, but not of the seqs in *keep*: state
+        becomes FORGOTTEN, payload and outcome go, the id stays until its tombstone ends. One call
+        is bounded work (some thousand rows); it is called again while it finds something."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the store; what was committed stays. Bounded; calling again does nothing."""
+        ...
+
+
+class HistoryStore(Protocol):
+    """The store as people see it: questions that never hold up a commit, bounded in time and rows."""
+
+    async def jobs(
+        self,
+        *,
+        states: Collection[JobState] = (),
+        task: str | None = None,
+        queue: str | None = None,
+        before_seq: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[JobRecord]:
+        """Return jobs, newest first, that match every filter given; page on with *before_seq*."""
+        ...
+
+    async def job(self, job_id: bytes) -> JobRecord | None:
+        """Return one job with its payload and outcome, or None."""
+        ...
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """Return how many jobs are in each state (stored ones included)."""
+        ...
+
+    async def info(self) -> dict[str, Any]:
+        """Return facts about the store: kind, path, sizes in bytes, versions, settings."""
+        ...
+
+
+class Store(LedgerStore, HistoryStore, Protocol):
+    """Both roles together: what a plane is given."""

@@ -1,0 +1,1 @@
+"""The wire protocol `creche.v1`: messages, their encoding, and who may say what, when."""

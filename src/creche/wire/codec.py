@@ -1,0 +1,245 @@
+"""Frames to bytes and back. A frame is one WebSocket message: a CBOR array of messages.
+
+Decoding takes hostile bytes: it raises `RemoteProtocolError` and nothing else, and its memory is
+bounded by the frame it was given. No tag is allowed in a frame; payloads are byte strings in it, and
+what is inside them is decoded by whoever asked for it (`creche.wire.payload`).
+"""
+
+from __future__ import annotations
+
+import io
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, get_args, get_type_hints
+
+import cbor2
+
+from creche.errors import RemoteProtocolError
+from creche.model.ids import ID_BYTES
+from creche.wire import messages as m
+
+KIB = 1024
+MIB = 1024 * KIB
+
+_KIND_OF = m.KIND_OF
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may carry.
+
+    `frame_bytes` bounds one frame; a message over `piece_bytes` travels in pieces of that size, so that
+    a ping or a cancel waits behind one piece at most; `message_bytes` bounds what pieces may add up
+    to. The frame's limit leaves room for a frame of small messages beside a piece.
+    """
+
+    frame_bytes: int = 1 * MIB
+    piece_bytes: int = 64 * KIB
+    message_bytes: int = 16 * MIB + 64 * KIB
+    payload_bytes: int = 16 * MIB
+    messages: int = 50_000
+    depth: int = 32
+    streams: int = 16
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def encode_frame(messages: Iterable[m.Message]) -> bytes:
+    """Return the frame that carries *messages* in this order."""
+    return cbor2.dumps([(_KIND_OF[type(message)], *message) for message in messages])
+
+
+def encode_message(message: m.Message) -> bytes:
+    """Return one message alone, as pieces carry it."""
+    return cbor2.dumps((_KIND_OF[type(message)], *message))
+
+
+def size_hint(message: m.Message) -> int:
+    """Return about how many bytes *message* takes, cheaply: its largest byte string and change.
+
+    Only messages that can be large are looked into; the answers to questions are measured by
+    encoding them.
+    """
+    kind = type(message)
+    if kind is m.Submit or kind is m.Offer:
+        return len(message.payload) + 128  # type: ignore[union-attr]
+    if kind is m.Finished or kind is m.Ended:
+        outcome = message.outcome  # type: ignore[union-attr]
+        return 64 if outcome is None else len(outcome) + 64
+    if kind in _OPEN_ENDED:
+        return len(encode_message(message))
+    return 64
+
+
+_OPEN_ENDED = (m.Answer, m.View, m.Announce, m.Watch, m.Unwatch, m.Cancel, m.Ask, m.HandBack)
+
+
+def cut(stream: int, data: bytes, piece_bytes: int) -> Iterator[m.Piece]:
+    """Cut an encoded message into the pieces of *stream*."""
+    last = max(0, len(data) - 1) // piece_bytes * piece_bytes
+    for start in range(0, last + 1, piece_bytes):
+        yield m.Piece(stream, start == last, data[start : start + piece_bytes])
+
+
+# --- decoding -----------------------------------------------------------------------------------
+
+
+def _refuse_tag(*_: object) -> NoReturn:
+    raise ValueError("tags are not allowed in a frame")
+
+
+# Every tag that the library gives a meaning to; unknown ones reach the tag hook.
+KNOWN_TAGS = (
+    0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 43, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799,
+)  # fmt: skip
+_NO_TAGS: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(KNOWN_TAGS, _refuse_tag)
+
+
+def _decode(data: bytes, depth: int) -> Any:
+    try:
+        decoder = cbor2.CBORDecoder(
+            io.BytesIO(data),
+            tag_hook=_refuse_tag,
+            semantic_decoders=_NO_TAGS,
+            max_depth=depth,
+            allow_indefinite=False,
+        )
+        value = decoder.decode()
+    except cbor2.CBORDecodeError as error:
+        raise RemoteProtocolError(f"not a frame: {error}") from None
+    except (ValueError, TypeError, RecursionError, MemoryError, OverflowError) as error:
+        # The library documents CBORDecodeError only; hostile bytes must not depend on that.
+        raise RemoteProtocolError(f"not a frame: {type(error).__name__}") from None
+    try:
+        decoder.read(1)
+    except cbor2.CBORDecodeEOF:
+        return value
+    raise RemoteProtocolError("not a frame: there are bytes after its end")
+
+
+def decode_frame(data: bytes, limits: Limits = DEFAULT_LIMITS) -> list[m.Message]:
+    """Return the messages of a frame, each checked field by field.
+
+    Raises:
+        RemoteProtocolError: and nothing else, whatever the bytes are.
+    """
+    if len(data) > limits.frame_bytes:
+        raise RemoteProtocolError(
+            f"a frame of {len(data):,} bytes is over the limit of {limits.frame_bytes:,}"
+        )
+    rows = _decode(data, limits.depth)
+    if type(rows) is not list:
+        raise RemoteProtocolError("a frame is an array of messages")
+    if len(rows) > limits.messages:
+        raise RemoteProtocolError(f"a frame of {len(rows):,} messages is over the limit")
+    return [_message(row) for row in rows]
+
+
+def decode_message(data: bytes, limits: Limits = DEFAULT_LIMITS) -> m.Message:
+    """Return a message that came in pieces."""
+    return _message(_decode(data, limits.depth))
+
+
+def _message(row: Any) -> m.Message:
+    if type(row) is not list or not row or type(row[0]) is not int:
+        raise RemoteProtocolError("a message is an array that begins with its kind")
+    shape = _SHAPES.get(row[0])
+    if shape is None:
+        raise RemoteProtocolError(f"there is no message of kind {row[0]}")
+    return shape.build(row)
+
+
+class _Shape:
+    """What the fields of one message class may hold, read from its annotations."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        hints = get_type_hints(cls)
+        self._cls = cls
+        self._names: Sequence[str] = cls._fields
+        self._allowed = [_plain_types(hints[name]) for name in self._names]
+        self._items = [
+            (1 + i, _item_type(hints[name]))
+            for i, name in enumerate(self._names)
+            if _item_type(hints[name]) is not None
+        ]
+        self._ids = 1 + self._names.index("id") if "id" in self._names else None
+        # Rows of the same types are common: the ones seen to be right are looked up. There are only
+        # finitely many right ones, so a peer cannot make this grow.
+        self._seen: set[tuple[type[Any], ...]] = set()
+
+    def build(self, row: list[Any]) -> m.Message:
+        types_of_row = tuple(map(type, row))
+        if types_of_row not in self._seen:
+            self._check_types(row)
+            self._seen.add(types_of_row)
+        if self._ids is not None and len(row[self._ids]) != ID_BYTES:
+            raise RemoteProtocolError(f"{self._cls.__name__}.id has {ID_BYTES} bytes")
+        for at, kind in self._items:
+            name = self._names[at - 1]
+            if not all(type(item) is kind for item in row[at]):
+                raise RemoteProtocolError(f"{self._cls.__name__}.{name} is a list of other things")
+            if name == "ids" and not all(len(item) == ID_BYTES for item in row[at]):
+                raise RemoteProtocolError(f"each of {self._cls.__name__}.ids has {ID_BYTES} bytes")
+        made: m.Message = self._cls._make(row[1:])
+        return made
+
+    def _check_types(self, row: list[Any]) -> None:
+        name = self._cls.__name__
+        if len(row) != 1 + len(self._names):
+            raise RemoteProtocolError(f"{name} has {len(self._names)} fields, not {len(row) - 1}")
+        for field, allowed, value in zip(self._names, self._allowed, row[1:], strict=True):
+            if allowed is not None and type(value) not in allowed:
+                raise RemoteProtocolError(f"{name}.{field} cannot be {type(value).__name__}")
+
+
+def _plain_types(hint: Any) -> tuple[type[Any], ...] | None:
+    if hint is Any:
+        return None
+    if isinstance(hint, types.UnionType):
+        members = [_plain_types(arg) for arg in get_args(hint)]
+        return tuple(t for some in members if some is not None for t in some)
+    if hint is float:
+        return (float, int)
+    return (getattr(hint, "__origin__", hint),)
+
+
+def _item_type(hint: Any) -> type[Any] | None:
+    if getattr(hint, "__origin__", None) is list:
+        (item,) = get_args(hint)
+        kind: type[Any] = getattr(item, "__origin__", item)
+        return kind
+    return None
+
+
+_SHAPES = {kind: _Shape(cls) for kind, cls in m.BY_KIND.items()}
+
+
+class Assembler:
+    """Puts pieces together again. Memory is bounded: by one message a stream, and few streams."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._streams: dict[int, bytearray] = {}
+
+    def add(self, piece: m.Piece) -> m.Message | None:
+        """Take a piece; return the message when this was its last one.
+
+        Raises:
+            RemoteProtocolError: too much, or not a message.
+        """
+        so_far = self._streams.get(piece.stream)
+        if so_far is None:
+            if len(self._streams) >= self._limits.streams:
+                raise RemoteProtocolError("too many messages in pieces at the same time")
+            so_far = self._streams[piece.stream] = bytearray()
+        if len(so_far) + len(piece.data) > self._limits.message_bytes:
+            raise RemoteProtocolError(
+                f"a message in pieces is over the limit of {self._limits.message_bytes:,} bytes"
+            )
+        so_far += piece.data
+        if not piece.is_last:
+            return None
+        del self._streams[piece.stream]
+        return decode_message(bytes(so_far), self._limits)

@@ -1,0 +1,130 @@
+"""Who may say what, when: one side's view of a connection. No socket, no clock, no await.
+
+A connection is OPENING until both sides have introduced themselves, READY until either says its
+last word, then CLOSED. What a session means beyond one connection (resumption, leases, watches)
+is the engine's and the peers' business; this is only the grammar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from creche.errors import LocalProtocolError, RemoteProtocolError
+from creche.wire import codec
+from creche.wire import messages as m
+
+
+class Role(Enum):
+    """What a peer is. Dashboards and command lines are clients that mostly ask."""
+
+    PLANE = "plane"
+    CLIENT = "client"
+    WORKER = "worker"
+
+
+class Phase(Enum):
+    """How far a connection has come."""
+
+    OPENING = "opening"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+_SUBMITTING = (
+    m.Submit, m.Watch, m.Unwatch, m.Received, m.Cancel, m.Ask, m.Subscribe, m.Unsubscribe,
+)  # fmt: skip
+_ANSWERING = (
+    m.Accepted, m.Declined, m.Warned, m.Ended, m.Missing, m.Answer, m.AskFailed, m.View,
+)  # fmt: skip
+_BOTH = (m.Ping, m.Pong, m.Piece)
+_WORKING = (m.Announce, m.Capacity, m.Finished, m.HandBack)
+_EMPLOYING = (m.Offer, m.Settled, m.Stop, m.Drain)
+
+
+def _moves() -> dict[tuple[Role, Phase, type[Any]], Phase]:
+    peers = (Role.CLIENT, Role.WORKER)
+    table: dict[tuple[Role, Phase, type[Any]], Phase] = {}
+    for role in peers:
+        table[role, Phase.OPENING, m.Hello] = Phase.OPENING
+        table[role, Phase.READY, m.Goodbye] = Phase.CLOSED
+        # Jobs submit jobs: a worker may say whatever a client may.
+        table.update({(role, Phase.READY, kind): Phase.READY for kind in (*_BOTH, *_SUBMITTING)})
+    table.update({(Role.WORKER, Phase.READY, kind): Phase.READY for kind in _WORKING})
+    table[Role.PLANE, Phase.OPENING, m.Welcome] = Phase.READY
+    table[Role.PLANE, Phase.OPENING, m.Refusal] = Phase.CLOSED
+    table[Role.PLANE, Phase.READY, m.Refusal] = Phase.CLOSED
+    table[Role.PLANE, Phase.READY, m.Goodbye] = Phase.CLOSED
+    spoken = (*_BOTH, *_ANSWERING, *_EMPLOYING)
+    table.update({(Role.PLANE, Phase.READY, kind): Phase.READY for kind in spoken})
+    return table
+
+
+# Rule: every legal move is in this table; no other module asks "may I send?". It names all
+# roles, so neither side can be held to laxer rules than the other. What the plane may say to a
+# client only (no offers) follows from the client refusing what it cannot route.
+MOVES = _moves()
+
+
+class Grammar:
+    """One side of a connection: encodes what goes out and decodes what comes in, by the rules.
+
+    *role* is this side, *peer* the other. Errors on what we send are bugs of ours
+    (`LocalProtocolError`); errors on what arrives are the peer's (`RemoteProtocolError`), and
+    after one the connection is of no more use.
+    """
+
+    def __init__(
+        self, role: Role, peer: Role, limits: codec.Limits = codec.DEFAULT_LIMITS
+    ) -> None:
+        self.role = role
+        self.peer = peer
+        self.phase = Phase.OPENING
+        self._assembler = codec.Assembler(limits)
+        self._limits = limits
+
+    def check_outgoing(self, message: m.Message) -> None:
+        """Note that *message* is about to be sent."""
+        kind = type(message)
+        after = MOVES.get((self.role, self.phase, kind))
+        if after is None:
+            raise LocalProtocolError(self._says(self.role, kind))
+        self.phase = after
+
+    def send(self, messages: Iterable[m.Message]) -> bytes:
+        """Return the frame that carries *messages*."""
+        batch = list(messages)
+        for message in batch:
+            self.check_outgoing(message)
+        return codec.encode_frame(batch)
+
+    def receive(self, frame: bytes) -> list[m.Message]:
+        """Return the messages of *frame*, with pieces put together.
+
+        Raises:
+            RemoteProtocolError: and nothing else, on any garbage.
+        """
+        arrived: list[m.Message] = []
+        role, phase = self.peer, self.phase
+        for message in codec.decode_frame(frame, self._limits):
+            kind = type(message)
+            after = MOVES.get((role, phase, kind))
+            if after is None:
+                self.phase = phase
+                raise RemoteProtocolError(self._says(role, kind))
+            phase = after
+            if kind is m.Piece:
+                whole = self._assembler.add(message)  # type: ignore[arg-type]
+                if whole is not None:
+                    if (role, phase, type(whole)) not in MOVES or type(whole) is m.Piece:
+                        raise RemoteProtocolError(self._says(role, type(whole)))
+                    phase = MOVES[role, phase, type(whole)]
+                    arrived.append(whole)
+            else:
+                arrived.append(message)
+        self.phase = phase
+        return arrived
+
+    def _says(self, who: Role, kind: type[Any]) -> str:
+        return f"a {who.value} may not send {kind.__name__} while the connection is {self.phase.value}"
