@@ -1,0 +1,32 @@
+"""Fixtures that every test may rely on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# No deadline in either: on a busy machine it fails tests that are right. CI tries the same
+# examples every time, so that a red run can be repeated, and prints how.
+settings.register_profile("development", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "development")
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Both event loops a client runs on, for tests marked `anyio`."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside() -> Iterator[None]:
+    """Hide CRECHE_CONNECT and its like: a test gets the settings it names, here and in children."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("CRECHE_") and name != "CRECHE_WHEEL":
+                patch.delenv(name)
+        yield
