@@ -68,12 +68,17 @@ def size_hint(message: m.Message) -> int:
     if kind is m.Finished or kind is m.Ended:
         outcome = message.outcome  # type: ignore[union-attr]
         return 64 if outcome is None else len(outcome) + 64
+    if kind is m.Accepted or kind is m.Settled:
+        return len(message.ns) * 9 + 64  # type: ignore[union-attr]
     if kind in _OPEN_ENDED:
         return len(encode_message(message))
-    return 64
+    return 128
 
 
-_OPEN_ENDED = (m.Answer, m.View, m.Announce, m.Watch, m.Unwatch, m.Cancel, m.Ask, m.HandBack)
+_OPEN_ENDED = frozenset(
+    {m.Hello, m.Welcome, m.Answer, m.AskFailed, m.View, m.Announce, m.Watch, m.Unwatch, m.Cancel,
+     m.Ask, m.HandBack, m.Declined, m.Warned, m.Stop}
+)  # fmt: skip
 
 
 def cut(stream: int, data: bytes, piece_bytes: int) -> Iterator[m.Piece]:

@@ -1,0 +1,51 @@
+"""How a task failed, as plain data that travels as a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TEXT = 64 * 1024
+"""Characters kept of a message or a traceback: enough to read, and bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a job raised: `type` is the exception's dotted name, `traceback` its text as Python
+    prints it, `notes` what was added to it by `add_note`."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    notes: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what `from_data` takes."""
+        return {
+            "type": self.type,
+            "message": shortened(self.message),
+            "traceback": shortened(self.traceback),
+            "notes": [shortened(note) for note in self.notes[:100]],
+        }
+
+    @classmethod
+    def from_data(cls, data: Any) -> Failure:
+        """Read what another process wrote; what is missing or odd becomes text, never an error."""
+        if not isinstance(data, Mapping):
+            return cls("unknown", str(data))
+        notes = data.get("notes")
+        return cls(
+            str(data.get("type", "unknown")),
+            str(data.get("message", "")),
+            str(data.get("traceback", "")),
+            tuple(str(note) for note in notes) if isinstance(notes, list) else (),
+        )
+
+
+def shortened(text: str) -> str:
+    """Return *text*, with its middle left out when it is over `MAX_TEXT` characters."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"

@@ -1,0 +1,106 @@
+"""The outbox of a session: everything that waits for its one sender.
+
+Putting never waits, so that whoever receives is never held up by a slow reader; what bounds an outbox is
+`size_bytes`, and the owner cuts a peer whose outbox is over its limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import anyio
+
+from creche.channel.base import Channel
+from creche.wire import codec
+from creche.wire import messages as m
+from creche.wire.session import Grammar
+
+FRAME_TARGET_BYTES = 256 * codec.KIB
+"""A frame is closed when it has grown to this. Large enough that its fixed cost does not count, small
+enough that a ping or a cancel behind it does not wait long."""
+
+
+class Outbox:
+    """Messages in the order they were put, except that large ones travel in pieces beside the
+    others, so that small messages pass them by."""
+
+    def __init__(self, limits: codec.Limits = codec.DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._small: deque[tuple[m.Message, int]] = deque()
+        self._large: deque[Iterator[m.Piece]] = deque()
+        self._streams = 0
+        self._wake: anyio.Event | None = None
+        self.size_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._small or self._large)
+
+    def put(self, message: m.Message) -> None:
+        """Add *message*; the sender takes it with everything else that is there by then."""
+        size = codec.size_hint(message)
+        if size > self._limits.piece_bytes:
+            data = codec.encode_message(message)
+            self._streams += 1
+            self._large.append(codec.cut(self._streams, data, self._limits.piece_bytes))
+            size = len(data)
+        else:
+            self._small.append((message, size))
+        self.size_bytes += size
+        if self._wake is not None:
+            self._wake.set()
+
+    def put_all(self, messages: Iterable[m.Message]) -> None:
+        """Add several messages."""
+        for message in messages:
+            self.put(message)
+
+    def clear(self) -> None:
+        """Forget everything: a new connection begins with facts, not with what was left over."""
+        self._small.clear()
+        self._large.clear()
+        self.size_bytes = 0
+
+    def take(self) -> list[m.Message]:
+        """Remove and return what fits one frame; empty when nothing waits."""
+        frame: list[m.Message] = []
+        room = FRAME_TARGET_BYTES
+        small, most = self._small, self._limits.messages - 1
+        while small and room > 0 and len(frame) < most:
+            message, size = small.popleft()
+            frame.append(message)
+            room -= size
+        taken = FRAME_TARGET_BYTES - room
+        if self._large:
+            # One piece a frame, of each large message in turn.
+            pieces = self._large.popleft()
+            piece = next(pieces)
+            frame.append(piece)
+            taken += len(piece.data)
+            if not piece.is_last:
+                self._large.append(pieces)
+        self.size_bytes = max(0, self.size_bytes - taken) if self else 0
+        return frame
+
+    async def wait(self) -> None:
+        """Wait until there is something to send."""
+        while not self:
+            self._wake = anyio.Event()
+            try:
+                await self._wake.wait()
+            finally:
+                self._wake = None
+
+
+async def send_from(outbox: Outbox, channel: Channel, grammar: Grammar) -> None:
+    """Send whatever *outbox* holds over *channel*, a frame at a time, until cancelled.
+
+    Only this task sends on the channel. A send that is cancelled ends the connection.
+
+    Raises:
+        ChannelClosed, ChannelBroken: there is no connection any more.
+    """
+    while True:
+        await outbox.wait()
+        while frame := outbox.take():
+            await channel.send(grammar.send(frame))
