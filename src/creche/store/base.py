@@ -5,11 +5,15 @@ A store is a journal with look-ups. The engine decides everything in memory and 
 the order it was given, and nothing in it is conditional but one thing: a job whose id is
 already there is not inserted, and the answer says which job has that id.
 
-A **ledger** is the part of a store that one plane owns at a time; opening it starts a new **epoch**.
+A **ledger** is the part of a store that one plane owns at a time; opening it starts a new
+**epoch**.
 
-A **lane** is a number here: the engine says what it stands for (`LaneRow`) before it is used. A job is
-**held** while the plane has it in memory (in a lane's window or leased), or **stored** while it waits
-beyond the window and is read back by `read_lane`.
+A **lane** is a number here: the engine says what it stands for (`LaneRow`) before it is used. A job
+is **held** while the plane has it in memory (in a lane's window or leased), or **stored** while it
+waits beyond the window and is read back by `read_lane`. A leased job is held.
+
+A job that has ended keeps its payload and outcome until `prune` forgets it; then its id stays as a
+**tombstone** until that ends too, and the id is unknown again.
 
 `creche.testing.store_contract` is this page as tests; every store passes the same ones.
 """
@@ -47,7 +51,8 @@ class LaneRow(NamedTuple):
 
 
 class NewJob(NamedTuple):
-    """A job as it arrives. `options` is CBOR or None; `submitted_at` and all moments are UTC seconds."""
+    """A job as it arrives, unfinished: attempt 0, without a holder. `seq` is new and greater than
+    0; `options` is CBOR or None; `submitted_at` and all moments are UTC seconds."""
 
     seq: int
     id: bytes
@@ -61,8 +66,8 @@ class NewJob(NamedTuple):
 
 
 class Change(NamedTuple):
-    """All that can change in an unfinished job, as it is now. `holder` names the worker process that
-    has the lease (None when nobody has), `epoch` the one in which it was given."""
+    """All that can change in an unfinished job, as it is now. `holder` names the worker process
+    that has the lease (None when nobody has), `epoch` the one in which it was given."""
 
     seq: int
     state: JobState
@@ -76,7 +81,7 @@ class Change(NamedTuple):
 
 
 class End(NamedTuple):
-    """A job has ended. `outcome` is its encoded result or failure, None for neither."""
+    """An unfinished job has ended. `outcome` is its encoded result or failure, None for neither."""
 
     seq: int
     state: JobState
@@ -100,7 +105,8 @@ class TaskRow(NamedTuple):
 class Retention:
     """How long outcomes are kept: whichever limit is met first, oldest end first. None: no limit.
 
-    `max_age_s` in seconds since the end; `tombstone_s` is how long the id is kept after that.
+    `max_bytes` counts what ended jobs still take up, payloads and outcomes; `max_age_s` is in
+    seconds since the end; `tombstone_s` is how long the id is kept after the outcome was forgotten.
     """
 
     max_count: int | None
@@ -113,8 +119,9 @@ class Retention:
 class Batch:
     """What is committed together, applied in the order of the fields.
 
-    Within a batch a job appears once in `jobs` at most, and once in `changes` or `ends` at most (the
-    journal folds); it may appear in `jobs` and in one of the others.
+    Within a batch a job appears once in `jobs` at most, and once in `changes` or `ends` at most
+    (the journal folds); it may appear in `jobs` and in one of the others. `jobs` are ordered by
+    seq. Lanes and tasks that are there already are replaced.
     """
 
     lanes: list[LaneRow] = field(default_factory=list)
@@ -125,7 +132,8 @@ class Batch:
 
 
 class Duplicate(NamedTuple):
-    """A job of the batch was not inserted: its id belongs to job `existing`, which is in `state`."""
+    """A job of the batch was not inserted: its id belongs to job `existing` (stored before, or
+    earlier in the batch), which is in `state` now that the batch is committed."""
 
     seq: int
     existing: int
@@ -171,7 +179,11 @@ class OutcomeRow(NamedTuple):
 
 
 class JobRecord(NamedTuple):
-    """A job as people look at it. Payload and outcome are left out unless asked for."""
+    """A job as people look at it. Payload and outcome are left out unless asked for.
+
+    `queue`, `priority` and `park` are those of the job's lane, its last one if it has ended. While
+    it is unfinished, `started_at` is the moment of its lease. A forgotten job has no payload.
+    """
 
     seq: int
     id: bytes
@@ -221,9 +233,10 @@ class Pruned(NamedTuple):
 class LedgerStore(Protocol):
     """The store as the engine sees it: one ledger, opened once, used by one plane.
 
-    Every call may raise `StoreUnavailable` (its process is gone: the core starts again, as after a
-    crash). Calls are served in the order they were made: a read sees every commit made before it.
-    Cancelling a call loses its answer, never its effect half-way.
+    Every call may raise `StoreUnavailable` (its process is gone, or it is not open: the core starts
+    again, as after a crash), and `StoreError` itself when it is asked for the impossible or finds
+    its file damaged. Calls are served in the order they were made: a read sees every commit made
+    before it. A call that is cancelled has its whole effect or none, and its answer is lost.
     """
 
     durability: Durability
@@ -239,10 +252,13 @@ class LedgerStore(Protocol):
     async def commit(self, batch: Batch) -> Sequence[Duplicate]:
         """Make *batch* durable, whole or not at all; say which new jobs were there already.
 
-        A duplicate's own row is not inserted; `changes` and `ends` never name one.
+        A duplicate's own row is not inserted, and what the batch says of its change or end is
+        dropped with it; later batches never name it.
 
         Raises:
             StoreFull: nothing of the batch was kept; the store goes on and may be tried again.
+            StoreError: the batch contradicts what is stored (a new job's seq is taken, a change or
+                an end names a job that is not unfinished): a bug of the caller. Nothing was kept.
         """
         ...
 
@@ -263,8 +279,15 @@ class LedgerStore(Protocol):
 
     async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
         """Forget outcomes over *retention*, oldest end first, but not of the seqs in *keep*: state
-        becomes FORGOTTEN, payload and outcome go, the id stays until its tombstone ends. One call
-        is bounded work (some thousand rows); it is called again while it finds something."""
+        becomes FORGOTTEN, payload and outcome go, the id stays until its tombstone ends. Then
+        remove the tombstones that have ended. Ends are as old as the order they were committed in.
+
+        What is kept counts towards the limits. One call is bounded work (some thousand rows); it
+        is called again while it finds something.
+
+        Raises:
+            StoreFull: nothing was let go of; the store goes on and may be tried again.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -273,7 +296,11 @@ class LedgerStore(Protocol):
 
 
 class HistoryStore(Protocol):
-    """The store as people see it: questions that never hold up a commit, bounded in time and rows."""
+    """The store as people see it: questions that never hold up a commit, bounded in time and rows.
+
+    A question sees every commit that was answered before it was asked. It raises `StoreError` when
+    it takes too long: the sentence says how to narrow it.
+    """
 
     async def jobs(
         self,
@@ -292,7 +319,7 @@ class HistoryStore(Protocol):
         ...
 
     async def counts(self) -> Mapping[JobState, int]:
-        """Return how many jobs are in each state (stored ones included)."""
+        """Return how many jobs are in each state (stored ones included); others are left out."""
         ...
 
     async def info(self) -> dict[str, Any]:

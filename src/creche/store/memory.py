@@ -1,0 +1,483 @@
+"""The store of a plane that keeps nothing on disk, and the plainest reading of the contract.
+
+All is dictionaries, and every call does its work at once and then checkpoints, so that calls are
+served in the order they were made and cancelling one loses nothing but its answer.
+
+What it holds lives as long as the object: opened again after `aclose`, it starts the next epoch
+over the same jobs. A plane does not do that, but a simulated restart does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+import trio
+
+from creche.errors import StoreError, StoreUnavailable
+from creche.model.job import JobState
+from creche.store.base import (
+    Batch,
+    Change,
+    Duplicate,
+    Durability,
+    End,
+    JobRecord,
+    JobRow,
+    LaneCount,
+    LaneRow,
+    NewJob,
+    OutcomeRow,
+    Pruned,
+    Recovery,
+    Retention,
+    TaskRow,
+)
+
+PRUNE_ROWS = 2000
+"""Outcomes (and tombstones) that one call of `prune` lets go of: about a millisecond's work."""
+
+SCAN_ROWS = 2000
+"""Jobs that a question looks at between two checkpoints: well below a millisecond."""
+
+Standing: TypeAlias = NewJob | Change
+"""How an unfinished job stands: as it came, or as it was changed last."""
+
+
+class _Ended(NamedTuple):
+    """A job's end, and where it stood before. `forgotten_at` is None while its outcome is kept."""
+
+    standing: Standing
+    end: End
+    forgotten_at: float | None
+
+
+class _Tail:
+    """The seqs of one lane's stored jobs, in order.
+
+    Jobs mostly come at the end and go from the front. What goes is dropped from the set at once
+    and from the list when half of the list is gone, so that both cost next to nothing a job.
+    """
+
+    __slots__ = ("_live", "_seqs")
+
+    def __init__(self) -> None:
+        self._seqs: list[int] = []
+        self._live: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, seq: int) -> None:
+        seqs = self._seqs
+        if not seqs or seq > seqs[-1]:
+            seqs.append(seq)
+        else:
+            place = bisect_left(seqs, seq)
+            if seqs[place] != seq:
+                seqs.insert(place, seq)
+        self._live.add(seq)
+
+    def remove(self, seq: int) -> None:
+        self._live.remove(seq)
+        if len(self._seqs) > 2 * len(self._live) + 64:
+            self._seqs = sorted(self._live)
+
+    def after(self, seq: int) -> Iterator[int]:
+        seqs = self._seqs
+        for place in range(bisect_right(seqs, seq), len(seqs)):
+            if seqs[place] in self._live:
+                yield seqs[place]
+
+
+class MemoryStore:
+    """A `Store` that ends with its process.
+
+    The calls raise `StoreUnavailable` before `open` and after `aclose`.
+    """
+
+    durability = Durability.MEMORY
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._epoch = 0
+        self._next_seq = 1
+        self._in_order = True
+        self._lanes: dict[int, LaneRow] = {}
+        self._tasks: dict[str, TaskRow] = {}
+        self._ids: dict[bytes, int] = {}
+        self._jobs: dict[int, NewJob] = {}
+        # A job's seq is in exactly one of these three. The last two are in the order of the moves.
+        self._unfinished: dict[int, Standing] = {}
+        self._ended: dict[int, _Ended] = {}
+        self._forgotten: dict[int, _Ended] = {}
+        self._tails: dict[int, _Tail] = {}
+        self._kept_bytes = 0
+        # Lists by state and not dictionaries: an enum's hash is a Python call, its index is not.
+        self._counts = [0] * (max(JobState) + 1)
+
+    # --- the ledger -----------------------------------------------------------------------------
+
+    async def open(self, now: float) -> Recovery:
+        """See `LedgerStore.open`. It cannot fail."""
+        if self._is_open:
+            raise StoreError("the memory store is open already")
+        self._is_open = True
+        self._epoch += 1
+        recovery = Recovery(
+            ledger="main",
+            epoch=self._epoch,
+            next_seq=self._next_seq,
+            lanes=[self._lanes[lane] for lane in sorted(self._lanes)],
+            stored=[
+                LaneCount(lane, len(tail), next(tail.after(-1)))
+                for lane, tail in sorted(self._tails.items())
+                if len(tail)
+            ],
+            held=[
+                self._job_row(seq)
+                for seq, standing in sorted(self._unfinished.items())
+                if not standing.stored
+            ],
+            tasks=[self._tasks[name] for name in sorted(self._tasks)],
+            ended=len(self._ended),
+        )
+        await trio.lowlevel.checkpoint()
+        return recovery
+
+    async def commit(self, batch: Batch) -> Sequence[Duplicate]:
+        """See `LedgerStore.commit`. It never raises `StoreFull`."""
+        self._check_open()
+        refused, changes, ends = self._check(batch)
+        for lane in batch.lanes:
+            self._lanes[lane.lane] = lane
+        for task in batch.tasks:
+            self._tasks[task.name] = task
+        self._insert(batch.jobs, refused)
+        self._change(changes)
+        self._end(ends)
+        duplicates = [
+            Duplicate(seq, existing, self._state(existing)) for seq, existing in refused.items()
+        ]
+        await trio.lowlevel.checkpoint()
+        return duplicates
+
+    def _check(self, batch: Batch) -> tuple[dict[int, int], Iterable[Change], Iterable[End]]:
+        """Refuse an impossible batch before anything is applied; return the duplicates' seqs with
+        those they repeat, and the changes and ends that are left without them."""
+        ids, jobs = self._ids, self._jobs
+        new = {job.id: job.seq for job in batch.jobs}
+        if len(new) == len(batch.jobs) and ids.keys().isdisjoint(new):
+            refused: dict[int, int] = {}
+        else:
+            refused = {}
+            new = {}
+            for job in batch.jobs:
+                existing = ids.get(job.id, new.get(job.id))
+                if existing is None:
+                    new[job.id] = job.seq
+                else:
+                    refused[job.seq] = existing
+        fresh = set(new.values())
+        if len(fresh) != len(new) or not jobs.keys().isdisjoint(fresh):
+            raise StoreError("a new job has the seq of another one")
+        changes: Iterable[Change] = batch.changes
+        ends: Iterable[End] = batch.ends
+        if refused:
+            changes = [change for change in changes if change.seq not in refused]
+            ends = [end for end in ends if end.seq not in refused]
+        unfinished = self._unfinished
+        for moves in (changes, ends):
+            for move in moves:
+                if move.seq not in unfinished and move.seq not in fresh:
+                    raise StoreError(f"job {move.seq} is not there, or has ended already")
+        return refused, changes, ends
+
+    def _insert(self, new: Iterable[NewJob], refused: Mapping[int, int]) -> None:
+        ids, jobs, unfinished, counts = self._ids, self._jobs, self._unfinished, self._counts
+        for job in new:
+            seq = job.seq
+            if seq in refused:
+                continue
+            ids[job.id] = seq
+            jobs[seq] = job
+            unfinished[seq] = job
+            counts[job.state] += 1
+            if job.stored:
+                self._tail(job.lane).add(seq)
+            if seq >= self._next_seq:
+                self._next_seq = seq + 1
+            else:
+                self._in_order = False
+
+    def _change(self, changes: Iterable[Change]) -> None:
+        unfinished, counts = self._unfinished, self._counts
+        for change in changes:
+            seq = change.seq
+            before = unfinished[seq]
+            counts[before.state] -= 1
+            counts[change.state] += 1
+            if before.stored:
+                self._tails[before.lane].remove(seq)
+            if change.stored:
+                self._tail(change.lane).add(seq)
+            unfinished[seq] = change
+
+    def _end(self, ends: Iterable[End]) -> None:
+        unfinished, ended, counts = self._unfinished, self._ended, self._counts
+        for end in ends:
+            seq = end.seq
+            before = unfinished.pop(seq)
+            counts[before.state] -= 1
+            counts[end.state] += 1
+            if before.stored:
+                self._tails[before.lane].remove(seq)
+            ended[seq] = _Ended(before, end, None)
+            self._kept_bytes += len(self._jobs[seq].payload) + len(end.outcome or b"")
+
+    async def read_lane(
+        self, lane: int, after_seq: int, max_jobs: int, max_bytes: int
+    ) -> Sequence[JobRow]:
+        """See `LedgerStore.read_lane`."""
+        self._check_open()
+        rows: list[JobRow] = []
+        size = 0
+        tail = self._tails.get(lane)
+        if tail is not None:
+            for seq in islice(tail.after(after_seq), max_jobs):
+                row = self._job_row(seq)
+                rows.append(row)
+                size += len(row.payload)
+                if size > max_bytes:
+                    break
+        await trio.lowlevel.checkpoint()
+        return rows
+
+    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+        """See `LedgerStore.outcomes`."""
+        self._check_open()
+        found: dict[bytes, OutcomeRow] = {}
+        for job_id in ids:
+            seq = self._ids.get(job_id)
+            if seq is not None:
+                ended = self._ended.get(seq)
+                outcome = ended.end.outcome if ended is not None else None
+                found[job_id] = OutcomeRow(seq, job_id, self._state(seq), outcome)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
+        """See `LedgerStore.find`."""
+        self._check_open()
+        found: dict[bytes, JobRow] = {}
+        for job_id in ids:
+            seq = self._ids.get(job_id)
+            if seq is not None and seq in self._unfinished:
+                found[job_id] = self._job_row(seq)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
+        """See `LedgerStore.prune`."""
+        self._check_open()
+        outcomes = self._forget(now, retention, frozenset(keep))
+        tombstones = self._remove_tombstones(now - retention.tombstone_s)
+        await trio.lowlevel.checkpoint()
+        return Pruned(outcomes, tombstones)
+
+    def _forget(self, now: float, retention: Retention, keep: frozenset[int]) -> int:
+        over_count = over_bytes = 0
+        if retention.max_count is not None:
+            over_count = len(self._ended) - retention.max_count
+        if retention.max_bytes is not None:
+            over_bytes = self._kept_bytes - retention.max_bytes
+        too_old_at = None if retention.max_age_s is None else now - retention.max_age_s
+        picked: list[int] = []
+        for seq, ended in self._ended.items():
+            if len(picked) == PRUNE_ROWS:
+                break
+            if seq in keep:
+                continue
+            is_old = too_old_at is not None and ended.end.ended_at <= too_old_at
+            if over_count <= 0 and over_bytes <= 0 and not is_old:
+                break
+            picked.append(seq)
+            over_count -= 1
+            over_bytes -= len(self._jobs[seq].payload) + len(ended.end.outcome or b"")
+        for seq in picked:
+            standing, end, _ = self._ended.pop(seq)
+            job = self._jobs[seq]
+            self._kept_bytes -= len(job.payload) + len(end.outcome or b"")
+            self._jobs[seq] = job._replace(payload=b"", options=None)
+            self._forgotten[seq] = _Ended(standing, end._replace(outcome=None), now)
+            self._counts[end.state] -= 1
+        self._counts[JobState.FORGOTTEN] += len(picked)
+        return len(picked)
+
+    def _remove_tombstones(self, forgotten_until: float) -> int:
+        picked: list[int] = []
+        for seq, tombstone in islice(self._forgotten.items(), PRUNE_ROWS):
+            assert tombstone.forgotten_at is not None
+            if tombstone.forgotten_at > forgotten_until:
+                break
+            picked.append(seq)
+        for seq in picked:
+            del self._forgotten[seq]
+            del self._ids[self._jobs.pop(seq).id]
+        self._counts[JobState.FORGOTTEN] -= len(picked)
+        return len(picked)
+
+    async def aclose(self) -> None:
+        """See `LedgerStore.aclose`."""
+        self._is_open = False
+        await trio.lowlevel.checkpoint()
+
+    # --- questions ------------------------------------------------------------------------------
+
+    async def jobs(
+        self,
+        *,
+        states: Collection[JobState] = (),
+        task: str | None = None,
+        queue: str | None = None,
+        before_seq: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[JobRecord]:
+        """See `HistoryStore.jobs`. Other work goes on between the jobs it looks at."""
+        self._check_open()
+        wanted = frozenset(int(state) for state in states)
+        # A copy: jobs come and go at the checkpoints below.
+        seqs = list(self._jobs) if self._in_order else sorted(self._jobs)
+        if before_seq is not None:
+            del seqs[bisect_left(seqs, before_seq) :]
+        found: list[JobRecord] = []
+        for looked_at, seq in enumerate(reversed(seqs), 1):
+            if len(found) == limit:
+                break
+            if looked_at % SCAN_ROWS == 0:
+                await trio.lowlevel.checkpoint()
+            job = self._jobs.get(seq)
+            if job is None or (task is not None and job.task != task):
+                continue
+            if wanted and int(self._state(seq)) not in wanted:
+                continue
+            if queue is not None and self._lane_of(seq).queue != queue:
+                continue
+            found.append(self._record(seq))
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def job(self, job_id: bytes) -> JobRecord | None:
+        """See `HistoryStore.job`."""
+        self._check_open()
+        seq = self._ids.get(job_id)
+        record = None
+        if seq is not None:
+            ended = self._ended.get(seq)
+            record = self._record(seq)._replace(
+                payload=self._jobs[seq].payload if seq not in self._forgotten else None,
+                outcome=ended.end.outcome if ended is not None else None,
+            )
+        await trio.lowlevel.checkpoint()
+        return record
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """See `HistoryStore.counts`."""
+        self._check_open()
+        counts = {state: self._counts[state] for state in JobState if self._counts[state]}
+        await trio.lowlevel.checkpoint()
+        return counts
+
+    async def info(self) -> dict[str, Any]:
+        """See `HistoryStore.info`."""
+        self._check_open()
+        facts = {
+            "kind": "memory",
+            "durability": self.durability.value,
+            "ledger": "main",
+            "epoch": self._epoch,
+            "jobs": len(self._jobs),
+            "unfinished": len(self._unfinished),
+            "ended": len(self._ended),
+            "tombstones": len(self._forgotten),
+            "kept_bytes": self._kept_bytes,
+        }
+        await trio.lowlevel.checkpoint()
+        return facts
+
+    # --- one job --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreUnavailable("the memory store is not open")
+
+    def _tail(self, lane: int) -> _Tail:
+        tail = self._tails.get(lane)
+        if tail is None:
+            tail = self._tails[lane] = _Tail()
+        return tail
+
+    def _state(self, seq: int) -> JobState:
+        standing = self._unfinished.get(seq)
+        if standing is not None:
+            return standing.state
+        ended = self._ended.get(seq)
+        return JobState.FORGOTTEN if ended is None else ended.end.state
+
+    def _lane_of(self, seq: int) -> LaneRow:
+        standing: Standing | None = self._unfinished.get(seq)
+        if standing is None:
+            standing = (self._ended.get(seq) or self._forgotten[seq]).standing
+        return self._lanes.get(standing.lane) or LaneRow(standing.lane, None, None, "")
+
+    def _job_row(self, seq: int) -> JobRow:
+        job, standing = self._jobs[seq], self._unfinished[seq]
+        if isinstance(standing, NewJob):
+            standing = Change(seq, job.state, job.lane, job.stored, 0, 0, 0, None, None)
+        return JobRow(
+            seq=seq,
+            id=job.id,
+            task=job.task,
+            lane=standing.lane,
+            state=standing.state,
+            attempt=standing.attempt,
+            losses=standing.losses,
+            epoch=standing.epoch,
+            holder=standing.holder,
+            payload=job.payload,
+            options=job.options,
+            submitted_at=job.submitted_at,
+            leased_at=standing.leased_at,
+        )
+
+    def _record(self, seq: int) -> JobRecord:
+        job, lane = self._jobs[seq], self._lane_of(seq)
+        if seq in self._unfinished:
+            row = self._job_row(seq)
+            attempt, losses, holder = row.attempt, row.losses, row.holder
+            started_at, ended_at, outcome = row.leased_at, None, None
+        else:
+            end = (self._ended.get(seq) or self._forgotten[seq]).end
+            attempt, losses, holder = end.attempt, end.losses, end.holder
+            started_at, ended_at, outcome = end.started_at, end.ended_at, end.outcome
+        return JobRecord(
+            seq=seq,
+            id=job.id,
+            task=job.task,
+            queue=lane.queue,
+            priority=lane.priority,
+            park=lane.park,
+            state=self._state(seq),
+            attempt=attempt,
+            losses=losses,
+            holder=holder,
+            submitted_at=job.submitted_at,
+            started_at=started_at,
+            ended_at=ended_at,
+            payload_bytes=len(job.payload),
+            outcome_bytes=None if outcome is None else len(outcome),
+            payload=None,
+            outcome=None,
+        )
