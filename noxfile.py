@@ -49,6 +49,8 @@ def chosen_pythons() -> list[str]:
 
 
 nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = False
 # Otherwise a missing interpreter is an error where CI is set; here it is skipped, and named.
