@@ -1,0 +1,1 @@
+"""What Creche is tested with, published for those who build on it or beside it."""
