@@ -1,0 +1,426 @@
+"""`@task`, and the typed `Task` that it makes of a function.
+
+Calling a task calls its function. Submitting one is the client's affair: it reads the task's
+`name`, `signature` and `options`. A worker reads `function` and `executor`, and announces
+`declaration`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import CodeType
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    get_args,
+    overload,
+)
+
+from creche.errors import TaskDefinitionError
+from creche.model.priority import Priority
+from creche.tasks.registry import Registry, task_registry
+from creche.tasks.signature import Signature, printable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Executor = Literal["coroutine", "thread"]
+"""Where a task runs: as a coroutine on the worker's Trio loop, or in one of its threads."""
+
+Delivery = Literal["at-least-once", "at-most-once"]
+"""What a lost worker means for an attempt: run it again, or set the job to `lost`."""
+
+PriorityLike = Priority | Literal["critical", "high", "normal", "low"]
+
+MAX_NAME_LENGTH = 200
+"""Characters in the name of a task or a queue."""
+
+MAX_DOC_LENGTH = 200
+"""Characters of the first line of a docstring that are announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """What a submission may say beside its arguments. None leaves the choice open.
+
+    What both the submission and the task leave open, the plane decides: queue ``default``, normal
+    priority, at least once.
+    """
+
+    queue: str | None = None
+    priority: Priority | None = None
+    delivery: Delivery | None = None
+
+    def over(self, base: SubmitOptions) -> SubmitOptions:
+        """Return these options, with *base* where they leave a choice open."""
+        return SubmitOptions(
+            queue=base.queue if self.queue is None else self.queue,
+            priority=base.priority if self.priority is None else self.priority,
+            delivery=base.delivery if self.delivery is None else self.delivery,
+        )
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of `task`, whose description says what they mean. None is as if left out."""
+
+    name: str | None
+    queue: str | None
+    priority: PriorityLike | None
+    executor: Executor | None
+    delivery: Delivery | None
+    registry: Registry | None
+
+
+class Task(Generic[P, R_co]):
+    """A registered function. `task` makes them; nothing else should.
+
+    ``P`` is the function's parameters. ``R_co`` is what a job of it results in: for an ``async
+    def``, what awaiting it gives.
+    """
+
+    name: str
+    function: Callable[P, Any]
+    executor: Executor
+    signature: Signature
+    place: str
+    """Where the function was written, as ``file:line``."""
+    doc: str
+    """The first line of the docstring, or an empty text."""
+    defaults: SubmitOptions
+    """What `task` was told: announced by workers, so that a submission by name has it too."""
+    options: SubmitOptions
+    """What a submission of this object asks for: `defaults`, and `with_options` over them."""
+
+    def __init__(
+        self,
+        function: Callable[P, Any],
+        name: str,
+        signature: Signature,
+        executor: Executor,
+        options: SubmitOptions,
+    ) -> None:
+        # First, as it copies the function's own attributes, and ours must win.
+        functools.update_wrapper(self, function)
+        source = _source_of(function)
+        self.name = name
+        self.function = function
+        self.executor = executor
+        self.signature = signature
+        self.place = _place_of(function)
+        self.doc = printable((inspect.getdoc(source) or "").partition("\n")[0], MAX_DOC_LENGTH)
+        self.defaults = options
+        self.options = options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Coroutine[Any, Any, R_co]:
+        """Call the function, here and now. No job is made."""
+        result: R_co | Coroutine[Any, Any, R_co] = self.function(*args, **kwargs)
+        return result
+
+    def with_options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: PriorityLike | None = None,
+        delivery: Delivery | None = None,
+    ) -> Self:
+        """Return a view of this task, of the same name and function, that is submitted differently.
+
+        What is not given stays as it is: ``client.submit(resize.with_options(priority="high"),
+        path)``. The task itself does not change, and the view is not registered.
+
+        Raises:
+            TaskDefinitionError: a value cannot be what it is given for.
+        """
+        asked = _submit_options(f"task {self.name!r}", queue, priority, delivery)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.options = asked.over(self.options)
+        return view
+
+    def declaration(self) -> dict[str, Any]:
+        """Return what a worker announces about this task, as CBOR and JSON can carry it.
+
+        ``name``, ``module``, ``doc`` (first line) and ``executor`` are texts, ``signature`` is
+        `Signature.data`; ``queue`` (text), ``priority`` (0 critical to 3 low) and ``delivery``
+        (text) are None where the task leaves them open. Options of a view are not in it.
+        """
+        priority = self.defaults.priority
+        return {
+            "name": self.name,
+            "module": printable(self.module, MAX_NAME_LENGTH),
+            "doc": self.doc,
+            "signature": self.signature.data(),
+            "queue": self.defaults.queue,
+            "priority": None if priority is None else int(priority),
+            "delivery": self.defaults.delivery,
+            "executor": self.executor,
+        }
+
+    @property
+    def module(self) -> str:
+        """The module that the function was written in, or an empty text."""
+        return getattr(_source_of(self.function), "__module__", None) or ""
+
+    def __repr__(self) -> str:
+        return f"<task {self.name} ({self.place})>"
+
+
+class SyncTask(Task[P, R_co]):
+    """A task whose function is a ``def``: jobs run in the worker's threads."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function, here and now. No job is made."""
+        result: R_co = self.function(*args, **kwargs)
+        return result
+
+
+class AsyncTask(Task[P, R_co]):
+    """A task whose function is an ``async def``: jobs run on the worker's Trio loop."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Call the function, here and now. No job is made; await what this returns."""
+        result: Coroutine[Any, Any, R_co] = self.function(*args, **kwargs)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDecorator:
+    """What `task` returns when it is given options: it makes a task of a function."""
+
+    # Type checkers warn that the overloads overlap: a function whose result is only known as
+    # `object` becomes a `SyncTask`, though it may be an `async def`. Calling either kind does the
+    # same, and whether jobs of it are awaited is decided by the function itself.
+
+    _name: str | None
+    _given: Mapping[str, Any]
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        """Make a task of *function* and register it. Raises as `task` does."""
+        return _define(function, self._name, self._given)
+
+
+@overload
+def task(  # type: ignore[overload-overlap]
+    function: Callable[P, Coroutine[Any, Any, R]], /, **options: Unpack[TaskOptions]
+) -> AsyncTask[P, R]: ...
+@overload
+def task(function: Callable[P, R], /, **options: Unpack[TaskOptions]) -> SyncTask[P, R]: ...
+@overload
+def task(task_name: str | None = None, /, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
+def task(subject: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function: ``@task``, ``@task("name")`` or ``@task(queue="images")``.
+
+    Arguments:
+        name: what jobs ask for. The function's own name when it is not given.
+        queue: where its jobs go unless the submission says otherwise (``default``).
+        priority: a `Priority` or its word; normal when neither task nor submission say.
+        executor: ``"thread"`` for a ``def``, ``"coroutine"`` for an ``async def``; the function
+            decides, so that naming it only states what is expected.
+        delivery: ``"at-least-once"``, or ``"at-most-once"`` for what must not run twice even if
+            its worker is lost in the middle.
+        registry: where the task is entered; the one that `creche worker` reads when not given.
+
+    Raises:
+        TaskDefinitionError: an option is unknown or contradicts another or the function, the
+            function is of a kind that cannot be a task, or its name is taken by another function.
+    """
+    if subject is None or isinstance(subject, str):
+        return TaskDecorator(subject, options)
+    return _define(subject, None, options)
+
+
+def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> Task[..., Any]:
+    where = _describe(function)
+    _refuse_options(where, first_name, given)
+    _refuse_function(where, function)
+    name = _name_of(where, function, given.get("name") if first_name is None else first_name)
+    executor = _executor_of(where, function, given.get("executor"))
+    options = _submit_options(
+        where, given.get("queue"), given.get("priority"), given.get("delivery")
+    )
+    if isinstance(function, staticmethod):
+        function = function.__func__
+    try:
+        signature = Signature.of(name, function)
+    except (ValueError, TypeError) as error:
+        raise TaskDefinitionError(
+            f"{where}: Python cannot tell its signature ({error}): wrap it in a def of your own"
+        ) from error
+    kind = AsyncTask if executor == "coroutine" else SyncTask
+    made: Task[..., Any] = kind(function, name, signature, executor, options)
+    registry: Registry | None = given.get("registry")
+    (task_registry if registry is None else registry).register(made)
+    return made
+
+
+def _refuse_options(where: str, first_name: str | None, given: Mapping[str, Any]) -> None:
+    """Raise for options that do not exist, or that no function could be given."""
+    known = list(TaskOptions.__annotations__)
+    for option in given:
+        if option not in known:
+            near = get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise TaskDefinitionError(f"{where}: @task has no option {option!r}: {hint}")
+    second_name, registry = given.get("name"), given.get("registry")
+    if first_name is not None and second_name is not None:
+        raise TaskDefinitionError(
+            f"{where} is given two names, {first_name!r} and {second_name!r}: leave one of them out"
+        )
+    if not isinstance(registry, Registry | None):
+        raise TaskDefinitionError(f"{where}: {registry!r} is no Registry")
+
+
+def _refuse_function(where: str, function: Any) -> None:
+    """Raise for what cannot be a task, with what to do instead."""
+    if isinstance(function, Task):
+        why = f"is the task {function.name!r} already: use with_options() to submit it differently"
+    elif isinstance(function, classmethod | property):
+        why = "cannot be called by itself: make a task of a plain function, or of a static method"
+    elif isinstance(function, type):
+        why = "is a class: make a task of a function that uses it"
+    elif not callable(function):
+        why = "is neither a function nor a name: write @task, @task('name') or @task(name='name')"
+    elif inspect.isgeneratorfunction(_source_of(function)):
+        why = "is a generator, and a job has one result: return a list instead of yielding"
+    elif inspect.isasyncgenfunction(_source_of(function)):
+        why = "is an async generator, and a job has one result: return a list instead of yielding"
+    elif _is_unbound_method(function):
+        why = (
+            "is a method without its object, and a worker could not supply 'self': make a task of "
+            "a plain function, of a @staticmethod, or of a bound method (task(mailer.send))"
+        )
+    else:
+        return
+    raise TaskDefinitionError(f"{where} {why}")
+
+
+def _is_unbound_method(function: Any) -> bool:
+    if not inspect.isfunction(function):
+        return False
+    # "Mailer.send", but not "make_tasks.<locals>.send".
+    owner = function.__qualname__.rpartition(".")[0]
+    code = getattr(inspect.unwrap(function), "__code__", function.__code__)
+    first = next(iter(code.co_varnames[: code.co_argcount]), None)
+    return bool(owner) and not owner.endswith("<locals>") and first in ("self", "cls")
+
+
+def _name_of(where: str, function: Any, given: object) -> str:
+    name = given if given is not None else getattr(function, "__name__", None)
+    if name is None or name == "<lambda>":
+        raise TaskDefinitionError(f"{where} has no name of its own: give it one, @task('name')")
+    return _check_name(where, "name", name)
+
+
+def _executor_of(where: str, function: Any, given: object) -> Executor:
+    plain = function.__func__ if isinstance(function, staticmethod) else function
+    is_async = inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(
+        getattr(type(plain), "__call__", None)  # noqa: B004 - asks what kind, not whether
+    )
+    if given is None:
+        return "coroutine" if is_async else "thread"
+    if given not in get_args(Executor):
+        words = " or ".join(repr(word) for word in get_args(Executor))
+        raise TaskDefinitionError(f"{where}: {given!r} is no executor: use {words}")
+    if given == "thread" and is_async:
+        raise TaskDefinitionError(
+            f"{where} is an async def and cannot run with executor='thread': leave the option out, "
+            "or write a plain def"
+        )
+    # A plain wrapper around an async def returns the coroutine of it. That cannot be seen, as
+    # some wrappers run it instead; saying so by executor='coroutine' settles it.
+    if given == "coroutine" and not is_async:
+        if inspect.iscoroutinefunction(inspect.unwrap(plain)):
+            return "coroutine"
+        raise TaskDefinitionError(
+            f"{where} is a plain def and cannot run with executor='coroutine': leave the option "
+            "out, or write an async def"
+        )
+    return cast(Executor, given)
+
+
+def _submit_options(where: str, queue: object, priority: object, delivery: object) -> SubmitOptions:
+    if queue is not None:
+        queue = _check_name(where, "queue", queue)
+        # Workers are told their queues as a list with commas.
+        if "," in queue or any(character.isspace() for character in queue):
+            raise TaskDefinitionError(
+                f"{where}: a queue's name has no spaces and no commas, as {queue!r} has"
+            )
+    if priority is not None:
+        try:
+            priority = Priority.parse(cast(Priority, priority))
+        except ValueError as error:
+            raise TaskDefinitionError(f"{where}: {error}") from None
+    if delivery is not None and delivery not in get_args(Delivery):
+        words = " or ".join(repr(word) for word in get_args(Delivery))
+        raise TaskDefinitionError(f"{where}: {delivery!r} is no delivery: use {words}")
+    return SubmitOptions(queue, priority, cast(Delivery | None, delivery))
+
+
+def _check_name(where: str, what: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise TaskDefinitionError(f"{where}: its {what} is {name!r}, which is not text")
+    if not name or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+        shown = name if len(name) <= MAX_NAME_LENGTH else f"{name[:20]}… ({len(name)} characters)"
+        raise TaskDefinitionError(
+            f"{where}: its {what} is {shown!r}: use 1 to {MAX_NAME_LENGTH} printable characters, "
+            "without spaces around them"
+        )
+    return name
+
+
+def _source_of(function: Any) -> Any:
+    """Return the plain function behind partials, and behind bound, static and class methods."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, staticmethod | classmethod) or inspect.ismethod(function):
+            function = function.__func__
+        else:
+            return function
+
+
+def _place_of(function: Any) -> str:
+    """Return where *function* was written, as ``file:line``; its module if that is not known."""
+    source = _source_of(function)
+    code = getattr(inspect.unwrap(source), "__code__", None)
+    if not isinstance(code, CodeType):
+        call = getattr(type(source), "__call__", None)  # noqa: B004 - its code, if it has any
+        code = getattr(call, "__code__", None)
+    if isinstance(code, CodeType):
+        return f"{code.co_filename}:{code.co_firstlineno}"
+    return f"module {getattr(source, '__module__', None) or '?'}"
+
+
+def _describe(function: Any) -> str:
+    """Name *function* and its place for the start of an error."""
+    if isinstance(function, Task):
+        return f"{function.name} ({function.place})"
+    source = _source_of(function)
+    name = getattr(source, "__qualname__", None)
+    if name is None or not callable(source):
+        # Nothing tells where it was written, so tell where @task was called.
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
+        return f"{source!r} ({frame.f_code.co_filename}:{frame.f_lineno})"
+    return f"{name} ({_place_of(function)})"
