@@ -1,0 +1,116 @@
+"""The tasks that workers have announced: names and data, never code.
+
+Announcements are durable; the one of the newest worker process wins. They fill in what a submission leaves
+open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, LaneKey
+from creche.errors import RemoteProtocolError
+from creche.model.priority import Priority
+from creche.store.base import TaskRow
+from creche.wire.payload import decode_value, encode_value
+
+MAX_TASKS = 10_000
+"""Tasks that all workers together may announce."""
+
+AT_MOST_ONCE = "at-most-once"
+_DELIVERIES = (None, "at-least-once", AT_MOST_ONCE)
+
+
+class Defaults(NamedTuple):
+    """What a task's announcement says of its jobs; None leaves it open."""
+
+    queue: str | None
+    priority: int | None
+    delivery: str | None
+
+
+_NOTHING_SAID = Defaults(None, None, None)
+
+
+class Catalog:
+    """Every task that was ever announced, with its newest declaration."""
+
+    def __init__(self, rows: Iterable[TaskRow]) -> None:
+        self._declarations: dict[str, dict[str, Any]] = {}
+        self._encoded: dict[str, bytes] = {}
+        self._defaults: dict[str, Defaults] = {}
+        for row in rows:
+            self._keep(decode_value(row.declaration), row.declaration)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._declarations
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(sorted(self._declarations.values(), key=lambda d: str(d["name"])))
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """Return a task's newest declaration."""
+        return self._declarations.get(name)
+
+    def defaults(self, name: str) -> Defaults:
+        """Return what the task's announcement says of its jobs."""
+        return self._defaults.get(name, _NOTHING_SAID)
+
+    def near(self, name: str) -> list[str]:
+        """Return known names that *name* may be a slip of."""
+        return get_close_matches(name, self._declarations, n=3, cutoff=0.6)
+
+    def announce(self, declarations: Iterable[dict[str, Any]], now: float) -> list[TaskRow]:
+        """Take a worker's declarations; return the rows that are new or different.
+
+        Raises:
+            RemoteProtocolError: a declaration is not one; nothing of the announcement is kept.
+        """
+        checked = [_check(declaration) for declaration in declarations]
+        if len(self._declarations.keys() | {d["name"] for d in checked}) > MAX_TASKS:
+            raise RemoteProtocolError(f"there are over {MAX_TASKS:,} tasks")
+        rows = []
+        for declaration in checked:
+            encoded = encode_value(declaration)
+            if self._encoded.get(declaration["name"]) != encoded:
+                self._keep(declaration, encoded)
+                rows.append(TaskRow(declaration["name"], encoded, now))
+        return rows
+
+    def place(self, task: str, key: LaneKey) -> tuple[str, int]:
+        """Return the queue and priority at which jobs of a parked lane are taken."""
+        queue, priority, _ = key
+        said = self.defaults(task)
+        if queue is None:
+            queue = said.queue or DEFAULT_QUEUE
+        if priority is None:
+            priority = Priority.NORMAL if said.priority is None else said.priority
+        return queue, priority
+
+    def place_of_lane(self, key: LaneKey) -> tuple[str, int]:
+        """Return the queue and priority at which a lane is taken from."""
+        return self.place(key[2].removeprefix(PARKED_BY_TASK), key)
+
+    def _keep(self, declaration: dict[str, Any], encoded: bytes) -> None:
+        name = declaration["name"]
+        self._declarations[name] = declaration
+        self._encoded[name] = encoded
+        self._defaults[name] = Defaults(
+            declaration.get("queue"), declaration.get("priority"), declaration.get("delivery")
+        )
+
+
+def _check(declaration: dict[str, Any]) -> dict[str, Any]:
+    name = declaration.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 200:
+        raise RemoteProtocolError("a declaration's name is a text of 1 to 200 characters")
+    queue, priority = declaration.get("queue"), declaration.get("priority")
+    if queue is not None and (not isinstance(queue, str) or not 0 < len(queue) <= 200):
+        raise RemoteProtocolError(f"task {name!r} announces a queue that is no name")
+    if priority is not None and (type(priority) is not int or not 0 <= priority < len(Priority)):
+        raise RemoteProtocolError(f"task {name!r} announces a priority that is none")
+    if declaration.get("delivery") not in _DELIVERIES:
+        raise RemoteProtocolError(f"task {name!r} announces a delivery that is none")
+    return declaration

@@ -1,0 +1,359 @@
+"""One connection of one peer: it introduces itself, is listened to, and is answered, in a nursery of its own.
+
+Whatever a peer does wrong ends its own nursery only: it is told why, and everybody else goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from creche.channel.base import Channel
+from creche.engine.leases import check_report
+from creche.engine.sessions import Session
+from creche.errors import ChannelBroken, ChannelClosed, Refused, RemoteProtocolError
+from creche.peer.outbox import Outbox, send_from
+from creche.wire import codec
+from creche.wire import messages as m
+from creche.wire.session import Grammar, Role
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+    from creche.engine.views import Views
+
+logger = logging.getLogger("creche.plane")
+
+MAX_NAME = 200
+MAX_QUEUES = 100
+"""Queues that one worker may listen on."""
+
+MAX_SLOTS = 100_000
+
+
+class Conversations:
+    """What the plane does with a connection: `converse` is the listener's handler."""
+
+    def __init__(self, core: Core, views: Views) -> None:
+        self._core = core
+        self._views = views
+        self._limits = codec.Limits(
+            payload_bytes=core.settings.payload_bytes,
+            message_bytes=core.settings.payload_bytes + 64 * codec.KIB,
+        )
+        self._routes: dict[type[Any], Callable[[Session, Any], None]] = {
+            m.Submit: core.submissions.submit,
+            m.Finished: self._finished,
+            m.Received: lambda session, message: core.outcomes.received(session, message.number),
+            m.Watch: self._watch,
+            m.Unwatch: lambda session, message: core.outcomes.unwatch(session, message.ids),
+            m.HandBack: self._handed_back,
+            m.Capacity: self._capacity,
+            m.Announce: lambda session, message: core.announce(session, message.tasks),
+            m.Cancel: self._cancel,
+            m.Ask: self._ask,
+            m.Subscribe: views.subscribe,
+            m.Unsubscribe: lambda session, message: views.unsubscribe(session, message.ref),
+            m.Ping: lambda session, message: session.post(m.Pong(message.n)),
+            m.Pong: lambda session, message: None,
+        }
+
+    async def converse(self, channel: Channel) -> None:
+        """Serve one connection until it ends. Never raises for what the peer did."""
+        grammar = Grammar(Role.PLANE, Role.CLIENT, self._limits)
+        outbox = Outbox(self._limits)
+        session: Session | None = None
+        try:
+            session = await self._introduce(channel, grammar, outbox)
+            await self._exchange(channel, grammar, session, outbox)
+        except (ChannelBroken, ChannelClosed) as error:
+            logger.debug("%s: %s", channel.peer, error)
+        except RemoteProtocolError as error:
+            logger.warning("%s broke the protocol: %s", _who(session, channel), error)
+            await self._refuse(channel, grammar, outbox, m.Refusal("protocol", str(error)))
+        except Refused as refusal:
+            logger.info("%s is refused: %s", _who(session, channel), refusal)
+            await self._refuse(channel, grammar, outbox, m.Refusal(refusal.code, refusal.why))
+        finally:
+            if session is not None:
+                self._disconnected(session, outbox)
+
+    # --- introduction ---------------------------------------------------------------------------
+
+    async def _introduce(self, channel: Channel, grammar: Grammar, outbox: Outbox) -> Session:
+        with trio.move_on_after(self._core.settings.handshake_s):
+            messages = grammar.receive(await channel.receive())
+            if len(messages) != 1 or not isinstance(messages[0], m.Hello):
+                raise RemoteProtocolError("the first frame is one Hello")
+            # No checkpoint from here until the session has its outbox.
+            return self._welcome(messages[0], grammar, outbox)
+        raise RemoteProtocolError("no Hello within the time for it")
+
+    def _welcome(self, hello: m.Hello, grammar: Grammar, outbox: Outbox) -> Session:
+        core, settings = self._core, self._core.settings
+        version = next((v for v in m.VERSIONS if v in hello.versions), None)
+        if version is None:
+            ours = ", ".join(map(str, m.VERSIONS))
+            raise Refused("version", f"this plane speaks {ours}, the peer {hello.versions}")
+        role = _role(hello)
+        if role is Role.WORKER:
+            _check_worker(hello.facts)
+        grammar.peer = role
+        session = core.sessions.get(hello.session)
+        if session is not None and (session.role, session.name) != (role, hello.name):
+            raise Refused("session", "this session belongs to somebody else")
+        is_resumed = session is not None
+        if session is None:
+            session = self._new_session(hello, role)
+        if session.cut is not None:
+            session.cut("the peer has connected again")
+        session.outbox = outbox
+        session.facts = hello.facts
+        session.connected_at = core.now()
+        session.heard_at = trio.current_time()
+        # A client names again what it waits for; what was pushed and lost is pushed anew.
+        core.outcomes.forget(session)
+        outbox.put(
+            m.Welcome(
+                version,
+                core.epoch,
+                is_resumed,
+                core.store.durability.value,
+                {
+                    "plane": core.plane,
+                    "keep_alive_s": settings.keep_alive_s,
+                    "grace_s": settings.grace_s,
+                    "lease_s": settings.lease_s,
+                    "unaccepted": settings.unaccepted,
+                    "watches": settings.watches,
+                    "payload_bytes": settings.payload_bytes,
+                    "frame_bytes": self._limits.frame_bytes,
+                },
+            )
+        )
+        if role is Role.WORKER:
+            self._worker_came(session, hello)
+        self._watch_silence(session)
+        core.workers_changed()
+        return session
+
+    def _new_session(self, hello: m.Hello, role: Role) -> Session:
+        core = self._core
+        if core.is_stopping:
+            raise Refused("stopping", "the plane is stopping")
+        if len(core.sessions) >= core.settings.sessions:
+            raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
+        session = Session(hello, role)
+        if role is Role.WORKER:
+            older = core.sessions.worker(hello.name)
+            if older is not None:
+                if older.is_connected and older.incarnation != hello.incarnation:
+                    raise Refused(
+                        "name-taken", f"a worker named {hello.name!r} is connected already"
+                    )
+                self.end_session(older, "its worker was started anew")
+            core.leases.lose_older(session)
+        core.sessions.add(session)
+        return session
+
+    def _worker_came(self, session: Session, hello: m.Hello) -> None:
+        session.queues = tuple(dict.fromkeys(hello.facts["queues"]))
+        held = hello.facts.get("held", [])
+        self._core.leases.resume(session, [(s, e, a) for s, e, a in held])
+        self._core.journal.wake()
+
+    # --- conversation ---------------------------------------------------------------------------
+
+    async def _exchange(
+        self, channel: Channel, grammar: Grammar, session: Session, outbox: Outbox
+    ) -> None:
+        """Send and receive until the connection ends; raises why it did."""
+        reasons: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+
+            def cut(why: str) -> None:
+                reasons.append(ChannelBroken(why))
+                nursery.cancel_scope.cancel()
+
+            async def send() -> None:
+                try:
+                    await send_from(outbox, channel, grammar)
+                except (ChannelBroken, ChannelClosed) as error:
+                    reasons.append(error)
+                    nursery.cancel_scope.cancel()
+
+            session.cut = cut
+            nursery.start_soon(send)
+            try:
+                await self._receive(channel, grammar, session, outbox)
+            except (ChannelBroken, ChannelClosed, RemoteProtocolError, Refused) as error:
+                reasons.append(error)
+            nursery.cancel_scope.cancel()
+        if reasons:
+            raise reasons[0]
+
+    async def _receive(
+        self, channel: Channel, grammar: Grammar, session: Session, outbox: Outbox
+    ) -> None:
+        core, routes = self._core, self._routes
+        while True:
+            messages = grammar.receive(await channel.receive())
+            if session.outbox is not outbox:
+                return  # The peer has connected again: this connection speaks for nobody.
+            session.heard_at = trio.current_time()
+            for message in messages:
+                route = routes.get(type(message))
+                if route is not None:
+                    route(session, message)
+                elif isinstance(message, m.Goodbye):
+                    self.end_session(session, message.why or "it said goodbye", is_counted=False)
+                    return
+                else:
+                    raise RemoteProtocolError(f"no peer may send {type(message).__name__} here")
+            # Once a frame, not once a message:
+            core.dispatch.run()
+            core.journal.wake()
+            if outbox.size_bytes > core.settings.outbox_bytes:
+                raise ChannelBroken("the peer does not read what it asked for")
+
+    def _finished(self, session: Session, message: m.Finished) -> None:
+        if not check_report(message.state):
+            raise RemoteProtocolError(f"an attempt cannot be reported as {message.state}")
+        self._core.leases.finished(session, message)
+
+    def _handed_back(self, session: Session, message: m.HandBack) -> None:
+        if not all(_is_token(token) for token in message.tokens):
+            raise RemoteProtocolError("attempts are handed back as [seq, epoch, attempt]")
+        self._core.leases.handed_back(session, message.tokens)
+
+    def _watch(self, session: Session, message: m.Watch) -> None:
+        limit = self._core.settings.watches
+        if len(session.watching) + len(message.ids) > limit:
+            raise RemoteProtocolError(f"one session may wait for {limit:,} jobs")
+        self._core.outcomes.watch(session, message.ids)
+
+    def _capacity(self, session: Session, message: m.Capacity) -> None:
+        if not 0 <= message.slots <= MAX_SLOTS or message.lent < 0:
+            raise RemoteProtocolError(f"a worker has 0 to {MAX_SLOTS:,} slots")
+        session.slots = message.slots
+        session.lent = min(message.lent, self._core.settings.max_lent)
+        self._core.revision += 1
+
+    def _cancel(self, session: Session, message: m.Cancel) -> None:
+        self._bounded(session, message.ref, self._core.cancel, message)
+
+    def _ask(self, session: Session, message: m.Ask) -> None:
+        self._bounded(session, message.ref, self._views.answer, message)
+
+    def _bounded(
+        self, session: Session, ref: int, answer: Callable[..., Any], message: m.Message
+    ) -> None:
+        """Answer beside the conversation; so many at a time of one session."""
+        if session.open_asks >= self._core.settings.asks:
+            session.post(m.AskFailed(ref, "busy", "too many questions at a time: wait for answers"))
+            return
+        session.open_asks += 1
+
+        async def run() -> None:
+            try:
+                await answer(session, message)
+            finally:
+                session.open_asks -= 1
+
+        self._core.spawn(run)
+
+    # --- endings --------------------------------------------------------------------------------
+
+    def end_session(self, session: Session, why: str, *, is_counted: bool = True) -> None:
+        """A session is over: what it held is given away, what it waited for is forgotten."""
+        if session.is_over:
+            return
+        session.is_over = True
+        core = self._core
+        core.sessions.remove(session)
+        core.outcomes.forget(session)
+        core.submissions.forget(session)
+        self._views.forget(session)
+        if session.timer is not None:
+            session.timer.cancel()
+        if session.cut is not None:
+            session.cut(why)
+        core.leases.lose(session, why, is_counted=is_counted)
+        core.workers_changed()
+        core.dispatch.run()
+        core.journal.wake()
+
+    def _disconnected(self, session: Session, outbox: Outbox) -> None:
+        if session.outbox is not outbox:
+            return  # Another connection has taken over.
+        session.outbox = None
+        session.cut = None
+        self._views.forget(session)
+        if session.is_over:
+            return
+        if session.timer is not None:
+            session.timer.cancel()
+        session.timer = self._core.timers.call_later(
+            self._core.settings.grace_s,
+            lambda: self.end_session(session, "its connection did not come back in time"),
+        )
+        self._core.revision += 1
+
+    def _watch_silence(self, session: Session) -> None:
+        """An open but silent connection is a loss when the lease ends, not before."""
+
+        def check() -> None:
+            end = session.heard_at + lease_s
+            if trio.current_time() < end:
+                session.timer = timers.call_at(end, check)
+            else:
+                self.end_session(session, f"silent for {lease_s:g} s")
+
+        timers, lease_s = self._core.timers, self._core.settings.lease_s
+        if session.timer is not None:
+            session.timer.cancel()
+        session.timer = timers.call_at(session.heard_at + lease_s, check)
+
+    async def _refuse(
+        self, channel: Channel, grammar: Grammar, outbox: Outbox, refusal: m.Refusal
+    ) -> None:
+        """Say the last word, if the peer still listens; bounded."""
+        with trio.move_on_after(1.0, shield=True):
+            try:
+                while frame := outbox.take():
+                    await channel.send(grammar.send(frame))
+                await channel.send(grammar.send([refusal]))
+            except (ChannelBroken, ChannelClosed):
+                pass
+
+
+def _role(hello: m.Hello) -> Role:
+    if hello.role not in (Role.CLIENT.value, Role.WORKER.value):
+        raise RemoteProtocolError(f"{hello.role!r} is no role of a peer")
+    if not 0 < len(hello.name) <= MAX_NAME:
+        raise RemoteProtocolError(f"a peer's name has 1 to {MAX_NAME} characters")
+    if len(hello.session) != 16 or not 8 <= len(hello.incarnation) <= 32:
+        raise RemoteProtocolError("a session has 16 bytes, an incarnation 8 to 32")
+    return Role(hello.role)
+
+
+def _check_worker(facts: m.Facts) -> None:
+    queues, held = facts.get("queues"), facts.get("held", [])
+    if (
+        not isinstance(queues, list)
+        or not 0 < len(queues) <= MAX_QUEUES
+        or not all(isinstance(queue, str) and 0 < len(queue) <= MAX_NAME for queue in queues)
+    ):
+        raise RemoteProtocolError(f"a worker listens on 1 to {MAX_QUEUES} queues, by name")
+    if not isinstance(held, list) or not all(_is_token(token) for token in held):
+        raise RemoteProtocolError("held attempts are named as [seq, epoch, attempt]")
+
+
+def _is_token(token: Any) -> bool:
+    return isinstance(token, list) and len(token) == 3 and all(type(n) is int for n in token)
+
+
+def _who(session: Session | None, channel: Channel) -> str:
+    return channel.peer if session is None else f"{session.role.value} {session.name}"

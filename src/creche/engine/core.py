@@ -1,0 +1,431 @@
+"""The core: everything that a plane knows in one epoch, and what it does when a batch is on disk.
+
+All decisions are made here in memory, synchronously; the journal makes them durable and calls back. A
+core whose store is lost is thrown away whole, and another one is made from what is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from creche.engine.catalog import AT_MOST_ONCE, Catalog
+from creche.engine.dispatch import Dispatch
+from creche.engine.job import Job
+from creche.engine.journal import Arrival, Entries, Journal
+from creche.engine.lanes import Lane, Lanes
+from creche.engine.leases import Leases, make_end
+from creche.engine.outcomes import Outcomes
+from creche.engine.sessions import Session, Sessions
+from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
+from creche.engine.submissions import Submissions, parent_of
+from creche.engine.timers import Timers
+from creche.errors import StoreFull
+from creche.model.job import JobState, check_move
+from creche.store.base import Duplicate, Durability, JobRow, Recovery, Store
+from creche.wire import messages as m
+from creche.wire.payload import decode_value
+
+logger = logging.getLogger("creche.plane")
+
+PRUNE_EVERY_S = 30.0
+PRUNE_EVERY_ENDS = 2000
+
+
+class Core:
+    """One epoch of a plane.
+
+    Args:
+        store: not yet opened.
+        plane: the plane's id, told to peers.
+        clock: UTC seconds.
+    """
+
+    def __init__(
+        self, store: Store, settings: PlaneSettings, *, plane: str, clock: Callable[[], float]
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.plane = plane
+        self.now = clock
+        self.spills = store.durability is Durability.DISK
+        """Whether what is beyond a lane's window waits in the store, or its submitter waits."""
+        self.retention = settings.retention or (
+            DISK_RETENTION if self.spills else MEMORY_RETENTION
+        )
+        self.started_at = clock()
+        self.epoch = 0
+        self.next_seq = 0
+        self.is_stopping = False
+        self.is_ready = False
+        self.revision = 0
+        """Grows whenever something happens that a view may show."""
+        self.by_id: dict[bytes, Job] = {}
+        self.by_seq: dict[int, Job] = {}
+        self.sessions = Sessions()
+        self.timers = Timers()
+        self.lanes = Lanes(
+            settings.window, settings.window_bytes, settings.fairness, self._on_new_lane
+        )
+        self.journal = Journal(
+            store,
+            on_committed=self._on_committed,
+            on_declined=self._on_declined,
+            on_health=self._on_health,
+        )
+        self.catalog = Catalog(())
+        self.leases = Leases(self)
+        self.dispatch = Dispatch(self)
+        self.submissions = Submissions(self)
+        self.outcomes = Outcomes(self)
+        self._deep: set[Lane] = set()
+        self._doomed: set[int] = set()
+        """Stored jobs that were cancelled: a read that is under way must not bring them back."""
+        self._retired: set[int] = set()
+        self._reads = 0
+        self._known_everywhere: dict[tuple[str, str], bool] = {}
+        self._ends_since_prune = 0
+        self._prune_soon = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def tombstone_s(self) -> float:
+        """How long an id is known after its result was forgotten."""
+        return self.retention.tombstone_s
+
+    def spawn(self, run: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run something beside the caller, in the core's own nursery; it ends with the core."""
+        if self._nursery is not None:
+            self._nursery.start_soon(run, *args)
+
+    # --- start ----------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Open the store and take back into memory what belongs there."""
+        recovery: Recovery = await self.store.open(self.now())
+        self.epoch = recovery.epoch
+        self.next_seq = recovery.next_seq - 1
+        self.catalog = Catalog(recovery.tasks)
+        self.lanes.restore(recovery.lanes, self.catalog.place_of_lane)
+        for count in recovery.stored:
+            lane = self.lanes.by_number[count.lane]
+            lane.stored = count.stored
+            lane.read_to = count.first_seq - 1
+            self._deep.add(lane)
+        for row in recovery.held:
+            job = self._revive(row)
+            if row.state in (JobState.RUNNING, JobState.CANCELLING):
+                self.leases.orphan(job)
+            else:
+                job.lane.reserve(len(job.payload))
+                job.lane.put(job)
+        for lane in list(self._deep):
+            # Before anyone is listened to: a worker that names an attempt finds its job free here.
+            await self._read_back(lane)
+        self.timers.call_later(self.settings.grace_s, self.leases.end_of_grace)
+
+    async def run_services(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run journal, timers and upkeep until cancelled; ready when they are."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.journal.run)
+            await nursery.start(self.timers.run)
+            nursery.start_soon(self._prune)
+            task_status.started()
+
+    # --- what happens to jobs -------------------------------------------------------------------
+
+    def end(
+        self,
+        job: Job,
+        state: JobState,
+        outcome: bytes | None,
+        started_at: float | None,
+        session: Session | None = None,
+        n: int = 0,
+    ) -> None:
+        """A job has ended: note it, and put it on its way to the disk. No checkpoint."""
+        job.state = check_move(job.state, state)
+        self.journal.end(job, make_end(job, state, outcome, started_at, self.now()), session, n)
+
+    def cancel_waiting(self, job: Job) -> None:
+        """Cancel a job that no worker has. No checkpoint."""
+        if not job.is_returning and not job.is_stored:
+            job.lane.withdraw(job)
+        self.end(job, JobState.CANCELLED, None, None)
+
+    async def cancel(self, session: Session, message: m.Cancel) -> None:
+        """Cancel what has not begun; answer with the state of each job when that is on disk."""
+        states: list[int | None] = []
+        if any(
+            (job := self.by_id.get(job_id)) is not None and not job.is_committed
+            for job_id in message.ids
+        ):
+            # On their way to the disk: whether they are new is only known then.
+            await self.journal.wait_drained()
+        absent = [i for i in message.ids if i not in self.by_id and not self.submissions.withdraw(i)]
+        rows = await self.store.find(absent) if absent else {}
+        ended = (
+            await self.store.outcomes([i for i in absent if i not in rows]) if absent else {}
+        )
+        # No checkpoint below: what is decided for each job is noted at once.
+        for job_id in message.ids:
+            job = self.by_id.get(job_id)
+            if job is None and job_id in rows:
+                job = self._take_from_tail(rows[job_id])
+            if job is not None:
+                if job.is_committed and job.state in (JobState.QUEUED, JobState.PARKED):
+                    self.cancel_waiting(job)
+                states.append(int(job.state))
+            elif job_id in ended:
+                states.append(int(ended[job_id].state))
+            else:
+                states.append(None if job_id in absent else int(JobState.CANCELLED))
+        self.journal.reply(session, m.Answer(message.ref, states))
+        self.journal.wake()
+
+    def _take_from_tail(self, row: JobRow) -> Job:
+        """Take a stored job into memory to end it there; a read under way must not bring it too."""
+        job = self._revive(row)
+        job.is_stored = True
+        if row.seq > job.lane.read_to:
+            job.lane.stored -= 1
+            self._doomed.add(row.seq)
+        return job
+
+    def is_ending(self, seq: int) -> bool:
+        """Whether the job's end is on its way to the disk."""
+        job = self.by_seq.get(seq)
+        return job is not None and job.state.has_ended
+
+    def forget(self, job: Job) -> None:
+        """Let a job leave memory: it has ended, or waits in the store."""
+        if self.by_id.get(job.id) is job:
+            del self.by_id[job.id]
+        self.by_seq.pop(job.seq, None)
+
+    def deepen(self, lane: Lane) -> None:
+        """Count one more job into a lane's stored tail."""
+        lane.stored += 1
+        self._deep.add(lane)
+
+    # --- what is known of tasks -----------------------------------------------------------------
+
+    def announce(self, session: Session, declarations: list[m.Facts]) -> None:
+        """A worker says which tasks it can run."""
+        rows = self.catalog.announce(declarations, self.now())
+        session.tasks = frozenset(str(d["name"]) for d in declarations)
+        self.workers_changed()
+        for row in rows:
+            self.journal.task(row)
+            for lane in list(self.lanes.by_key.values()):
+                if lane.task == row.name and None in lane.key[:2]:
+                    self.lanes.move(lane, *self.catalog.place_of_lane(lane.key))
+        self.journal.wake()
+
+    def workers_changed(self) -> None:
+        """Workers came, went, or know other tasks now."""
+        self._known_everywhere.clear()
+        self.revision += 1
+
+    def is_known_everywhere(self, task: str, queue: str) -> bool:
+        """Whether every worker that listens on *queue* can run *task*; with nobody listening, whether
+        anyone ever could."""
+        known = self._known_everywhere.get((task, queue))
+        if known is None:
+            listening = list(self.sessions.listening(queue))
+            known = task in self.catalog and all(task in worker.tasks for worker in listening)
+            if len(self._known_everywhere) > 10_000:
+                self._known_everywhere.clear()
+            self._known_everywhere[task, queue] = known
+        return known
+
+    def is_at_most_once(self, task: str, options: m.Facts | None) -> bool:
+        """Whether a job may not be run again when its worker is lost."""
+        said = None if options is None else options.get("delivery")
+        return (said or self.catalog.defaults(task).delivery) == AT_MOST_ONCE
+
+    # --- when a batch is on disk ----------------------------------------------------------------
+
+    def _on_committed(self, entries: Entries, duplicates: Sequence[Duplicate]) -> None:
+        """Do what had to wait for the disk. No checkpoint."""
+        existing = {duplicate.seq for duplicate in duplicates}
+        accepted: dict[Session, list[int]] = {}
+        for arrival in entries.arrivals:
+            accepted.setdefault(arrival.session, []).append(arrival.n)
+            arrival.session.unaccepted -= 1
+            if existing and arrival.job.seq in existing:
+                self._on_duplicate(arrival)
+            else:
+                self._on_arrived(arrival)
+            for session, n in self.submissions.accepted_elsewhere(arrival.job.id):
+                accepted.setdefault(session, []).append(n)
+        for session, ns in accepted.items():
+            session.post(m.Accepted(ns))
+        self._on_ended(entries)
+        for job in entries.requeued:
+            job.is_returning = False
+            if job.state in (JobState.QUEUED, JobState.PARKED):
+                job.lane.put_back(job)
+        for session, job in entries.offers:
+            if session.leased.get(job.seq) is job:
+                self.dispatch.offer(session, job)
+        for session, message in entries.replies:
+            session.post(message)
+        self.revision += 1
+        self.dispatch.run()
+        self.journal.wake()
+
+    def _on_arrived(self, arrival: Arrival) -> None:
+        job = arrival.job
+        job.is_committed = True
+        if arrival.is_watched:
+            self.outcomes.watch_job(arrival.session, job)
+        if arrival.stored:
+            del self.by_id[job.id]
+        else:
+            self.by_seq[job.seq] = job
+            job.lane.put(job)
+
+    def _on_duplicate(self, arrival: Arrival) -> None:
+        """The id was there: the job of that time is the one, and this one never was."""
+        job = arrival.job
+        if arrival.stored:
+            job.lane.stored -= 1
+        else:
+            job.lane.release(len(job.payload))
+        del self.by_id[job.id]
+        self._child_ended(job)
+        if arrival.is_watched:
+            self.outcomes.watch(arrival.session, [job.id])
+
+    def _on_ended(self, entries: Entries) -> None:
+        settled: dict[Session, list[int]] = {}
+        for job, end, session, n in entries.endings.values():
+            self.forget(job)
+            self.outcomes.push(job, end.state, end.outcome)
+            if job.parent is not None:
+                self._child_ended(job)
+            if session is not None:
+                settled.setdefault(session, []).append(n)
+            if self._doomed:
+                self._retired.add(job.seq)
+        for session, n in entries.settled:
+            settled.setdefault(session, []).append(n)
+        for session, ns in settled.items():
+            session.post(m.Settled(ns))
+        if self._retired and not self._reads:
+            self._doomed -= self._retired
+            self._retired.clear()
+        self._ends_since_prune += len(entries.endings)
+        if self._ends_since_prune >= PRUNE_EVERY_ENDS:
+            self._prune_soon.set()
+
+    def _child_ended(self, job: Job) -> None:
+        parent = None if job.parent is None else self.by_seq.get(job.parent)
+        if parent is not None:
+            parent.children -= 1
+
+    def _on_declined(self, arrivals: Sequence[Arrival], why: str) -> None:
+        for arrival in arrivals:
+            job, session, n, _, stored = arrival
+            session.unaccepted -= 1
+            if stored:
+                job.lane.stored -= 1
+            else:
+                job.lane.release(len(job.payload))
+            self.by_id.pop(job.id, None)
+            self._child_ended(job)
+            refusal = ("store-full", f"the plane's store takes nothing: {why}")
+            session.post(m.Declined(n, *refusal))
+            for other, other_n in self.submissions.accepted_elsewhere(job.id):
+                other.post(m.Declined(other_n, *refusal))
+
+    def _on_health(self, why: str | None) -> None:
+        self.revision += 1
+        if why is None:
+            logger.warning("the store works again")
+
+    def _on_new_lane(self, lane: Lane) -> None:
+        self.journal.lane(lane)
+
+    # --- the stored tail ------------------------------------------------------------------------
+
+    def refill(self) -> None:
+        """Read jobs back where a lane runs low, and let in those that wait for room."""
+        if self._deep:
+            for lane in [lane for lane in self._deep if not lane.stored]:
+                self._deep.discard(lane)
+            for lane in self._deep:
+                if lane.is_thirsty:
+                    lane.is_reading = True
+                    self.spawn(self._read_back, lane)
+        if not self.spills:
+            for lane in self.lanes.by_key.values():
+                if lane.waiting and lane.has_room:
+                    self.submissions.admit_waiting(lane)
+
+    async def _read_back(self, lane: Lane) -> None:
+        """Bring the next stored jobs of *lane* into its window, in order."""
+        lane.is_reading = True
+        self._reads += 1
+        try:
+            rows = await self.store.read_lane(lane.number, lane.read_to, *lane.room)
+        finally:
+            self._reads -= 1
+            lane.is_reading = False
+        for row in rows:
+            lane.read_to = row.seq
+            if row.seq not in self._doomed and row.seq not in self.by_seq:
+                lane.stored -= 1
+                job = self._revive(row)
+                lane.reserve(len(job.payload))
+                lane.put(job)
+        if rows:
+            self.dispatch.run()
+            self.journal.wake()
+        elif lane.stored:
+            # Counted, and not there yet: their commit is under way.
+            await self.journal.wait_drained()
+            self.refill()
+
+    def _revive(self, row: JobRow) -> Job:
+        """Make the job of a row, in memory again."""
+        lane = self.lanes.by_number[row.lane]
+        job = Job(
+            row.seq, row.id, row.task, lane, row.state, row.payload, row.options, row.submitted_at
+        )
+        job.is_committed = True
+        job.attempt = row.attempt
+        job.losses = row.losses
+        job.epoch = row.epoch
+        job.holder = row.holder
+        job.leased_at = row.leased_at
+        job.parent = parent_of(row.options)
+        options = None if row.options is None else decode_value(row.options)
+        job.is_at_most_once = self.is_at_most_once(row.task, options)
+        self.by_id[row.id] = job
+        self.by_seq[row.seq] = job
+        return job
+
+    # --- upkeep ---------------------------------------------------------------------------------
+
+    async def _prune(self) -> None:
+        """Let go of results over the retention, now and then, a bounded piece at a time."""
+        while True:
+            with trio.move_on_after(PRUNE_EVERY_S):
+                await self._prune_soon.wait()
+            self._prune_soon = trio.Event()
+            self._ends_since_prune = 0
+            try:
+                while any(
+                    await self.store.prune(self.now(), self.retention, self.outcomes.pinned)
+                ):
+                    await trio.lowlevel.checkpoint()
+            except StoreFull as error:
+                logger.warning("results cannot be pruned: %s", error)

@@ -1,0 +1,117 @@
+"""Dispatch: ready jobs meet free slots. One synchronous function, called when either has become so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from creche.engine.job import Job, holder_name
+from creche.engine.lanes import PARKED_BY_TASK
+from creche.engine.sessions import Session
+from creche.model.job import JobState, check_move
+from creche.wire import messages as m
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+
+UNKNOWN_S = 1.0
+"""What a run of a task that was never measured is thought to take: long, so that there is no look-ahead."""
+
+LEAST_S = 0.00005
+"""What the shortest run is thought to take: the worker's own cost of an attempt is of this order."""
+
+
+class Dispatch:
+    """Hands jobs to workers, and keeps what their runs are thought to take."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._estimates: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Give every worker with room the next jobs it may run. No checkpoint: what is decided here is
+        noted here."""
+        core = self._core
+        if core.is_stopping or core.journal.failing is not None:
+            return
+        settings = core.settings
+        look_ahead, look_ahead_s = settings.look_ahead, settings.look_ahead_s
+        hungry = [w for w in core.sessions.workers() if w.has_room(look_ahead, look_ahead_s)]
+        while hungry:
+            # One job each in turn, so that a few jobs are spread over all workers.
+            still = []
+            for worker in hungry:
+                job = core.lanes.take(worker, self._park)
+                if job is not None:
+                    self._lease(worker, job)
+                    if worker.has_room(look_ahead, look_ahead_s):
+                        still.append(worker)
+            hungry = still
+        self._pass_by_full_workers()
+        core.refill()
+
+    def measured(self, job: Job, run_us: int) -> None:
+        """Note how long a run of *job* took, cautiously: longer counts more than shorter."""
+        run_s = max(run_us / 1_000_000, LEAST_S)
+        old = self._estimates.get(job.task)
+        if old is None:
+            self._estimates[job.task] = run_s
+        else:
+            weight = 0.5 if run_s > old else 0.1
+            self._estimates[job.task] = old + (run_s - old) * weight
+
+    def _lease(self, worker: Session, job: Job) -> None:
+        core = self._core
+        job.state = check_move(job.state, JobState.RUNNING)
+        job.attempt += 1
+        job.epoch = core.epoch
+        job.holder = holder_name(worker)
+        job.leased_at = core.now()
+        job.estimate_s = self._estimates.get(job.task, UNKNOWN_S)
+        worker.lease(job)
+        if job.is_at_most_once:
+            core.journal.offer_when_committed(worker, job)
+        else:
+            core.journal.change(job)
+            self.offer(worker, job)
+
+    def offer(self, worker: Session, job: Job) -> None:
+        """Send a leased job to its worker."""
+        worker.post(
+            m.Offer(
+                job.seq, job.epoch, job.attempt, job.id, job.task, job.lane.priority, job.payload, None
+            )
+        )  # fmt: skip
+
+    def _pass_by_full_workers(self) -> None:
+        """Something more urgent than what a worker looks ahead to is sent to it all the same: the worker
+        begins the most urgent first, and hands back what has to wait."""
+        core = self._core
+        for worker in core.sessions.workers():
+            ahead = len(worker.leased) - worker.slots - worker.lent
+            if ahead <= 0 or worker.outbox is None or worker.slots == 0:
+                continue
+            least_urgent = worker.least_urgent()
+            while ahead > 0 and core.lanes.is_waiting(worker, least_urgent):
+                job = core.lanes.take(worker, self._park)
+                if job is None:
+                    break
+                self._lease(worker, job)
+                ahead -= 1
+
+    def _park(self, job: Job) -> None:
+        """A worker of this queue does not know the job's task: it waits beside the lane for one that
+        does, so that it blocks nobody."""
+        core = self._core
+        queue, priority = job.lane.queue, job.lane.priority
+        lane = core.lanes.get((queue, priority, PARKED_BY_TASK + job.task), (queue, priority))
+        job.lane = lane
+        if job.state is not JobState.PARKED:
+            job.state = check_move(job.state, JobState.PARKED)
+        if core.spills and not lane.has_room and job.seq > lane.read_to:
+            core.deepen(lane)
+            job.is_stored = True
+            core.forget(job)
+        else:
+            lane.put_back(job)
+        core.journal.change(job)
+

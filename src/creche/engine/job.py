@@ -1,0 +1,104 @@
+"""A job in the plane's memory: in a lane's window, leased, or on its way to the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from creche.model.job import JobState
+from creche.store.base import Change
+
+if TYPE_CHECKING:
+    from creche.engine.lanes import Lane
+    from creche.engine.sessions import Session
+
+
+class Job:
+    """One job. `payload` and `options` are bytes that the plane carries and does not read."""
+
+    __slots__ = (
+        "attempt",
+        "children",
+        "epoch",
+        "estimate_s",
+        "holder",
+        "id",
+        "is_at_most_once",
+        "is_committed",
+        "is_returning",
+        "is_stored",
+        "lane",
+        "leased_at",
+        "losses",
+        "options",
+        "parent",
+        "payload",
+        "seq",
+        "stale_entries",
+        "state",
+        "submitted_at",
+        "task",
+    )
+
+    def __init__(
+        self,
+        seq: int,
+        job_id: bytes,
+        task: str,
+        lane: Lane,
+        state: JobState,
+        payload: bytes,
+        options: bytes | None,
+        submitted_at: float,
+    ) -> None:
+        self.seq = seq
+        self.id = job_id
+        self.task = task
+        self.lane = lane
+        self.state = state
+        self.payload = payload
+        self.options = options
+        self.submitted_at = submitted_at
+        self.is_committed = False
+        self.is_returning = False
+        """Whether its lease has ended and that is not on disk yet: it is in no lane."""
+        self.is_stored = False
+        """Whether it leaves memory for the store's tail with its next change."""
+        self.is_at_most_once = False
+        self.parent: int | None = None
+        """The seq of the job that submitted this one."""
+        self.children = 0
+        """Unfinished jobs that this one's attempt has submitted."""
+        self.attempt = 0
+        self.losses = 0
+        self.epoch = 0
+        self.holder: str | None = None
+        """The worker process that has the lease, as `holder_name` writes it."""
+        self.leased_at: float | None = None
+        self.estimate_s = 0.0
+        """What its run was thought to take when it was leased."""
+        self.stale_entries = 0
+        """Entries of this job that still lie in a lane though it has left: skipped when taken."""
+
+    @property
+    def token(self) -> tuple[int, int, int]:
+        """What fences the current attempt."""
+        return (self.seq, self.epoch, self.attempt)
+
+    def as_change(self) -> Change:
+        """Return the job as the store is to know it now."""
+        return Change(
+            self.seq,
+            self.state,
+            self.lane.number,
+            self.is_stored,
+            self.attempt,
+            self.losses,
+            self.epoch,
+            self.holder,
+            self.leased_at,
+        )
+
+
+def holder_name(session: Session) -> str:
+    """Return what names a worker process in the store, restarts of it told apart."""
+    return f"{session.name}/{session.incarnation.hex()}"

@@ -1,0 +1,242 @@
+"""The journal: what happens is gathered into a batch, and batches are committed one after another.
+
+Group commit: a batch is all that was gathered while the last commit ran, so that the disk sets the size of
+batches and not the number of jobs. What happens to one job within a batch is folded into one write. Whatever
+must not be seen before it is on disk (an acceptance, a result, a second dispatch) is done after the commit,
+in `on_committed`, which is synchronous.
+
+A full or failing disk does not end the plane: submissions of the batch are declined, everything else is
+kept and tried again until there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import trio
+
+from creche.engine.job import Job
+from creche.engine.lanes import Lane
+from creche.engine.sessions import Session
+from creche.errors import StoreFull
+from creche.model.job import JobState
+from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow
+from creche.wire import messages as m
+
+logger = logging.getLogger("creche.plane")
+
+RETRY_S = 1.0
+"""How long to wait before a failing disk is tried again."""
+
+
+class Arrival(NamedTuple):
+    """A submission on its way to the disk, and who asked for it."""
+
+    job: Job
+    session: Session
+    n: int
+    is_watched: bool
+    stored: bool
+
+
+class Ending(NamedTuple):
+    """A job's end on its way to the disk; *session* and *n* are the worker's report, if one is."""
+
+    job: Job
+    end: End
+    session: Session | None
+    n: int
+
+
+class Reply(NamedTuple):
+    """A message that may be sent when everything before it is on disk."""
+
+    session: Session
+    message: m.Message
+
+
+class Entries:
+    """One batch, with what is to be done when it is on disk."""
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self.tasks: dict[str, TaskRow] = {}
+        self.arrivals: list[Arrival] = []
+        self.changed: dict[int, Job] = {}
+        self.endings: dict[int, Ending] = {}
+        self.settled: list[tuple[Session, int]] = []
+        self.requeued: list[Job] = []
+        self.offers: list[tuple[Session, Job]] = []
+        self.replies: list[Reply] = []
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.arrivals or self.endings or self.changed or self.settled or self.replies
+            or self.requeued or self.offers or self.lanes or self.tasks
+        )  # fmt: skip
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything of it goes to disk."""
+        return bool(self.arrivals or self.endings or self.changed or self.lanes or self.tasks)
+
+    def as_batch(self) -> Batch:
+        """Return what the store is given."""
+        return Batch(
+            lanes=[lane.row for lane in self.lanes],
+            tasks=list(self.tasks.values()),
+            jobs=[
+                NewJob(
+                    job.seq, job.id, job.task, job.lane.number, _ARRIVED[bool(job.lane.park)],
+                    stored, job.payload, job.options, job.submitted_at,
+                )
+                for job, _, _, _, stored in self.arrivals
+            ],
+            changes=[job.as_change() for job in self.changed.values()],
+            ends=[ending.end for ending in self.endings.values()],
+        )  # fmt: skip
+
+
+_ARRIVED = (JobState.QUEUED, JobState.PARKED)
+
+
+class Journal:
+    """Gathers, commits, and calls back.
+
+    Args:
+        store: the ledger.
+        on_committed: called with each batch that is on disk, and the duplicates it held.
+        on_declined: called with the arrivals of a batch that the disk had no room for.
+        on_health: called with why the disk fails, and with None when it works again.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        on_committed: Callable[[Entries, Sequence[Duplicate]], None],
+        on_declined: Callable[[Sequence[Arrival], str], None],
+        on_health: Callable[[str | None], None],
+    ) -> None:
+        self._store = store
+        self._on_committed = on_committed
+        self._on_declined = on_declined
+        self._on_health = on_health
+        self._open = Entries()
+        self._wake = trio.Event()
+        self._is_committing = False
+        self._drained = trio.Event()
+        self.commits = 0
+        self.failing: str | None = None
+        """Why the disk takes nothing at the moment."""
+
+    # Each of these only gathers; `wake` is called once a frame, not once a job.
+
+    def lane(self, lane: Lane) -> None:
+        """A lane number was given out."""
+        self._open.lanes.append(lane)
+
+    def task(self, row: TaskRow) -> None:
+        """A task was announced."""
+        self._open.tasks[row.name] = row
+
+    def arrive(self, arrival: Arrival) -> None:
+        """A job was submitted."""
+        self._open.arrivals.append(arrival)
+
+    def change(self, job: Job) -> None:
+        """A job was leased, parked or freed: what it is like when the batch is taken counts."""
+        self._open.changed[job.seq] = job
+
+    def requeue(self, job: Job) -> None:
+        """A job's lease has ended: it is dispatched again only when that is on disk."""
+        self._open.changed[job.seq] = job
+        self._open.requeued.append(job)
+
+    def offer_when_committed(self, session: Session, job: Job) -> None:
+        """An at-most-once job was leased: it is sent only when that is on disk."""
+        self._open.changed[job.seq] = job
+        self._open.offers.append((session, job))
+
+    def end(self, job: Job, end: End, session: Session | None = None, n: int = 0) -> None:
+        """A job has ended; folds whatever else this batch had to say of it."""
+        self._open.changed.pop(job.seq, None)
+        self._open.endings[job.seq] = Ending(job, end, session, n)
+
+    def settle(self, session: Session, n: int) -> None:
+        """A report changes nothing, but those before it may be on their way."""
+        self._open.settled.append((session, n))
+
+    def reply(self, session: Session, message: m.Message) -> None:
+        """Send *message* when everything gathered so far is on disk."""
+        self._open.replies.append(Reply(session, message))
+
+    def wake(self) -> None:
+        """Commit what was gathered, now or as soon as the running commit is done."""
+        if self._open:
+            self._wake.set()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Commit batches until cancelled.
+
+        Raises:
+            StoreUnavailable: the store's process is gone; what was gathered dies with the core.
+        """
+        task_status.started()
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            entries, self._open = self._open, Entries()
+            if entries:
+                self._is_committing = True
+                await self._commit(entries)
+                self._is_committing = False
+            if self._open:
+                self._wake.set()
+            else:
+                self._drained.set()
+                self._drained = trio.Event()
+
+    async def wait_drained(self) -> None:
+        """Wait until everything gathered is on disk."""
+        while self._open or self._is_committing:
+            self.wake()
+            await self._drained.wait()
+
+    async def _commit(self, entries: Entries) -> None:
+        # Made once: while a failing disk is tried again, jobs go on changing in memory, and what they
+        # become then belongs to the next batch.
+        batch = entries.as_batch()
+        duplicates: Sequence[Duplicate] = ()
+        while entries.writes:
+            try:
+                duplicates = await self._store.commit(batch)
+                break
+            except StoreFull as error:
+                self._decline_arrivals(entries, batch, str(error))
+                await trio.sleep(RETRY_S)
+        self.commits += 1
+        if self.failing is not None and entries.writes:
+            self.failing = None
+            self._on_health(None)
+        # No checkpoint from the commit to the end of this call.
+        self._on_committed(entries, duplicates)
+
+    def _decline_arrivals(self, entries: Entries, batch: Batch, why: str) -> None:
+        if self.failing is None:
+            logger.error("the store takes nothing: %s", why)
+        self.failing = why
+        self._on_health(why)
+        declined, entries.arrivals = entries.arrivals, []
+        gone = {arrival.job.seq for arrival in declined}
+        batch.jobs = []
+        # A job that was cancelled before its first commit goes with it.
+        entries.endings = {s: e for s, e in entries.endings.items() if s not in gone}
+        entries.changed = {s: j for s, j in entries.changed.items() if s not in gone}
+        batch.ends = [end for end in batch.ends if end.seq not in gone]
+        batch.changes = [change for change in batch.changes if change.seq not in gone]
+        self._on_declined(declined, why)

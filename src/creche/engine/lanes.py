@@ -1,0 +1,353 @@
+"""Lanes: the ready jobs, in the order in which they are taken.
+
+Each queue has a lane a priority, made when first used: a Trio memory channel, whose capacity is the **window**,
+and a small **front** for what comes back out of order (handed back, lost, nested). Both are taken from by
+seq. What is beyond the window waits in the store and is read back by seq; as long as there is such a
+tail, arrivals join it.
+
+A job that cannot run now must not block its lane. Jobs of a task that not every worker of the
+queue knows wait in a lane of their own beside it (**parked**), and are taken, by seq among the others, for
+the workers that know it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from creche.engine.job import Job
+from creche.model.priority import Priority
+from creche.store.base import LaneRow
+
+if TYPE_CHECKING:
+    from creche.engine.sessions import Session
+    from creche.wire import messages as m
+
+DEFAULT_QUEUE = "default"
+
+PARKED_BY_TASK = "task:"
+"""Why jobs are parked: not every worker of the queue, or none at all, knows their task."""
+
+LaneKey = tuple[str | None, int | None, str]
+"""(queue, priority, park): queue and priority are None where the submission left them open and the task
+was never announced; park is "" or ``task:NAME``."""
+
+
+class Lane:
+    """Ready jobs that wait for the same thing."""
+
+    def __init__(self, row: LaneRow, window: int, window_bytes: int) -> None:
+        self.number = row.lane
+        self.key: LaneKey = (row.queue, row.priority, row.park)
+        self.queue = row.queue or DEFAULT_QUEUE
+        self.priority = Priority.NORMAL if row.priority is None else row.priority
+        """Where it is taken from: the key, and what announcements fill in."""
+        self.park = row.park
+        self.task = row.park.removeprefix(PARKED_BY_TASK)
+        """The task whose jobs are parked here; "" for a main lane."""
+        self._window = window
+        self._window_bytes = window_bytes
+        self._inlet, self._outlet = trio.open_memory_channel[Job](window)
+        self._next: Job | None = None
+        """Taken out of the channel to see its seq, and not yet taken by anyone."""
+        self._front: list[tuple[int, Job]] = []
+        self.held = 0
+        """Jobs in memory: waiting here, or on their way here through a commit."""
+        self.held_bytes = 0
+        self.stored = 0
+        """Jobs beyond the window, in the store."""
+        self.read_to = 0
+        """Seq of the last job read back."""
+        self.is_reading = False
+        self.waiting: deque[tuple[Session, m.Submit]] = deque()
+        """Submissions that wait for room, where there is no disk to put them on."""
+
+    @property
+    def row(self) -> LaneRow:
+        """What the store is told about this lane's number."""
+        return LaneRow(self.number, *self.key)
+
+    @property
+    def ready(self) -> int:
+        """How many jobs wait here, in memory and in the store."""
+        return self.held + self.stored
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the window takes one more job."""
+        return self.held < self._window and self.held_bytes < self._window_bytes
+
+    @property
+    def is_thirsty(self) -> bool:
+        """Whether stored jobs should be read back now."""
+        return (
+            self.stored > 0
+            and not self.is_reading
+            and self.held * 2 <= self._window
+            and self.held_bytes * 2 <= self._window_bytes
+        )
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """How many jobs and bytes the window has room for."""
+        return max(1, self._window - self.held), max(1, self._window_bytes - self.held_bytes)
+
+    def reserve(self, size_bytes: int) -> None:
+        """Count a job that will be `put` here when it is committed."""
+        self.held += 1
+        self.held_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Take `reserve` back: the job was not inserted, or left without being taken."""
+        self.held -= 1
+        self.held_bytes -= size_bytes
+
+    def put(self, job: Job) -> None:
+        """Add a reserved job; jobs come in order of their seq."""
+        try:
+            self._inlet.send_nowait(job)
+        except trio.WouldBlock:
+            # Nested submissions do not wait for room, and entries left behind take some.
+            heapq.heappush(self._front, (job.seq, job))
+
+    def put_back(self, job: Job) -> None:
+        """Add a job out of order: it was handed back, lost, or has changed lanes."""
+        self.reserve(len(job.payload))
+        heapq.heappush(self._front, (job.seq, job))
+
+    def peek_seq(self) -> float:
+        """Return the seq of the job that `take` would give, infinity when there is none."""
+        job = self._head()
+        return math.inf if job is None else job.seq
+
+    def take(self) -> Job | None:
+        """Remove and return the oldest job in memory."""
+        job = self._head()
+        if job is None:
+            return None
+        if job is self._next:
+            self._next = None
+        else:
+            heapq.heappop(self._front)
+        self.release(len(job.payload))
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """Count a waiting job out; its entry is skipped when its turn comes."""
+        job.stale_entries += 1
+        self.release(len(job.payload))
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what `creche queues ls --json` shows of the channel, and what is beside it."""
+        stats = self._inlet.statistics()
+        return {
+            "channel": {
+                "current_buffer_used": stats.current_buffer_used,
+                "max_buffer_size": int(stats.max_buffer_size),
+                "open_send_channels": stats.open_send_channels,
+                "open_receive_channels": stats.open_receive_channels,
+                "tasks_waiting_send": stats.tasks_waiting_send,
+                "tasks_waiting_receive": stats.tasks_waiting_receive,
+            },
+            "front": len(self._front) + (self._next is not None),
+            "window": self._window,
+            "held": self.held,
+            "held_bytes": self.held_bytes,
+            "stored": self.stored,
+            "waiting": len(self.waiting),
+        }
+
+    def _head(self) -> Job | None:
+        front = self._front
+        while True:
+            if self._next is None:
+                try:
+                    self._next = self._outlet.receive_nowait()
+                except trio.WouldBlock:
+                    if not front:
+                        return None
+            following = self._next
+            if front and (following is None or front[0][0] < following.seq):
+                job = front[0][1]
+                if not job.stale_entries:
+                    return job
+                heapq.heappop(front)
+            else:
+                assert following is not None
+                if not following.stale_entries:
+                    return following
+                job, self._next = following, None
+            job.stale_entries -= 1
+
+
+class Level:
+    """One priority of one queue: the lane that every worker may take from, and the parked ones."""
+
+    __slots__ = ("main", "overtaken", "parked")
+
+    def __init__(self) -> None:
+        self.main: Lane | None = None
+        self.parked: dict[str, list[Lane]] = {}
+        """By task; submissions of one task that left different things open meet here."""
+        self.overtaken = 0
+        """Jobs of higher levels that were taken while one of this level waited."""
+
+    def take(self, tasks: Collection[str], divert: Callable[[Job], None]) -> Job | None:
+        """Return the oldest job of one of *tasks*; give what the lane's next worker does not know to
+        *divert*, which parks it."""
+        while True:
+            lane = self.main
+            best: Lane | None = lane
+            if self.parked:
+                least = math.inf if lane is None else lane.peek_seq()
+                for task, lanes in self.parked.items():
+                    if task in tasks:
+                        for beside in lanes:
+                            if (seq := beside.peek_seq()) < least:
+                                best, least = beside, seq
+            if best is None:
+                return None
+            job = best.take()
+            if job is None or job.task in tasks:
+                return job
+            divert(job)
+
+    def has_job_for(self, tasks: Collection[str]) -> bool:
+        """Whether a job in memory waits here that may be of one of *tasks*."""
+        return any(lane.held and (not lane.park or lane.task in tasks) for lane in self.lanes())
+
+    def lanes(self) -> Iterator[Lane]:
+        """Return the lanes of this level, the main one first."""
+        if self.main is not None:
+            yield self.main
+        for lanes in self.parked.values():
+            yield from lanes
+
+
+class Lanes:
+    """All lanes of a plane, by queue and priority.
+
+    Args:
+        window, window_bytes: of each lane.
+        fairness: after so many overtakes a lower level passes once; None for strict order.
+        on_new: called with each lane made, so that the store learns its number.
+    """
+
+    def __init__(
+        self,
+        window: int,
+        window_bytes: int,
+        fairness: int | None,
+        on_new: Callable[[Lane], None],
+    ) -> None:
+        self._window = window
+        self._window_bytes = window_bytes
+        self._fairness = fairness
+        self._on_new = on_new
+        self._next_number = 1
+        self.by_key: dict[LaneKey, Lane] = {}
+        self.by_number: dict[int, Lane] = {}
+        self.queues: dict[str, list[Level | None]] = {}
+
+    def restore(self, rows: Collection[LaneRow], place: Callable[[LaneKey], tuple[str, int]]) -> None:
+        """Make the lanes that the store knows; *place* fills in what their keys leave open."""
+        for row in rows:
+            lane = Lane(row, self._window, self._window_bytes)
+            self._next_number = max(self._next_number, row.lane + 1)
+            self._keep(lane, *place(lane.key))
+
+    def get(self, key: LaneKey, place: tuple[str, int]) -> Lane:
+        """Return the lane of *key*, made now if need be; *place* is where it is taken from."""
+        lane = self.by_key.get(key)
+        if lane is None:
+            lane = Lane(LaneRow(self._next_number, *key), self._window, self._window_bytes)
+            self._next_number += 1
+            self._keep(lane, *place)
+            self._on_new(lane)
+        return lane
+
+    def move(self, lane: Lane, queue: str, priority: int) -> None:
+        """Take a parked *lane* from another queue and priority from now on."""
+        level = self._level(lane.queue, lane.priority)
+        lanes = level.parked[lane.task]
+        lanes.remove(lane)
+        if not lanes:
+            del level.parked[lane.task]
+        self._place(lane, queue, priority)
+
+    def take(self, session: Session, divert: Callable[[Job], None]) -> Job | None:
+        """Remove and return the next job for a worker: by its order of queues, then priority, then
+        seq. No checkpoint."""
+        for queue in session.queues:
+            levels = self.queues.get(queue)
+            if levels is None:
+                continue
+            if self._fairness is not None:
+                job = self._take_overtaken(levels, session, divert)
+                if job is not None:
+                    return job
+            for priority, level in enumerate(levels):
+                if level is None:
+                    continue
+                job = level.take(session.tasks, divert)
+                if job is not None:
+                    if self._fairness is not None:
+                        self._count_overtakes(levels, priority, session)
+                    return job
+        return None
+
+    def is_waiting(self, session: Session, below: int) -> bool:
+        """Whether a job more urgent than priority *below* may wait for this worker."""
+        for queue in session.queues:
+            levels = self.queues.get(queue)
+            for level in levels[:below] if levels is not None else ():
+                if level is not None and level.has_job_for(session.tasks):
+                    return True
+        return False
+
+    def _take_overtaken(
+        self, levels: list[Level | None], session: Session, divert: Callable[[Job], None]
+    ) -> Job | None:
+        assert self._fairness is not None
+        for level in levels:
+            if level is not None and level.overtaken >= self._fairness:
+                level.overtaken = 0
+                job = level.take(session.tasks, divert)
+                if job is not None:
+                    return job
+        return None
+
+    def _count_overtakes(
+        self, levels: list[Level | None], taken: int, session: Session
+    ) -> None:
+        levels[taken].overtaken = 0  # type: ignore[union-attr]
+        for level in levels[taken + 1 :]:
+            if level is not None and level.has_job_for(session.tasks):
+                level.overtaken += 1
+
+    def _keep(self, lane: Lane, queue: str, priority: int) -> None:
+        self.by_key[lane.key] = lane
+        self.by_number[lane.number] = lane
+        self._place(lane, queue, priority)
+
+    def _place(self, lane: Lane, queue: str, priority: int) -> None:
+        lane.queue, lane.priority = queue, priority
+        level = self._level(queue, priority)
+        if not lane.park:
+            level.main = lane
+            return
+        level.parked.setdefault(lane.task, []).append(lane)
+
+    def _level(self, queue: str, priority: int) -> Level:
+        levels = self.queues.get(queue)
+        if levels is None:
+            levels = self.queues[queue] = [None] * len(Priority)
+        level = levels[priority]
+        if level is None:
+            level = levels[priority] = Level()
+        return level

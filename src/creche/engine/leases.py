@@ -1,0 +1,197 @@
+"""Leases: which worker may run which attempt, until when, and what happens when it may not any more.
+
+A lease is renewed by its session: by whatever is heard of the worker. It ends when the worker has been silent for
+the lease's time, when its connection has been gone for the grace, or when a new process comes under the old
+name. Then the attempt is counted as lost, and the job is dispatched again as soon as that is on disk; a
+job whose attempts keep losing workers is set aside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from creche.engine.job import Job, holder_name
+from creche.engine.sessions import Session
+from creche.model.failure import Failure
+from creche.model.job import JobState, check_move
+from creche.store.base import End
+from creche.wire import messages as m
+from creche.wire.payload import encode_value
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+
+logger = logging.getLogger("creche.plane")
+
+Token = tuple[int, int, int]
+_REPORTED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class Leases:
+    """The attempts that are out with workers."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._orphans: dict[str, dict[int, Job]] = {}
+        """Jobs leased in an earlier epoch, by holder: they wait for their worker to name them."""
+
+    @property
+    def are_out(self) -> bool:
+        """Whether any attempt is with a worker."""
+        return any(session.leased for session in self._core.sessions.workers())
+
+    def held_by(self, seq: int, epoch: int, attempt: int) -> Job | None:
+        """Return the job whose current attempt has this token and is with a worker."""
+        job = self._core.by_seq.get(seq)
+        if job is None or job.token != (seq, epoch, attempt):
+            return None
+        return job if job.state in (JobState.RUNNING, JobState.CANCELLING) else None
+
+    # --- a worker's reports ---------------------------------------------------------------------
+
+    def finished(self, session: Session, message: m.Finished) -> None:
+        """An attempt's body has left. Only the attempt that holds the lease may end its job."""
+        core = self._core
+        job = session.leased.get(message.seq)
+        if job is None or job.epoch != message.epoch or job.attempt != message.attempt:
+            # Too late, or said twice: settled behind whatever is on its way to the disk.
+            core.journal.settle(session, message.n)
+            return
+        session.release(job)
+        session.done += 1
+        core.dispatch.measured(job, message.run_us)
+        state = JobState(message.state)
+        if state is JobState.FAILED:
+            session.failed += 1
+        now = core.now()
+        core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
+
+    def handed_back(self, session: Session, tokens: Iterable[list[int]]) -> None:
+        """Attempts that were not begun: they go back uncounted."""
+        for seq, epoch, attempt in tokens:
+            job = session.leased.get(seq)
+            if job is not None and (job.epoch, job.attempt) == (epoch, attempt):
+                session.release(job)
+                self._free(job, is_counted=False)
+
+    # --- resumption -----------------------------------------------------------------------------
+
+    def resume(self, session: Session, held: Iterable[Token]) -> None:
+        """A worker has come (back) and names the attempts it has.
+
+        What it does not name was lost on the way and is offered again, uncounted. What it names and
+        may not have, it is told to stop.
+        """
+        core = self._core
+        orphans = self._orphans.pop(holder_name(session), {})
+        named: set[int] = set()
+        for seq, epoch, attempt in held:
+            job = session.leased.get(seq) or orphans.pop(seq, None)
+            if job is not None and job.token == (seq, epoch, attempt):
+                if seq not in session.leased:
+                    session.lease(job)
+                named.add(seq)
+                continue
+            job = core.by_seq.get(seq)
+            if job is not None and self._is_free(job) and attempt > job.attempt:
+                self._adopt(session, job, epoch, attempt)
+                named.add(seq)
+            elif not core.is_ending(seq):
+                session.post(m.Stop(seq, epoch, attempt, "this attempt has lost its lease"))
+        for job in [job for seq, job in session.leased.items() if seq not in named]:
+            session.release(job)
+            self._free(job, is_counted=False)
+        for job in orphans.values():
+            self._free(job, is_counted=False)
+
+    def orphan(self, job: Job) -> None:
+        """A job was leased when the last epoch ended: it waits for its worker to name it."""
+        self._orphans.setdefault(job.holder or "", {})[job.seq] = job
+
+    def end_of_grace(self) -> None:
+        """Workers of the last epoch had their time to come back: what they held is lost."""
+        orphans, self._orphans = self._orphans, {}
+        for held in orphans.values():
+            for job in held.values():
+                self._lost(job, "its worker did not come back after a restart of the plane")
+        self._core.journal.wake()
+
+    # --- loss -----------------------------------------------------------------------------------
+
+    def lose(self, session: Session, why: str, *, is_counted: bool = True) -> None:
+        """A worker has lost the right to everything it holds."""
+        jobs = list(session.leased.values())
+        for job in jobs:
+            session.release(job)
+            if is_counted:
+                self._lost(job, why)
+            else:
+                self._free(job, is_counted=False)
+        if jobs:
+            logger.warning("worker %s: %s; %d jobs go back", session.name, why, len(jobs))
+        self._core.journal.wake()
+
+    def lose_older(self, session: Session) -> None:
+        """A new process comes under an old name: whatever the old one held is lost, counted."""
+        prefix = f"{session.name}/"
+        for holder in [h for h in self._orphans if h.startswith(prefix)]:
+            if holder != holder_name(session):
+                for job in self._orphans.pop(holder).values():
+                    self._lost(job, "its worker was started anew")
+
+    def _lost(self, job: Job, why: str) -> None:
+        core = self._core
+        job.losses += 1
+        if job.state is JobState.CANCELLING:
+            core.end(job, JobState.CANCELLED, None, job.leased_at)
+        elif job.is_at_most_once:
+            outcome = Failure("creche.JobLost", f"{why}; it may have run, and runs at most once")
+            core.end(job, JobState.LOST, encode_value(outcome.as_data()), job.leased_at)
+        elif job.losses >= core.settings.max_losses:
+            outcome = Failure(
+                "creche.WorkerLost", f"set aside: {job.losses} workers were lost with it; {why}"
+            )
+            core.end(job, JobState.FAILED, encode_value(outcome.as_data()), job.leased_at)
+        else:
+            self._free(job, is_counted=True)
+
+    def _free(self, job: Job, *, is_counted: bool) -> None:
+        """Give a job back to its lane when that is on disk."""
+        job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
+        job.holder = None
+        job.leased_at = None
+        job.is_returning = True
+        self._core.journal.requeue(job)
+
+    def _adopt(self, session: Session, job: Job, epoch: int, attempt: int) -> None:
+        """A lease was given out and never committed: the job is free, so its worker keeps it."""
+        job.lane.withdraw(job)
+        job.state = check_move(job.state, JobState.RUNNING)
+        job.attempt = attempt
+        job.epoch = epoch
+        job.holder = holder_name(session)
+        job.leased_at = self._core.now()
+        session.lease(job)
+        self._core.journal.change(job)
+
+    @staticmethod
+    def _is_free(job: Job) -> bool:
+        return (
+            job.state in (JobState.QUEUED, JobState.PARKED)
+            and job.is_committed
+            and not job.is_returning
+        )
+
+
+def check_report(state: int) -> bool:
+    """Whether a worker may report an attempt as ended so."""
+    return state in _REPORTED
+
+
+def make_end(
+    job: Job, state: JobState, outcome: bytes | None, started_at: float | None, now: float
+) -> End:
+    """Return what the store keeps of a job's end."""
+    return End(job.seq, state, job.attempt, job.losses, job.holder, started_at, now, outcome)

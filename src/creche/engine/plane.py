@@ -1,0 +1,180 @@
+"""The plane: the tree of nurseries, from the outside in.
+
+::
+
+    run_plane
+    ├─ core               entered from the outside in, left from the inside out; when its store is
+    │   │                 lost it is started again, as after a crash
+    │   └─ store
+    │       └─ services       journal, timers, upkeep
+    │           └─ peers          one nursery a peer
+    │               └─ intake         the listener; the first thing to stop
+    └─ children           local workers and the page, restarted with back-off
+
+Stopping has three steps: refuse what is new, drain until the time for it is up, cancel.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from creche.channel.base import Listen
+from creche.engine.children import Child, supervise
+from creche.engine.conversation import Conversations
+from creche.engine.core import Core
+from creche.engine.settings import PlaneSettings
+from creche.engine.views import Views
+from creche.errors import CrecheError, ListenError, StoreError, StoreUnavailable
+from creche.store.base import Store
+from creche.wire import messages as m
+
+logger = logging.getLogger("creche.plane")
+
+RESTART_S = 0.5
+"""How long a core waits before it starts again after losing its store."""
+
+CLOSE_S = 5.0
+"""How long closing the store may take at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a plane says when it is ready: where it listens, and which epoch this is."""
+
+    addresses: tuple[str, ...]
+    epoch: int
+    core: Core
+
+
+async def run_plane(
+    make_store: Callable[[], Store],
+    listen: Listen,
+    settings: PlaneSettings = PlaneSettings(),
+    *,
+    children: Callable[[Running], Sequence[Child]] = lambda running: (),
+    stop: trio.Event | None = None,
+    clock: Callable[[], float] = time.time,
+    random: Callable[[int], bytes] = os.urandom,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a plane until *stop* is set and it has drained, or until it is cancelled.
+
+    Args:
+        make_store: makes the store, not yet opened; called for each epoch.
+        listen: listens for peers; called for each epoch, and must bind the same address again.
+        children: processes to keep running beside the core once it is ready.
+        clock: UTC seconds. random: random bytes.
+
+    Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was accepted
+    is in the store.
+
+    Raises:
+        StoreError: the store cannot be opened.
+        ListenError: the address cannot be listened on.
+    """
+    failure: CrecheError | None = None
+    try:
+        await _run_epochs(
+            make_store, listen, settings, children, stop or trio.Event(), clock, random(8).hex(),
+            task_status,
+        )  # fmt: skip
+    except* (StoreError, ListenError) as group:
+        failure = _first(group)
+    if failure is not None:
+        raise failure
+
+
+async def _run_epochs(
+    make_store: Callable[[], Store],
+    listen: Listen,
+    settings: PlaneSettings,
+    children: Callable[[Running], Sequence[Child]],
+    stop: trio.Event,
+    clock: Callable[[], float],
+    plane: str,
+    task_status: trio.TaskStatus[Running],
+) -> None:
+    """Run core after core, each until its store is lost; children run beside them all."""
+    reported = False
+    async with trio.open_nursery() as beside:
+
+        def report(running: Running) -> None:
+            nonlocal reported
+            if not reported:
+                reported = True
+                for child in children(running):
+                    beside.start_soon(supervise, child)
+                task_status.started(running)
+
+        while True:
+            core = Core(make_store(), settings, plane=plane, clock=clock)
+            try:
+                await _run_core(core, listen, stop, report)
+                break
+            except* StoreUnavailable as lost:
+                if not reported:
+                    raise
+                logger.error("the store was lost; starting again: %s", _first(lost))
+            await trio.sleep(RESTART_S)
+        # The core has ended in good order, and so do the children.
+        beside.cancel_scope.cancel()
+
+
+async def _run_core(
+    core: Core, listen: Listen, stop: trio.Event, report: Callable[[Running], None]
+) -> None:
+    """Run one epoch: enter from the outside in, leave from the inside out."""
+    conversations = Conversations(core, Views(core))
+    try:
+        await core.recover()
+        async with trio.open_nursery() as services:
+            await services.start(core.run_services)
+            async with trio.open_nursery() as peers:
+                async with trio.open_nursery() as intake:
+                    addresses = await intake.start(
+                        partial(listen, conversations.converse, handler_nursery=peers)
+                    )
+                    core.is_ready = True
+                    report(Running(addresses, core.epoch, core))
+                    await stop.wait()
+                    # Refuse what is new. The listener stays for those who resume.
+                    core.is_stopping = True
+                    await _drain(core)
+                    intake.cancel_scope.cancel()
+                await _say_goodbye(core)
+                peers.cancel_scope.cancel()
+            with trio.move_on_after(CLOSE_S):
+                await core.journal.wait_drained()
+            services.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(CLOSE_S, shield=True):
+            await core.store.aclose()
+
+
+async def _drain(core: Core) -> None:
+    """Wait until no attempt is out any more, for the drain's time at the most."""
+    with trio.move_on_after(core.settings.drain_s):
+        while core.leases.are_out:
+            await trio.sleep(0.05)
+
+
+async def _say_goodbye(core: Core) -> None:
+    """Tell the peers that the plane goes, so that they need not find out."""
+    for session in core.sessions:
+        session.post(m.Goodbye("the plane stops"))
+    with trio.move_on_after(1.0):
+        while any(session.outbox for session in core.sessions):
+            await trio.sleep(0.01)
+
+
+def _first(group: BaseExceptionGroup[CrecheError]) -> CrecheError:
+    """Return the first error in a group of groups."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

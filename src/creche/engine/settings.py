@@ -1,0 +1,82 @@
+"""Every limit and default of a plane, in one place. `docs/limits.md` lists them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from creche.store.base import Retention
+
+MEMORY_RETENTION = Retention(max_count=10_000, max_bytes=256 * 1024 * 1024, max_age_s=3600.0)
+"""What a plane with the memory store keeps of its ended jobs."""
+
+DISK_RETENTION = Retention(
+    max_count=None, max_bytes=4 * 1024 * 1024 * 1024, max_age_s=7 * 24 * 3600.0
+)
+"""What a plane with a store on disk keeps of its ended jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSettings:
+    """How a plane behaves. Durations in seconds, sizes in bytes.
+
+    Raises:
+        ValueError: not (0 < keep_alive_s < grace_s <= lease_s), or a limit below one.
+    """
+
+    keep_alive_s: float = 10.0
+    """How often a peer pings."""
+    grace_s: float = 15.0
+    """How long a session outlives its connection."""
+    lease_s: float = 60.0
+    """How long a silent worker keeps the right to its attempts."""
+    drain_s: float = 30.0
+    """How long a stopping plane waits for running attempts."""
+    handshake_s: float = 10.0
+    """How long a new connection may take to introduce itself."""
+
+    window: int = 10_000
+    """Jobs of one lane held in memory; what is beyond waits in the store."""
+    window_bytes: int = 32 * 1024 * 1024
+    """Payload bytes of one lane held in memory."""
+    fairness: int | None = None
+    """After so many jobs have overtaken a lower lane it may pass once; None: strict order."""
+    look_ahead_s: float = 0.005
+    """How much measured work a worker is given beyond its slots."""
+    look_ahead: int = 1000
+    """How many attempts a worker is given beyond its slots, at the most."""
+    max_losses: int = 3
+    """A job whose attempts lost so many workers is set aside as failed."""
+    max_children: int = 10_000
+    """Unfinished jobs that one running job may have submitted."""
+    max_lent: int = 1000
+    """Slots of one worker that waiting attempts may lend."""
+
+    unaccepted: int = 10_000
+    """Submissions of one session that may wait to be accepted."""
+    watches: int = 200_000
+    """Results that one session may wait for."""
+    asks: int = 32
+    """Questions of one session that may be open at a time."""
+    topics: int = 16
+    """Topics one session may follow."""
+    outbox_bytes: int = 64 * 1024 * 1024
+    """What may wait for one peer; over it, its connection is cut and its session kept."""
+    sessions: int = 10_000
+    """Peers known at a time."""
+    payload_bytes: int = 16 * 1024 * 1024
+    """Encoded arguments, or an encoded result."""
+
+    retention: Retention | None = None
+    """What is kept of ended jobs; None: by the store's durability."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_alive_s < self.grace_s <= self.lease_s:
+            raise ValueError(
+                f"keep-alive ({self.keep_alive_s:g} s) < grace ({self.grace_s:g} s) <= "
+                f"lease ({self.lease_s:g} s) must hold"
+            )
+        for name in ("window", "max_losses", "max_children", "unaccepted", "watches", "sessions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.fairness is not None and self.fairness < 1:
+            raise ValueError("fairness must be at least 1")

@@ -1,0 +1,292 @@
+"""Questions and views: what people and dashboards ask of a plane.
+
+A question is answered once. A topic is followed: its publisher begins with the first subscriber, makes one
+view for all of them when something has changed, and ends with the last; nobody looking costs nothing.
+Questions that need history run on the store's read-only side and never hold up a commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from creche import __version__
+from creche.engine.sessions import Session
+from creche.errors import CrecheError
+from creche.model.ids import id_to_text
+from creche.model.job import JobState
+from creche.model.priority import Priority
+from creche.store.base import JobRecord
+from creche.wire import messages as m
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+
+MAX_ROWS = 1000
+MIN_HZ, MAX_HZ = 0.1, 10.0
+RECENT = 50
+"""Jobs in the overview."""
+
+
+class BadQuestion(CrecheError):
+    """A question's parameters are not what it takes."""
+
+
+class Views:
+    """Answers questions and publishes topics."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._questions: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
+            "health": self._health,
+            "job": self._job,
+            "jobs": self._jobs,
+            "queues": self._queues,
+            "workers": self._workers,
+            "tasks": self._tasks,
+            "task": self._task,
+            "store": self._store,
+            "overview": self._overview,
+        }
+        self._topics: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
+            "overview": self._overview,
+        }
+        self._publishers: dict[str, _Publisher] = {}
+
+    async def answer(self, session: Session, message: m.Ask) -> None:
+        """Answer a question."""
+        question = self._questions.get(message.question)
+        if question is None:
+            known = ", ".join(sorted(self._questions))
+            why = f"there is no question {message.question!r}; there are: {known}"
+            session.post(m.AskFailed(message.ref, "unknown-question", why))
+            return
+        try:
+            body = await question(message.params)
+        except BadQuestion as error:
+            session.post(m.AskFailed(message.ref, "bad-question", str(error)))
+        else:
+            session.post(m.Answer(message.ref, body))
+
+    def subscribe(self, session: Session, message: m.Subscribe) -> None:
+        """Follow a topic."""
+        make = self._topics.get(message.topic)
+        if make is None:
+            why = f"there is no topic {message.topic!r}; there are: {', '.join(self._topics)}"
+            session.post(m.AskFailed(message.ref, "unknown-topic", why))
+            return
+        if not MIN_HZ <= message.hz <= MAX_HZ:
+            why = f"a topic is sent {MIN_HZ:g} to {MAX_HZ:g} times a second"
+            session.post(m.AskFailed(message.ref, "bad-hz", why))
+            return
+        followed = sum(p.follows(session) for p in self._publishers.values())
+        if followed >= self._core.settings.topics:
+            session.post(m.AskFailed(message.ref, "busy", "too many topics for one session"))
+            return
+        publisher = self._publishers.get(message.topic)
+        if publisher is None:
+            publisher = self._publishers[message.topic] = _Publisher(self._core, make)
+            self._core.spawn(publisher.run)
+        publisher.add(session, message.ref, message.hz)
+
+    def unsubscribe(self, session: Session, ref: int) -> None:
+        """Stop following one topic."""
+        for publisher in self._publishers.values():
+            publisher.drop(session, ref)
+        self._end_idle_publishers()
+
+    def forget(self, session: Session) -> None:
+        """The session's connection is gone; it subscribes again on the next."""
+        for publisher in self._publishers.values():
+            publisher.drop(session, None)
+        self._end_idle_publishers()
+
+    def _end_idle_publishers(self) -> None:
+        for topic in [t for t, p in self._publishers.items() if not p.has_followers]:
+            self._publishers.pop(topic).scope.cancel()
+
+    # --- questions ------------------------------------------------------------------------------
+
+    async def _health(self, params: m.Facts) -> dict[str, Any]:
+        core = self._core
+        counts = await core.store.counts()
+        return {
+            "ready": core.is_ready and not core.is_stopping,
+            "stopping": core.is_stopping,
+            "failing": core.journal.failing,
+            "plane": core.plane,
+            "epoch": core.epoch,
+            "started_at": core.started_at,
+            "durability": core.store.durability.value,
+            "version": __version__,
+            "workers": sum(worker.is_connected for worker in core.sessions.workers()),
+            "jobs": {state.word: n for state, n in counts.items() if n},
+            "commits": core.journal.commits,
+        }
+
+    async def _job(self, params: m.Facts) -> dict[str, Any] | None:
+        job_id = params.get("id")
+        if not isinstance(job_id, bytes) or len(job_id) != 16:
+            raise BadQuestion("id is the 16 bytes of a job's id")
+        record = await self._core.store.job(job_id)
+        return None if record is None else describe(record, self._core.catalog.place)
+
+    async def _jobs(self, params: m.Facts) -> dict[str, Any]:
+        states = [_parsed(JobState.parse, word) for word in _texts(params, "states")]
+        before = params.get("before_seq")
+        limit = params.get("limit", RECENT)
+        if type(limit) is not int or not 1 <= limit <= MAX_ROWS:
+            raise BadQuestion(f"limit is a whole number from 1 to {MAX_ROWS}")
+        if before is not None and type(before) is not int:
+            raise BadQuestion("before_seq is a whole number")
+        records = await self._core.store.jobs(
+            states=states,
+            task=_text(params, "task"),
+            queue=_text(params, "queue"),
+            before_seq=before,
+            limit=limit,
+        )
+        place = self._core.catalog.place
+        return {"jobs": [describe(record, place) for record in records]}
+
+    async def _queues(self, params: m.Facts) -> dict[str, Any]:
+        queues = []
+        for name, levels in sorted(self._core.lanes.queues.items()):
+            lanes = [
+                {
+                    "priority": Priority(lane.priority).word,
+                    "parked": lane.park,
+                    "ready": lane.ready,
+                    **lane.statistics(),
+                }
+                for level in levels
+                if level is not None
+                for lane in level.lanes()
+            ]
+            running = sum(
+                1
+                for worker in self._core.sessions.workers()
+                for job in worker.leased.values()
+                if job.lane.queue == name
+            )
+            queues.append({"queue": name, "lanes": lanes, "running": running})
+        return {"queues": queues}
+
+    async def _workers(self, params: m.Facts) -> dict[str, Any]:
+        workers = sorted(self._core.sessions.workers(), key=lambda worker: worker.name)
+        return {"workers": [worker.describe() for worker in workers]}
+
+    async def _tasks(self, params: m.Facts) -> dict[str, Any]:
+        return {"tasks": list(self._core.catalog)}
+
+    async def _task(self, params: m.Facts) -> dict[str, Any] | None:
+        name = _text(params, "name")
+        if name is None:
+            raise BadQuestion("name is the name of a task")
+        return self._core.catalog.get(name)
+
+    async def _store(self, params: m.Facts) -> dict[str, Any]:
+        return await self._core.store.info()
+
+    async def _overview(self, params: m.Facts) -> dict[str, Any]:
+        recent = await self._jobs({"limit": RECENT})
+        return {
+            "health": await self._health({}),
+            **await self._queues({}),
+            **await self._workers({}),
+            **recent,
+        }
+
+
+class _Publisher:
+    """One topic for all who follow it."""
+
+    def __init__(self, core: Core, make: Callable[[m.Facts], Awaitable[Any]]) -> None:
+        self._core = core
+        self._make = make
+        self._followers: dict[tuple[Session, int], float] = {}
+        self._rev = 0
+        self._news = trio.Event()
+        self.scope = trio.CancelScope()
+
+    @property
+    def has_followers(self) -> bool:
+        return bool(self._followers)
+
+    def follows(self, session: Session) -> int:
+        """Return how often *session* follows this topic."""
+        return sum(follower is session for follower, _ in self._followers)
+
+    def add(self, session: Session, ref: int, hz: float) -> None:
+        """Send views to *session*, the first at once."""
+        self._followers[session, ref] = hz
+        self._news.set()
+
+    def drop(self, session: Session, ref: int | None) -> None:
+        """Stop sending to a session, for one subscription or for all it has."""
+        for key in [k for k in self._followers if k[0] is session and ref in (None, k[1])]:
+            del self._followers[key]
+
+    async def run(self) -> None:
+        """Publish when something has changed, at the rate of the fastest follower."""
+        seen = -1
+        with self.scope:
+            while self._followers:
+                if self._news.is_set() or self._core.revision != seen:
+                    self._news = trio.Event()
+                    seen = self._core.revision
+                    body = await self._make({})
+                    self._rev += 1
+                    for session, ref in self._followers:
+                        # A reader that is behind skips this one, and gets a newer one next.
+                        if session.outbox is not None and session.outbox.size_bytes < 256 * 1024:
+                            session.post(m.View(ref, self._rev, body))
+                with trio.move_on_after(1 / max(self._followers.values(), default=1.0)):
+                    await self._news.wait()
+
+
+def describe(
+    record: JobRecord, place: Callable[[str, tuple[str | None, int | None, str]], tuple[str, int]]
+) -> dict[str, Any]:
+    """Return a job as people look at it; *place* fills in what its submission left open."""
+    queue, priority = place(record.task, (record.queue, record.priority, record.park))
+    return {
+        "id": id_to_text(record.id),
+        "seq": record.seq,
+        "task": record.task,
+        "queue": queue,
+        "priority": Priority(priority).word,
+        "state": record.state.word,
+        "parked": record.park if record.state is JobState.PARKED else "",
+        "attempt": record.attempt,
+        "losses": record.losses,
+        "worker": None if record.holder is None else record.holder.rpartition("/")[0],
+        "submitted_at": record.submitted_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "payload_bytes": record.payload_bytes,
+        "outcome_bytes": record.outcome_bytes,
+    }
+
+
+def _text(params: Mapping[str, Any], name: str) -> str | None:
+    value = params.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadQuestion(f"{name} is a text")
+    return value
+
+
+def _texts(params: Mapping[str, Any], name: str) -> list[str]:
+    value = params.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise BadQuestion(f"{name} is a list of texts")
+    return value
+
+
+def _parsed(parse: Callable[[str], JobState], word: str) -> JobState:
+    try:
+        return parse(word)
+    except ValueError as error:
+        raise BadQuestion(str(error)) from None
