@@ -1,0 +1,149 @@
+"""What both WebSocket channels share: the plane's URL, the subprotocol, words for failures."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from urllib.parse import urlsplit
+
+from creche.errors import SettingsError
+
+SUBPROTOCOL = "creche.v1"
+
+HANDSHAKE_S = 10.0
+"""How long a peer may take from connecting to being a WebSocket."""
+
+CLOSE_S = 1.0
+"""How long the closing handshake may take before the socket is closed all the same."""
+
+READ_BYTES = 64 * 1024
+"""How much is read at once: the largest frame takes few reads, a small one no more room."""
+
+NORMAL_CLOSURE = 1000
+UNSUPPORTED_DATA = 1003
+TOO_BIG = 1009
+
+_CLOSE_NAMES = {
+    1002: "protocol error",
+    1003: "unsupported data",
+    1007: "invalid data",
+    1008: "policy violation",
+    1009: "too big",
+    1011: "internal error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a plane's URL points to."""
+
+    host: str
+    port: int
+    is_tls: bool
+    resource: str
+
+    @property
+    def authority(self) -> str:
+        """``host:port``, as in a Host header; an IPv6 address is in brackets."""
+        return authority(self.host, self.port)
+
+
+def authority(host: str, port: int) -> str:
+    """Return ``host:port``; an IPv6 address is put in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@cache
+def default_tls() -> ssl.SSLContext:
+    """Return what certificates are checked against. Loading the authorities takes milliseconds."""
+    return ssl.create_default_context()
+
+
+def parse_url(url: str) -> Target:
+    """Take a plane's URL apart.
+
+    Raises:
+        SettingsError: it is no ``ws://host:port`` or ``wss://host:port``.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError as error:  # a port that is no number, a bracket alone, a host too long
+        raise SettingsError(f"{url!r} is not the URL of a plane: {error}") from None
+    if parts.scheme not in ("ws", "wss") or not host:
+        raise SettingsError(
+            f"{url!r} is not the URL of a plane: it looks like ws://127.0.0.1:5570 or wss://host"
+        )
+    is_tls = parts.scheme == "wss"
+    resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not resource.isascii() or not resource.isprintable() or " " in resource:
+        raise SettingsError(f"{url!r} is not the URL of a plane: write its path in %-encoding")
+    return Target(host, port or (443 if is_tls else 80), is_tls, resource)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors at the bottom of *error*: those of each address that was tried."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _causes(inner)
+    elif isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
+        yield from _causes(error.__cause__)
+    else:
+        yield error
+
+
+def why_not_connected(error: BaseException) -> str:
+    """Return why a connection could not be made, in a few words."""
+    words: list[str] = []
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            word = "its host name is unknown"
+        elif isinstance(cause, ssl.SSLCertVerificationError):
+            word = f"its certificate is not to be trusted: {cause.verify_message}"
+        elif isinstance(cause, ssl.SSLError):
+            word = f"no TLS there: {cause.reason or cause}"
+        elif isinstance(cause, OSError) and cause.strerror:
+            word = cause.strerror[0].lower() + cause.strerror[1:]
+        else:
+            word = str(cause) or type(cause).__name__
+        if word not in words:
+            words.append(word)
+    return "; ".join(words)
+
+
+def why_rejected(status: int, body: bytes | None) -> str:
+    """Return why the answer to the handshake was no: *status* and the first line of *body*."""
+    if status < 300:
+        return f"something else than a plane answers there: HTTP {status}"
+    first_line = (body or b"")[:200].decode("utf-8", "replace").strip().partition("\n")[0]
+    is_html = first_line.startswith("<")
+    return f"it refused: HTTP {status}" + (f": {first_line}" if first_line and not is_html else "")
+
+
+def why_closed(peer: str, code: int | None, reason: str | None) -> str:
+    """Return why the connection to *peer* ended, given the close frame's code, if there was one."""
+    if code is None or code in (1005, 1006):
+        return f"the connection to {peer} was lost"
+    if code in (1000, 1001):
+        return f"{peer} closed the connection" + (f": {reason}" if reason else "")
+    words = _CLOSE_NAMES.get(code, f"code {code}")
+    return f"the connection to {peer} ended ({words})" + (f": {reason}" if reason else "")
+
+
+def why_not_listening(host: str, port: int, error: OSError) -> str:
+    """Return why *host* and *port* cannot be listened on, with a hint."""
+    codes = {cause.errno for cause in _causes(error) if isinstance(cause, OSError)}
+    if errno.EADDRINUSE in codes:
+        hint = "the port is in use: is another plane running? Stop it, or choose another port"
+    elif errno.EACCES in codes:
+        hint = "not allowed: ports below 1024 need privileges; choose a higher one"
+    elif errno.EADDRNOTAVAIL in codes:
+        hint = "this machine has no such address: 127.0.0.1 is itself, 0.0.0.0 all its addresses"
+    else:
+        hint = why_not_connected(error)
+    return f"cannot listen on {authority(host, port)}: {hint}"

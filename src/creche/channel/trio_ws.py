@@ -1,0 +1,445 @@
+"""Channels over trio-websocket: the plane's listener, and the dialling end for peers on Trio.
+
+The library needs a nursery for the task that reads the socket. Each connection has its own, apart
+from the nursery that the user of the channel lives in: whatever garbage makes the library raise
+ends one connection, with a reason, and nothing else. Two things are added to it: it is told when
+the bytes end during the handshake (it would wait on), and the socket is closed in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
+
+import trio
+import trio_websocket as tws
+import wsproto.utilities
+
+from creche.channel import handshake as hs
+from creche.errors import (
+    ChannelBroken,
+    ChannelClosed,
+    CrecheError,
+    ListenError,
+    PlaneUnreachable,
+)
+from creche.wire.codec import DEFAULT_LIMITS, KIB, Limits
+
+if TYPE_CHECKING:
+    from creche.channel.base import Handler
+
+logger = logging.getLogger("creche.channel")
+
+# The library's reader stops reading while its queue is full. The receive task takes frames at once,
+# so a few are enough; each may be as large as the limit, so there must not be many.
+QUEUE_FRAMES = 16
+
+# An answer that is no handshake may go on for ever. Some reads more than the handshake itself may
+# come in before it is found complete, since a plane may speak at once.
+HANDSHAKE_BYTES = 256 * KIB
+
+_Opened: TypeAlias = tws.WebSocketConnection
+_Shake: TypeAlias = Callable[[trio.Nursery, trio.abc.Stream], Awaitable[_Opened]]
+
+
+class _HandshakeFailed(Exception):
+    """The other side is no peer, or was too slow to become one."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class _Wire(trio.abc.Stream):
+    """The bytes below the library. Cancels `opening` when they end while the handshake runs."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.opening: trio.CancelScope | None = trio.CancelScope()
+        self._stream = stream
+        self._allowance = HANDSHAKE_BYTES
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.opening is None:
+            return await self._stream.receive_some(max_bytes)
+        data: bytes | bytearray = b""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+            self._allowance -= len(data)
+        finally:
+            if not data or self._allowance < 0:
+                self._stop_opening()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        self._stop_opening()
+        await self._stream.aclose()
+
+    def _stop_opening(self) -> None:
+        if self.opening is not None:
+            self.opening.cancel()
+
+
+class _Reader:
+    """Owns the nursery of the library's reader, and keeps its failures to this one connection."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self.why = "it ended the connection during the handshake"
+        self._wire = wire
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def run(
+        self,
+        shake: _Shake,
+        handshake_s: float,
+        task_status: trio.TaskStatus[_Opened | None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Report the connection when its handshake is done, or None and leave `why`."""
+        connection: _Opened | None = None
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    connection = await self._open(nursery, shake, handshake_s)
+                    if connection is None:
+                        nursery.cancel_scope.cancel()
+                    else:
+                        # The closing handshake needs the reader; who closes the channel stops it.
+                        self._scope.shield = True
+                        task_status.started(connection)
+        # Only the library runs in this nursery. Hostile bytes make it raise much more than it
+        # documents (a ping during the closing handshake, a header that is not ASCII, ...).
+        except* Exception as group:
+            self.why = _why_failed(group)
+            logger.debug("a connection failed: %s", self.why)
+        finally:
+            self._ended.set()
+        if connection is None:
+            task_status.started(None)
+
+    async def _open(
+        self, nursery: trio.Nursery, shake: _Shake, handshake_s: float
+    ) -> _Opened | None:
+        wire = self._wire
+        assert wire.opening is not None
+        with trio.move_on_after(handshake_s) as in_time, wire.opening:
+            connection = await shake(nursery, wire)
+            wire.opening = None
+            return connection
+        if in_time.cancelled_caught:
+            self.why = f"it did not finish the handshake within {handshake_s:g} s"
+        return None
+
+    async def stop(self) -> None:
+        """End the library's task, and wait until it has."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+
+def _why_failed(group: ExceptionGroup[Exception]) -> str:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, _HandshakeFailed):
+        return error.why
+    if isinstance(error, tws.ConnectionRejected):
+        return hs.why_rejected(error.status_code, error.body)
+    if isinstance(error, trio.BrokenResourceError) and error.__cause__ is not None:
+        return hs.why_not_connected(error.__cause__)
+    return f"it does not speak WebSocket: {type(error).__name__}: {error}"
+
+
+class TrioChannel:
+    """A channel over one WebSocket. Made by `serve` and `dial` only."""
+
+    def __init__(self, connection: _Opened, wire: _Wire, reader: _Reader, peer: str) -> None:
+        self._connection = connection
+        self._wire = wire
+        self._reader = reader
+        self._peer = peer
+        # Why this end can no longer be used; None while it can.
+        self._end: CrecheError | None = None
+
+    @property
+    def peer(self) -> str:
+        """The address of the other end: ``127.0.0.1:40312``."""
+        return self._peer
+
+    async def send(self, frame: bytes) -> None:
+        """See `Channel.send`."""
+        if self._end is not None:
+            self._raise_end()
+        try:
+            await self._connection.send_message(frame)
+        except tws.ConnectionClosed as closed:
+            self._raise_broken(closed.reason)
+        except wsproto.utilities.LocalProtocolError:
+            self._raise_broken(self._connection.closed)
+        except trio.Cancelled:
+            # Half of the frame may be out.
+            self._break(f"a send to {self._peer} was cancelled")
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._wire)
+            raise
+
+    async def receive(self) -> bytes:
+        """See `Channel.receive`."""
+        if isinstance(self._end, ChannelClosed):
+            self._raise_end()
+        try:
+            frame = await self._connection.get_message()
+        except tws.ConnectionClosed as closed:
+            self._raise_broken(closed.reason)
+        if type(frame) is bytes:
+            return frame
+        self._break(f"{self._peer} sent text: frames are binary")
+        await self._finish(hs.UNSUPPORTED_DATA, "frames are binary")
+        self._raise_end()
+
+    async def aclose(self) -> None:
+        """See `Channel.aclose`."""
+        if not isinstance(self._end, ChannelClosed):
+            self._end = ChannelClosed(f"the channel to {self._peer} is closed")
+            await self._finish(hs.NORMAL_CLOSURE, None)
+
+    async def _finish(self, code: int, reason: str | None) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                with trio.move_on_after(hs.CLOSE_S):
+                    with suppress(wsproto.utilities.LocalProtocolError):
+                        await self._connection.aclose(code, reason)
+                    await self._reader.stop()
+                    await self._read_off()
+            finally:
+                await self._reader.stop()
+                await trio.aclose_forcefully(self._wire)
+
+    async def _read_off(self) -> None:
+        # When we refused a frame, the rest of it is still coming. Closing a socket with unread
+        # bytes resets it, and the close frame that says why would be lost.
+        try:
+            while await self._wire.receive_some(hs.READ_BYTES):
+                pass
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # the usual case: the closing handshake has closed the socket
+
+    def _break(self, why: str) -> None:
+        if self._end is None:
+            self._end = ChannelBroken(why)
+
+    def _raise_broken(self, reason: tws.CloseReason | None) -> NoReturn:
+        if reason is None:
+            self._break(f"the connection to {self._peer} was lost")
+        else:
+            self._break(hs.why_closed(self._peer, reason.code, reason.reason))
+        self._raise_end()
+
+    def _raise_end(self) -> NoReturn:
+        # A new one each time: an error that is raised twice collects tracebacks.
+        assert self._end is not None
+        raise type(self._end)(*self._end.args) from None
+
+
+@asynccontextmanager
+async def _open_channel(
+    stream: trio.abc.Stream, shake: _Shake, *, handshake_s: float, peer: str
+) -> AsyncIterator[TrioChannel]:
+    """Make a channel of *stream*, and close that in the end.
+
+    What the block raises comes out as it is.
+
+    Raises:
+        _HandshakeFailed: and says why.
+    """
+    error: BaseException | None = None
+    wire = _Wire(stream)
+    reader = _Reader(wire)
+    try:
+        async with trio.open_nursery() as nursery:
+            connection = await nursery.start(reader.run, shake, handshake_s)
+            if connection is None:
+                error = _HandshakeFailed(reader.why)
+            else:
+                channel = TrioChannel(connection, wire, reader, peer)
+                try:
+                    yield channel
+                except BaseException as raised:
+                    error = raised  # raised below, so that the nursery does not make a group of it
+                finally:
+                    await channel.aclose()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+        if error is not None:
+            raise error
+
+
+# --- listening ----------------------------------------------------------------------------------
+
+
+async def serve(
+    handler: Handler,
+    /,
+    *,
+    host: str,
+    port: int,
+    limits: Limits = DEFAULT_LIMITS,
+    ssl_context: ssl.SSLContext | None = None,
+    handshake_s: float = hs.HANDSHAKE_S,
+    handler_nursery: trio.Nursery | None = None,
+    task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen for peers until cancelled; the path they ask for does not matter.
+
+    With all but *handler* given by `partial` this is a `creche.channel.base.Listen`, which says
+    what becomes of the handler, of *handler_nursery* and of errors. Reports the bound URLs: one, or
+    several where *host* has several addresses (with port 0 each of them has a port of its own).
+
+    Raises:
+        ListenError: the port is in use, or cannot be bound for another reason.
+    """
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except (OSError, UnicodeError, OverflowError) as error:
+        failure = error if isinstance(error, OSError) else OSError(str(error))
+        raise ListenError(hs.why_not_listening(host, port, failure)) from None
+
+    async def handle(stream: trio.SocketStream) -> None:
+        peer = _name_of(stream)
+        bytes_below: trio.abc.Stream = stream
+        if ssl_context is not None:
+            bytes_below = trio.SSLStream(
+                stream, ssl_context, server_side=True, https_compatible=True
+            )
+        shake = partial(_accept, limits=limits)
+        try:
+            async with _open_channel(
+                bytes_below, shake, handshake_s=handshake_s, peer=peer
+            ) as channel:
+                await handler(channel)
+        except _HandshakeFailed as failed:
+            logger.info("%s did not become a peer: %s", peer, failed.why)
+
+    scheme = "ws" if ssl_context is None else "wss"
+    # They listen already: who dials from here on waits in the kernel's queue.
+    task_status.started(
+        tuple(
+            f"{scheme}://{hs.authority(*listener.socket.getsockname()[:2])}"
+            for listener in listeners
+        )
+    )
+    await trio.serve_listeners(handle, listeners, handler_nursery=handler_nursery)
+
+
+async def _accept(nursery: trio.Nursery, stream: trio.abc.Stream, limits: Limits) -> _Opened:
+    request = await tws.wrap_server_stream(
+        nursery,
+        stream,
+        message_queue_size=QUEUE_FRAMES,
+        max_message_size=limits.frame_bytes,
+        receive_buffer_size=hs.READ_BYTES,
+    )
+    offered = request.proposed_subprotocols
+    if hs.SUBPROTOCOL not in offered:
+        words = f"not {', '.join(offered)[:100]}" if offered else "and none was named"
+        why = f"this is a Creche plane: it speaks the subprotocol {hs.SUBPROTOCOL}, {words}"
+        await request.reject(
+            400,
+            extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8")],
+            body=f"{why}\n".encode(),
+        )
+        raise _HandshakeFailed(f"it was refused: {why}")
+    return await request.accept(subprotocol=hs.SUBPROTOCOL)
+
+
+def _name_of(stream: trio.SocketStream) -> str:
+    try:
+        return hs.authority(*stream.socket.getpeername()[:2])
+    except OSError:  # it has gone again
+        return "a peer that has gone"
+
+
+# --- dialling -----------------------------------------------------------------------------------
+
+
+def dial(
+    url: str,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    timeout_s: float = hs.HANDSHAKE_S,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AbstractAsyncContextManager[TrioChannel]:
+    """Connect to the plane at *url*; a `partial` of it is a `creche.channel.base.Dial`.
+
+    *timeout_s* bounds connecting and handshake together. Certificates are checked by *ssl_context*,
+    by default against the system's authorities.
+
+    Raises:
+        SettingsError: at once, when *url* is no ``ws://`` or ``wss://`` URL.
+        PlaneUnreachable: on entering, and says why.
+    """
+    return _dial(url, hs.parse_url(url), limits, timeout_s, ssl_context)
+
+
+@asynccontextmanager
+async def _dial(
+    url: str,
+    target: hs.Target,
+    limits: Limits,
+    timeout_s: float,
+    ssl_context: ssl.SSLContext | None,
+) -> AsyncIterator[TrioChannel]:
+    deadline = trio.current_time() + timeout_s
+    stream: trio.abc.Stream | None = None
+    with trio.move_on_at(deadline):
+        try:
+            stream = await trio.open_tcp_stream(target.host, target.port)
+        except OSError as error:
+            raise PlaneUnreachable(url, hs.why_not_connected(error)) from None
+    if stream is None:
+        raise PlaneUnreachable(url, f"no answer within {timeout_s:g} s")
+    if target.is_tls:
+        context = ssl_context or hs.default_tls()
+        stream = trio.SSLStream(
+            cast("trio.SocketStream", stream),
+            context,
+            server_hostname=target.host,
+            https_compatible=True,
+        )
+    shake = partial(_introduce, target=target, limits=limits)
+    remaining_s = max(0.0, deadline - trio.current_time())
+    try:
+        async with _open_channel(
+            stream, shake, handshake_s=remaining_s, peer=target.authority
+        ) as channel:
+            yield channel
+    except _HandshakeFailed as failed:
+        raise PlaneUnreachable(url, failed.why) from None
+
+
+async def _introduce(
+    nursery: trio.Nursery, stream: trio.abc.Stream, target: hs.Target, limits: Limits
+) -> _Opened:
+    connection = await tws.wrap_client_stream(
+        nursery,
+        # Declared for sockets only, and used as any stream.
+        cast("trio.SocketStream", stream),
+        target.authority,
+        target.resource,
+        subprotocols=[hs.SUBPROTOCOL],
+        message_queue_size=QUEUE_FRAMES,
+        max_message_size=limits.frame_bytes,
+        receive_buffer_size=hs.READ_BYTES,
+    )
+    if connection.subprotocol != hs.SUBPROTOCOL:
+        raise _HandshakeFailed("something else than a plane answers there: a WebSocket server")
+    return connection
