@@ -60,6 +60,7 @@ class Leases:
             core.journal.settle(session, message.n)
             return
         session.release(job)
+        session.was_wrong = False
         session.done += 1
         core.dispatch.measured(job, message.run_us)
         state = JobState(message.state)
@@ -69,7 +70,9 @@ class Leases:
         core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
 
     def handed_back(self, session: Session, tokens: Iterable[list[int]]) -> None:
-        """Attempts that were not begun: they go back uncounted."""
+        """Attempts that were not begun: they go back uncounted. The worker was thought to be quicker
+        than it is."""
+        session.was_wrong = True
         for seq, epoch, attempt in tokens:
             job = session.leased.get(seq)
             if job is not None and (job.epoch, job.attempt) == (epoch, attempt):

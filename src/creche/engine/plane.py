@@ -82,7 +82,7 @@ async def run_plane(
     failure: CrecheError | None = None
     try:
         await _run_epochs(
-            make_store, listen, settings, children, stop or trio.Event(), clock, random(8).hex(),
+            make_store, listen, settings, children, trio.Event() if stop is None else stop, clock, random(8).hex(),
             task_status,
         )  # fmt: skip
     except* (StoreError, ListenError) as group:

@@ -50,6 +50,8 @@ class Session:
         self.load_s = 0.0
         self._by_priority = [0] * len(Priority)
         """The sum of what the leased jobs are thought to take."""
+        self.was_wrong = False
+        """Whether it handed attempts back: no look-ahead until it has finished one more."""
         self.done = 0
         self.failed = 0
 
@@ -77,6 +79,7 @@ class Session:
             return self.outbox is not None
         return (
             self.slots > 0
+            and not self.was_wrong
             and leased < capacity + look_ahead
             and self.load_s < look_ahead_s * capacity
             and self.outbox is not None

@@ -1,0 +1,280 @@
+"""What is lost on the way, and what is not: leases, resumption, fencing, restarts."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from creche.engine.settings import PlaneSettings
+from creche.model.failure import Failure
+from creche.model.job import JobState
+from creche.store.memory import MemoryStore
+from creche.wire import messages as m
+from creche.wire.payload import decode_value
+from tests.cluster.scripted import open_house
+
+pytestmark = pytest.mark.trio
+LISTENING = {"queues": ["default"]}
+
+
+def token(offer: m.Offer) -> list[int]:
+    """What fences an offered attempt."""
+    return [offer.seq, offer.epoch, offer.attempt]
+
+
+async def test_a_cut_connection_is_not_a_lost_worker(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        job = await client.submitted(1, flags=m.WATCH)
+        worker = house.worker()
+        async with worker.connected(**LISTENING):
+            await worker.ready("echo")
+            offer = await worker.hear(m.Offer)
+        await trio.sleep(house.settings.grace_s - 1)
+        async with worker.connected(**LISTENING, held=[token(offer)]):
+            assert worker.welcome is not None
+            assert worker.welcome.is_resumed
+            await worker.ready("echo")
+            await worker.hears_nothing(m.Offer, 5)
+            await worker.finish(offer, "same attempt")
+            ended = await client.hear(m.Ended)
+            assert (ended.id, decode_value(ended.outcome)) == (job.id, "same attempt")
+            record = await client.ask("job", id=job.id)
+            assert (record["attempt"], record["losses"]) == (1, 0)
+
+
+async def test_after_the_grace_the_job_runs_elsewhere_and_the_late_result_is_not_seen(
+    autojump_clock,
+):
+    async with open_house() as house, house.client().connected() as client:
+        job = await client.submitted(1, flags=m.WATCH)
+        gone, other = house.worker("gone"), house.worker("other")
+        async with gone.connected(**LISTENING):
+            await gone.ready("echo")
+            offer = await gone.hear(m.Offer)
+        async with other.connected(**LISTENING):
+            await other.ready("echo")
+            await other.hears_nothing(m.Offer, house.settings.grace_s - 1)
+            again = await other.hear(m.Offer)
+            assert (again.id, again.attempt) == (job.id, 2)
+            async with gone.connected(**LISTENING, held=[token(offer)]):
+                stop = await gone.hear(m.Stop)
+                assert [stop.seq, stop.epoch, stop.attempt] == token(offer)
+                n = await gone.finish(offer, "late")
+                assert (await gone.hear(m.Settled)).ns == [n]
+                await other.finish(again, "right")
+                assert decode_value((await client.hear(m.Ended)).outcome) == "right"
+                record = await client.ask("job", id=job.id)
+                assert (record["attempt"], record["losses"]) == (2, 1)
+
+
+async def test_an_open_but_silent_worker_keeps_its_job_until_the_lease_ends(autojump_clock):
+    async with open_house() as house:
+        silent, other = house.worker("silent"), house.worker("other")
+        async with house.client().connected() as client, silent.connected(**LISTENING):
+            await silent.ready("echo")
+            await client.submitted(1)
+            await silent.hear(m.Offer)
+            async with other.connected(**LISTENING):
+                await other.ready("echo")
+                for _ in range(11):
+                    await other.hears_nothing(m.Offer, 5)
+                    await other.say(m.Ping(1))
+                await client.say(m.Ping(1))
+                assert (await other.hear(m.Offer)).attempt == 2
+
+
+async def test_a_new_process_under_an_old_name_has_lost_what_the_old_one_held(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        job = await client.submitted(1)
+        old, new = house.worker("w"), house.worker("w")
+        async with old.connected(**LISTENING):
+            await old.ready("echo")
+            await old.hear(m.Offer)
+        async with new.connected(**LISTENING):
+            await new.ready("echo")
+            offer = await new.hear(m.Offer)
+            assert (offer.id, offer.attempt) == (job.id, 2)
+            assert (await client.ask("job", id=job.id))["losses"] == 1
+
+
+async def test_two_workers_cannot_have_one_name(autojump_clock):
+    async with open_house() as house, house.worker("w").connected(**LISTENING):
+        refusal = await house.worker("w").is_refused(**LISTENING)
+        assert refusal.code == "name-taken"
+
+
+async def test_what_a_worker_does_not_name_was_lost_on_the_way_and_is_offered_uncounted(
+    autojump_clock,
+):
+    async with open_house() as house, house.client().connected() as client:
+        job = await client.submitted(1)
+        worker = house.worker()
+        async with worker.connected(**LISTENING):
+            await worker.ready("echo")
+            first = await worker.hear(m.Offer)
+        async with worker.connected(**LISTENING, held=[]):
+            await worker.ready("echo")
+            again = await worker.hear(m.Offer)
+            assert again.id == job.id
+            assert token(again) != token(first)
+            record = await client.ask("job", id=job.id)
+            assert record["losses"] == 0
+
+
+async def test_a_job_that_loses_worker_after_worker_is_set_aside_with_its_reason(autojump_clock):
+    settings = PlaneSettings(max_losses=2)
+    async with open_house(settings) as house, house.client().connected() as client:
+        job = await client.submitted(1, flags=m.WATCH)
+        for name in "ab":
+            worker = house.worker(name)
+            async with worker.connected(**LISTENING):
+                await worker.ready("echo")
+                await worker.hear(m.Offer)
+            await client.say(m.Ping(1))
+            await trio.sleep(settings.grace_s + 1)
+        ended = await client.hear(m.Ended)
+        assert (ended.id, ended.state) == (job.id, JobState.FAILED)
+        failure = Failure.from_data(decode_value(ended.outcome))
+        assert failure.type == "creche.WorkerLost"
+        assert "2 workers" in failure.message
+
+
+async def test_an_at_most_once_job_is_never_run_twice(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        once = {"delivery": "at-most-once"}
+        await client.submitted(1, flags=m.WATCH, options=once)
+        worker, other = house.worker("w"), house.worker("other")
+        async with worker.connected(**LISTENING):
+            await worker.ready("echo")
+            await worker.hear(m.Offer)
+        async with other.connected(**LISTENING):
+            await other.ready("echo")
+            await client.say(m.Ping(1))
+            ended = await client.hear(m.Ended)
+            assert ended.state == JobState.LOST
+            await other.hears_nothing(m.Offer, 5)
+
+
+async def test_a_goodbye_gives_back_at_once_and_uncounted(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        job = await client.submitted(1)
+        async with house.worker("leaving").connected(**LISTENING) as leaving:
+            await leaving.ready("echo")
+            await leaving.hear(m.Offer)
+            await leaving.say(m.Goodbye("done for today"))
+            await leaving.hears_the_end()
+        async with house.worker("next").connected(**LISTENING) as following:
+            await following.ready("echo")
+            assert (await following.hear(m.Offer)).id == job.id
+            assert (await client.ask("job", id=job.id))["losses"] == 0
+
+
+async def test_a_report_said_again_after_a_cut_counts_once(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        await client.submitted(1, flags=m.WATCH)
+        worker = house.worker()
+        async with worker.connected(**LISTENING):
+            await worker.ready("echo")
+            offer = await worker.hear(m.Offer)
+            await worker.finish(offer, "first")
+        async with worker.connected(**LISTENING, held=[token(offer)]):
+            await worker.ready("echo")
+            n = await worker.finish(offer, "said again")
+            assert n in (await worker.hear(m.Settled)).ns
+            assert decode_value((await client.hear(m.Ended)).outcome) == "first"
+            await client.hears_nothing(m.Ended, 5)
+
+
+async def test_after_a_restart_leased_jobs_wait_for_their_worker_and_others_run(autojump_clock):
+    store = MemoryStore()
+    async with open_house(make_store=lambda: store) as house:
+        async with house.client().connected() as client:
+            held = await client.submitted(1)
+            worker = house.worker()
+            async with worker.connected(**LISTENING):
+                await worker.ready("echo", slots=1)
+                offer = await worker.hear(m.Offer)
+                free = await client.submitted(2)
+    async with open_house(make_store=lambda: store) as house:
+        worker.listener = house.listener
+        other = house.worker("other")
+        async with house.client().connected() as client, other.connected(**LISTENING):
+            await other.ready("echo")
+            assert (await other.hear(m.Offer)).id == free.id
+            await other.hears_nothing(m.Offer, 5)
+            async with worker.connected(**LISTENING, held=[token(offer)]):
+                await worker.ready("echo", slots=1)
+                await client.say(m.Watch([held.id]))
+                await worker.finish(offer, "through it all")
+                assert decode_value((await client.hear(m.Ended)).outcome) == "through it all"
+                assert (await client.ask("job", id=held.id))["losses"] == 0
+
+
+async def test_after_a_restart_what_nobody_names_runs_again_when_the_grace_ends(autojump_clock):
+    store = MemoryStore()
+    async with open_house(make_store=lambda: store) as house:
+        async with house.client().connected() as client:
+            job = await client.submitted(1)
+            async with house.worker().connected(**LISTENING) as worker:
+                await worker.ready("echo")
+                await worker.hear(m.Offer)
+                await trio.sleep(1)
+    async with open_house(make_store=lambda: store) as house:
+        async with house.client().connected() as client:
+            async with house.worker("other").connected(**LISTENING) as other:
+                await other.ready("echo")
+                await other.hears_nothing(m.Offer, house.settings.grace_s - 1)
+                offer = await other.hear(m.Offer)
+                assert (offer.id, offer.attempt) == (job.id, 2)
+                assert (await client.ask("job", id=job.id))["losses"] == 1
+
+
+async def test_an_attempt_whose_lease_was_never_committed_is_adopted_if_the_job_is_free(
+    autojump_clock,
+):
+    store = MemoryStore()
+    async with open_house(make_store=lambda: store) as house:
+        async with house.client().connected() as client:
+            job = await client.submitted(1)
+    async with open_house(make_store=lambda: store) as house:
+        async with house.client().connected() as client:
+            worker = house.worker()
+            async with worker.connected(**LISTENING, held=[[1, 1, 1]]):
+                await worker.ready("echo")
+                await worker.hears_nothing(m.Offer, 5)
+                await client.say(m.Watch([job.id]))
+                lost_lease = m.Offer(1, 1, 1, job.id, "echo", 2, b"", None)
+                await worker.finish(lost_lease, "adopted")
+                assert decode_value((await client.hear(m.Ended)).outcome) == "adopted"
+
+
+async def test_a_client_that_comes_back_is_told_what_ended_meanwhile(autojump_clock):
+    async with open_house() as house:
+        client, worker = house.client(), house.worker()
+        async with worker.connected(**LISTENING):
+            async with client.connected():
+                job = await client.submitted(1, flags=m.WATCH)
+            await worker.ready("echo")
+            await worker.finish(await worker.hear(m.Offer), "meanwhile")
+            await worker.hear(m.Settled)
+            async with client.connected():
+                await client.say(m.Watch([job.id]))
+                assert decode_value((await client.hear(m.Ended)).outcome) == "meanwhile"
+
+
+async def test_a_stopping_plane_refuses_what_is_new_and_lets_running_work_finish(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        await client.submitted(1, flags=m.WATCH)
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            offer = await worker.hear(m.Offer)
+            await client.submitted(2)
+            house.stop.set()
+            await trio.sleep(1)
+            refused = client.submit(3)
+            await client.say(refused)
+            assert (await client.hear(m.Declined)).code == "stopping"
+            await worker.finish(offer, "in time")
+            assert decode_value((await client.hear(m.Ended)).outcome) == "in time"
+            await worker.hear(m.Goodbye)
+            assert not [o for o in worker.heard if isinstance(o, m.Offer)]
