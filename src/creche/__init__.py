@@ -1,1 +1,128 @@
-"""Creche: background jobs for Python applications, with nothing to install beside them."""
+"""Creche: background jobs for Python applications, with nothing to install beside them.
+
+Everything here is imported when it is first used: ``import creche`` itself loads no event loop, no
+web framework, nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from creche.client.client import Client
+    from creche.errors import (
+        ChannelBroken,
+        ChannelClosed,
+        ClientClosed,
+        CrecheError,
+        DefinitionError,
+        InvalidArguments,
+        JobCancelled,
+        JobEnded,
+        JobFailed,
+        JobLost,
+        ListenError,
+        LocalProtocolError,
+        NotEncodable,
+        PlaneUnreachable,
+        ProtocolError,
+        Refused,
+        RemoteProtocolError,
+        ResultForgotten,
+        ResultTimeout,
+        ScopeFull,
+        SettingsError,
+        StoreError,
+        StoreFull,
+        StoreFullError,
+        StoreLocked,
+        StoreUnavailable,
+        StoreUnusable,
+        SubmissionRefused,
+        SubmissionUncertain,
+        SubmitTimeout,
+        TaskDefinitionError,
+        TaskLoadError,
+        TooLarge,
+        UnknownJob,
+    )
+    from creche.model.job import JobState
+    from creche.model.priority import Priority, TaskPriority
+    from creche.peer.handle import JobHandle
+    from creche.tasks.task import Task, task
+
+    __version__: str
+
+__all__ = [
+    "ChannelBroken",
+    "ChannelClosed",
+    "Client",
+    "ClientClosed",
+    "CrecheError",
+    "DefinitionError",
+    "InvalidArguments",
+    "JobCancelled",
+    "JobEnded",
+    "JobFailed",
+    "JobHandle",
+    "JobLost",
+    "JobState",
+    "ListenError",
+    "LocalProtocolError",
+    "NotEncodable",
+    "PlaneUnreachable",
+    "Priority",
+    "ProtocolError",
+    "Refused",
+    "RemoteProtocolError",
+    "ResultForgotten",
+    "ResultTimeout",
+    "ScopeFull",
+    "SettingsError",
+    "StoreError",
+    "StoreFull",
+    "StoreFullError",
+    "StoreLocked",
+    "StoreUnavailable",
+    "StoreUnusable",
+    "SubmissionRefused",
+    "SubmissionUncertain",
+    "SubmitTimeout",
+    "Task",
+    "TaskDefinitionError",
+    "TaskLoadError",
+    "TaskPriority",
+    "TooLarge",
+    "UnknownJob",
+    "task",
+]
+
+_ELSEWHERE = {
+    "Client": "creche.client.client",
+    "JobHandle": "creche.peer.handle",
+    "JobState": "creche.model.job",
+    "Priority": "creche.model.priority",
+    "Task": "creche.tasks.task",
+    "TaskPriority": "creche.model.priority",
+    "task": "creche.tasks.task",
+}
+"""Where names are from; the others are errors."""
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
+
+    def __getattr__(name):
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("creche")
+        elif name in __all__:
+            from importlib import import_module
+
+            value = getattr(import_module(_ELSEWHERE.get(name, "creche.errors")), name)
+        else:
+            raise AttributeError(f"module 'creche' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__, "__version__"})
