@@ -1,0 +1,365 @@
+"""The store in an SQLite file, as the plane sees it: a process of its own, spoken to over sockets.
+
+SQLite called from a thread of the plane would have to take the GIL back from a busy main thread
+after every statement, which now and then stops it altogether; a process does not, and leaves the
+plane's core alone. What the process does is in `sqlite_child` and below.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import creche
+from creche.errors import StoreError, StoreFull, StoreLocked, StoreUnavailable, StoreUnusable
+from creche.model.job import JobState
+from creche.store.base import (
+    Batch,
+    Duplicate,
+    Durability,
+    JobRecord,
+    JobRow,
+    LaneCount,
+    LaneRow,
+    OutcomeRow,
+    Pruned,
+    Recovery,
+    Retention,
+    TaskRow,
+)
+from creche.store.sqlite_pipe import FULL, HEADER, LOCKED, OK, UNUSABLE, pack, unpack
+
+LOCK_WAIT_S = 5.0
+"""How long opening waits for another plane to let go of the file."""
+
+CLOSE_WAIT_S = 10.0
+"""How long closing waits for what is under way and the last checkpoint, before it kills."""
+
+QUESTION_S = 2.0
+"""How long one question may take: a long reader keeps the log from being emptied."""
+
+RECEIVE_BYTES = 256 * 1024
+
+# By number: looking a state up here costs less than making it.
+_STATES = {int(state): state for state in JobState}
+
+
+class SqliteStore:
+    """A `Store` in the file at *path*, which is made if it is not there.
+
+    It starts its process in `open` and ends it in `aclose`; the process also ends when this one
+    does. Beside the file there are, while it is open, ``-wal``, ``-shm`` and ``.lock``.
+
+    Args:
+        path: the database file; its folder must be there and be writable.
+        lock_wait_s: how long `open` waits for another plane that has the file.
+        close_wait_s: how long `aclose` waits before it kills the process.
+        question_s: how long one question of `HistoryStore` may take.
+    """
+
+    durability = Durability.DISK
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        lock_wait_s: float = LOCK_WAIT_S,
+        close_wait_s: float = CLOSE_WAIT_S,
+        question_s: float = QUESTION_S,
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self._lock_wait_s = lock_wait_s
+        self._close_wait_s = close_wait_s
+        self._question_s = question_s
+        self._process: trio.Process | None = None
+        self._calls = _Line("it is not open")
+        self._questions = _Line("it is not open")
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds the file; None before `open` and after `aclose`."""
+        return None if self._process is None else self._process.pid
+
+    # --- the ledger -----------------------------------------------------------------------------
+
+    async def open(self, now: float) -> Recovery:
+        """See `LedgerStore.open`. If cancelled, the process is ended; a new epoch may have begun.
+
+        Raises:
+            StoreLocked: another plane has had the file for all of `lock_wait_s`.
+            StoreUnusable: it is no database or not ours, damaged, not writable, or newer.
+        """
+        if self._process is not None:
+            raise StoreError(f"{self.path} is open already")
+        try:
+            await self._start()
+            found = await self._calls.ask("open", now, os.getpid(), self._lock_wait_s)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._stop()
+            raise
+        epoch, next_seq, lanes, stored, held, tasks, ended = found
+        return Recovery(
+            ledger="main",
+            epoch=epoch,
+            next_seq=next_seq,
+            lanes=[LaneRow(*row) for row in lanes],
+            stored=[LaneCount(*row) for row in stored],
+            held=[_job_row(row) for row in held],
+            tasks=[TaskRow(*row) for row in tasks],
+            ended=ended,
+        )
+
+    async def commit(self, batch: Batch) -> Sequence[Duplicate]:
+        """See `LedgerStore.commit`."""
+        found = await self._calls.ask(
+            "commit",
+            [
+                (lane, queue, None if priority is None else int(priority), park)
+                for lane, queue, priority, park in batch.lanes
+            ],
+            [tuple(task) for task in batch.tasks],
+            _job_columns(batch),
+            _change_columns(batch),
+            _end_columns(batch),
+        )
+        return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
+
+    async def read_lane(
+        self, lane: int, after_seq: int, max_jobs: int, max_bytes: int
+    ) -> Sequence[JobRow]:
+        """See `LedgerStore.read_lane`."""
+        rows = await self._calls.ask("read_lane", lane, after_seq, max_jobs, max_bytes)
+        return [_job_row(row) for row in rows]
+
+    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+        """See `LedgerStore.outcomes`."""
+        rows = await self._calls.ask("outcomes", list(ids))
+        return {
+            job_id: OutcomeRow(seq, job_id, _STATES[state], outcome)
+            for seq, job_id, state, outcome in rows
+        }
+
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
+        """See `LedgerStore.find`."""
+        rows = await self._calls.ask("find", list(ids))
+        return {row[1]: _job_row(row) for row in rows}
+
+    async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
+        """See `LedgerStore.prune`."""
+        limits = (
+            retention.max_count,
+            retention.max_bytes,
+            retention.max_age_s,
+            retention.tombstone_s,
+        )
+        return Pruned(*await self._calls.ask("prune", now, limits, list(keep)))
+
+    async def aclose(self) -> None:
+        """See `LedgerStore.aclose`: bounded by `close_wait_s`, and not cut short by cancelling."""
+        with trio.CancelScope(shield=True):
+            if self._process is not None:
+                with trio.move_on_after(self._close_wait_s):
+                    try:
+                        await self._calls.ask("close")
+                        await self._process.wait()
+                    except StoreError:
+                        pass  # it is gone already
+                await self._stop()
+        await trio.lowlevel.checkpoint()
+
+    # --- questions ------------------------------------------------------------------------------
+
+    async def jobs(
+        self,
+        *,
+        states: Collection[JobState] = (),
+        task: str | None = None,
+        queue: str | None = None,
+        before_seq: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[JobRecord]:
+        """See `HistoryStore.jobs`."""
+        wanted = [int(state) for state in states]
+        rows = await self._questions.ask("jobs", wanted, task, queue, before_seq, limit)
+        return [_record(row) for row in rows]
+
+    async def job(self, job_id: bytes) -> JobRecord | None:
+        """See `HistoryStore.job`."""
+        row = await self._questions.ask("job", job_id)
+        return None if row is None else _record(row)
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """See `HistoryStore.counts`."""
+        counts = await self._questions.ask("counts")
+        return {_STATES[state]: jobs for state, jobs in counts.items()}
+
+    async def info(self) -> dict[str, Any]:
+        """See `HistoryStore.info`."""
+        facts: dict[str, Any] = await self._questions.ask("info")
+        return facts | {"pid": self.pid}
+
+    # --- the process ----------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        calls, childs_calls = socket.socketpair()
+        questions, childs_questions = socket.socketpair()
+        with calls, childs_calls, questions, childs_questions:
+            fds = (childs_calls.fileno(), childs_questions.fileno())
+            try:
+                self._process = await trio.lowlevel.open_process(
+                    [
+                        *(sys.executable, "-P", "-m", "creche.store.sqlite_child", self.path),
+                        *map(str, fds),
+                        str(self._question_s),
+                    ],
+                    pass_fds=fds,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                    env=_environment(),
+                )
+            except OSError as error:
+                raise StoreUnusable(f"the store's process cannot be started: {error}") from error
+            name = f"its process (pid {self._process.pid}) is gone"
+            self._calls = _Line(name, calls.detach())
+            self._questions = _Line(name, questions.detach())
+
+    async def _stop(self) -> None:
+        """Make sure that the process has ended and is reaped, and that calls say so."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.wait()
+        self._calls.close("it is closed")
+        self._questions.close("it is closed")
+
+
+class _Line:
+    """One socket to the process: a request, its answer, the next request, in the order of calls.
+
+    A caller may be cancelled at any point. What it leaves, half a request to be sent or an answer
+    to be read, the next caller settles first; so no Trio task is needed to serve the line.
+    """
+
+    def __init__(self, why_broken: str, fd: int | None = None) -> None:
+        self._lock = trio.StrictFIFOLock()
+        self._why_broken = why_broken
+        self._sock: trio.socket.SocketType | None = None
+        if fd is not None:
+            self._sock = trio.socket.from_stdlib_socket(socket.socket(fileno=fd))
+        self._unsent = memoryview(b"")
+        self._received = bytearray()
+        self._is_owed_an_answer = False
+
+    async def ask(self, *request: Any) -> Any:
+        """Send a request and return its answer's value, or raise the error that it is."""
+        message = pack(request)
+        async with self._lock:
+            if self._is_owed_an_answer:
+                await self._settle()
+            self._unsent = memoryview(message)
+            self._is_owed_an_answer = True
+            kind, *value = unpack(await self._settle())
+        if kind == OK:
+            return value[0]
+        if kind == LOCKED:
+            raise StoreLocked(*value)
+        raise {FULL: StoreFull, UNUSABLE: StoreUnusable}.get(kind, StoreError)(*value)
+
+    async def _settle(self) -> bytearray:
+        """Send what is unsent, and return the answer that is owed. Every await may be cancelled
+        and the call repeated: between two of them all is written down."""
+        sock = self._sock
+        if sock is None:
+            raise StoreUnavailable(self._unavailable())
+        try:
+            while self._unsent:
+                sent = await sock.send(self._unsent)
+                self._unsent = self._unsent[sent:]
+            while (answer := self._whole_answer()) is None:
+                data = await sock.recv(RECEIVE_BYTES)
+                if not data:
+                    raise ConnectionResetError
+                self._received += data
+        except (OSError, trio.ClosedResourceError):
+            raise StoreUnavailable(self._unavailable()) from None
+        self._received = bytearray()
+        self._is_owed_an_answer = False
+        return answer
+
+    def _whole_answer(self) -> bytearray | None:
+        received = self._received
+        if len(received) < HEADER.size:
+            return None
+        (size,) = HEADER.unpack_from(received)
+        # The process answers one request at a time, so nothing can follow the answer.
+        return received[HEADER.size :] if len(received) == HEADER.size + size else None
+
+    def close(self, why: str) -> None:
+        """Make every call, wherever it waits, raise `StoreUnavailable`."""
+        self._why_broken = why
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _unavailable(self) -> str:
+        return f"the store cannot be used: {self._why_broken}"
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, so that the child finds the same `creche`."""
+    root = str(Path(creche.__file__).parent.parent)
+    environment = dict(os.environ)
+    # Installed packages are found anyway; put first they could stand in the standard library's way.
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        others = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = root + os.pathsep + others if others else root
+    return environment
+
+
+# --- rows to columns and back -------------------------------------------------------------------
+
+
+def _job_columns(batch: Batch) -> list[Any]:
+    # States and flags travel as bytes: quicker to make than plain integers from an enum's members.
+    if not batch.jobs:
+        return []
+    columns: list[Any] = list(zip(*batch.jobs, strict=True))
+    columns[4] = bytes(columns[4])
+    columns[5] = bytes(columns[5])
+    return columns
+
+
+def _change_columns(batch: Batch) -> list[Any]:
+    if not batch.changes:
+        return []
+    columns: list[Any] = list(zip(*batch.changes, strict=True))
+    columns[1] = bytes(columns[1])
+    columns[3] = bytes(columns[3])
+    return columns
+
+
+def _end_columns(batch: Batch) -> list[Any]:
+    if not batch.ends:
+        return []
+    columns: list[Any] = list(zip(*batch.ends, strict=True))
+    columns[1] = bytes(columns[1])
+    return columns
+
+
+def _job_row(row: Sequence[Any]) -> JobRow:
+    seq, job_id, task, lane, state, *others = row
+    return JobRow(seq, job_id, task, lane, _STATES[state], *others)
+
+
+def _record(row: Sequence[Any]) -> JobRecord:
+    return JobRecord(*row)._replace(state=_STATES[row[6]])

@@ -1,0 +1,187 @@
+"""Questions about an SQLite store, on a connection that only reads.
+
+The store's process answers them in a thread of its own, so that they never hold up a commit; the
+commands that look at a file use the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from creche.errors import StoreError
+from creche.store.sqlite_file import describe
+
+Row: TypeAlias = tuple[Any, ...]
+
+STEPS = 20_000
+"""Steps of SQLite's machine between two looks at the clock: about a millisecond."""
+
+FEW_UNFINISHED = 20_000
+"""Up to so many unfinished jobs are looked through all, rather than the history from its end."""
+
+_UNFINISHED = frozenset({1, 2, 3, 4, 5})
+_LEASED = frozenset({4, 5})
+
+# A `JobRecord`, in its order. Only one of e and t is there, and none while the job is unfinished.
+_RECORD = """
+SELECT j.seq, j.id, j.task, l.queue, l.priority, coalesce(l.park, ''), j.state,
+  CASE WHEN j.ending IS NULL THEN j.attempt ELSE coalesce(e.attempt, t.attempt) END,
+  CASE WHEN j.ending IS NULL THEN j.losses ELSE coalesce(e.losses, t.losses) END,
+  CASE WHEN j.ending IS NULL THEN j.holder ELSE coalesce(e.holder, t.holder) END,
+  j.submitted_at,
+  CASE WHEN j.ending IS NULL THEN j.leased_at ELSE coalesce(e.started_at, t.started_at) END,
+  coalesce(e.ended_at, t.ended_at), j.payload_bytes, e.outcome_bytes, {payload}, {outcome}
+FROM job j {index}
+LEFT JOIN lane l ON l.lane = j.lane
+LEFT JOIN ending e ON e.n = j.ending AND j.state <> 20
+LEFT JOIN tombstone t ON t.n = j.ending AND j.state = 20
+{large} WHERE {where}
+"""
+
+
+class History:
+    """Answers questions from *connection*, each within *question_s* seconds."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str, question_s: float) -> None:
+        self._db = connection
+        self._path = path
+        self._question_s = question_s
+        self._ends_at = 0.0
+        connection.set_progress_handler(self._is_late, STEPS)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._ends_at
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        self._ends_at = time.monotonic() + self._question_s
+        try:
+            # One read transaction: what is said together was true together.
+            self._db.execute("BEGIN")
+            yield
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise StoreError(
+                    f"the question took longer than {self._question_s:g} s: ask for fewer jobs, "
+                    "or with fewer filters"
+                ) from None
+            raise StoreError(f"the store cannot be read: {describe(error)}") from error
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be read: {describe(error)}") from error
+        finally:
+            self._ends_at = time.monotonic() + self._question_s
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def jobs(
+        self,
+        states: Collection[int],
+        task: str | None,
+        queue: str | None,
+        before_seq: int | None,
+        limit: int,
+    ) -> list[Row]:
+        """Return jobs as `JobRecord` tuples, newest first."""
+        where = ["1"]
+        values: list[str | int] = []
+        if states:
+            where.append(f"j.state IN ({','.join(str(int(state)) for state in sorted(states))})")
+        if task is not None:
+            where.append("j.task = ?")
+            values.append(task)
+        if queue is not None:
+            where.append("j.lane IN (SELECT lane FROM lane WHERE queue = ?)")
+            values.append(queue)
+        if before_seq is not None:
+            where.append("j.seq < ?")
+            values.append(before_seq)
+        with self._bounded():
+            # Few unfinished jobs behind a long history are found by their index.
+            index = "NOT INDEXED"
+            if states and _LEASED.issuperset(states):
+                where.append("j.stored = 0")
+                index = "INDEXED BY job_place"
+            elif states and _UNFINISHED.issuperset(states):
+                counts = self._counts()
+                if sum(counts.get(state, 0) for state in _UNFINISHED) <= FEW_UNFINISHED:
+                    where.append("j.stored IN (0, 1)")
+                    index = "INDEXED BY job_place"
+            select = _RECORD.format(
+                payload="NULL", outcome="NULL", index=index, large="", where=" AND ".join(where)
+            )
+            return self._db.execute(
+                f"{select} ORDER BY j.seq DESC LIMIT ?", (*values, limit)
+            ).fetchall()
+
+    def job(self, job_id: bytes) -> Row | None:
+        """Return one job as a `JobRecord` tuple, or None."""
+        select = _RECORD.format(
+            payload="coalesce(j.payload, g.payload)",
+            outcome="e.outcome",
+            index="",
+            large="LEFT JOIN large g ON g.seq = j.seq",
+            where="j.id = ?",
+        )
+        with self._bounded():
+            row: Row | None = self._db.execute(select, (job_id,)).fetchone()
+            return row
+
+    def counts(self) -> dict[int, int]:
+        """Return how many jobs are in each state."""
+        with self._bounded():
+            return self._counts()
+
+    def _counts(self) -> dict[int, int]:
+        (counts,) = self._db.execute("SELECT counts FROM ledger WHERE name = 'main'").fetchone()
+        return {int(state): jobs for state, jobs in json.loads(counts).items()}
+
+    def info(self) -> dict[str, Any]:
+        """Return facts about the store; none of them needs a look at every job."""
+        with self._bounded():
+            epoch, opened_at, next_seq, kept_bytes = self._db.execute(
+                "SELECT epoch, opened_at, next_seq, kept_bytes FROM ledger WHERE name = 'main'"
+            ).fetchone()
+            counts = self._counts()
+
+            def pragma(name: str) -> Any:
+                return self._db.execute(f"PRAGMA {name}").fetchone()[0]
+
+            unfinished = sum(counts.get(state, 0) for state in _UNFINISHED)
+            return {
+                "kind": "sqlite",
+                "durability": "disk",
+                "path": self._path,
+                "ledger": "main",
+                "epoch": epoch,
+                "opened_at": opened_at,
+                "jobs": sum(counts.values()),
+                "unfinished": unfinished,
+                "ended": sum(counts.values()) - unfinished - counts.get(20, 0),
+                "tombstones": counts.get(20, 0),
+                "next_seq": next_seq,
+                "kept_bytes": kept_bytes,
+                "file_bytes": _size(self._path),
+                "wal_bytes": _size(self._path + "-wal"),
+                "free_bytes": pragma("freelist_count") * pragma("page_size"),
+                "page_bytes": pragma("page_size"),
+                "journal_mode": pragma("journal_mode"),
+                "schema_version": pragma("user_version"),
+                "sqlite_version": sqlite3.sqlite_version,
+            }
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0

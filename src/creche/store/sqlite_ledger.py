@@ -1,0 +1,448 @@
+"""The ledger in an SQLite file: what the store's process does with each of the engine's calls.
+
+Plain synchronous code over one connection. Rows come as columns (see `sqlite_pipe`) and go back as
+plain tuples in the order of `creche.store.base`. Whatever fails is rolled back and raised; what is
+kept in memory here (the counts) changes only after a commit.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, TypeAlias
+
+from creche.errors import StoreError
+from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
+
+Row: TypeAlias = tuple[Any, ...]
+Columns: TypeAlias = Sequence[Sequence[Any]]
+
+INLINE_BYTES = 1024
+"""Payloads up to this size are kept in the job's row, which is written anew with every change."""
+
+INSERT_ROWS = 64
+"""Rows an INSERT at most: as quick as 512, and the rest of a batch takes fewer statements."""
+
+LOOK_UP_IDS = 256
+PRUNE_ROWS = 2000
+"""Outcomes (and tombstones) that one call of `prune` lets go of: about 10 ms."""
+
+FEW = 4
+"""Changes that have so few equals are updated one by one."""
+
+# The states (`JobState`) by what the statements below ask of them.
+UNFINISHED = (1, 2, 3, 4, 5)
+FORGOTTEN = 20
+
+_JOB_COLUMNS = "seq, id, task, lane, state, stored, submitted_at, payload_bytes, options, payload"
+_ENDING_COLUMNS = "n, seq, attempt, losses, holder, started_at, ended_at, outcome_bytes, outcome"
+# A `JobRow`, in its order.
+_JOB_ROW = (
+    "SELECT job.seq, id, task, lane, state, attempt, losses, epoch, holder,"
+    " coalesce(job.payload, large.payload), options, submitted_at, leased_at"
+    " FROM job LEFT JOIN large ON large.seq = job.seq "
+)
+_COUNT_BY_STATE = ", ".join(f"coalesce(sum(state = {state}), 0)" for state in UNFINISHED)
+_AMONG = "(SELECT value FROM json_each(?))"
+
+_PICK = (
+    "SELECT e.n, e.seq, e.ended_at, j.payload_bytes + coalesce(e.outcome_bytes, 0), j.state"
+    " FROM ending e CROSS JOIN job j ON j.seq = e.seq ORDER BY e.n"
+)
+
+
+class Contradiction(StoreError):
+    """A batch says what cannot be: nothing of it was kept."""
+
+
+class Ledger:
+    """The ledger ``main`` of an open database; the one writer there is."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._counts: dict[int, int] = {}
+        self._kept_bytes = 0
+        self._next_seq = 1
+        self._next_ending = 1
+
+    def open(self, now: float) -> Row:
+        """Start a new epoch; return the fields of a `Recovery` but the ledger's name."""
+        execute = self._db.execute
+        with self._transaction():
+            execute(
+                "UPDATE ledger SET epoch = epoch + 1, opened_at = ? WHERE name = 'main'", (now,)
+            )
+        epoch, self._next_seq, counts, self._kept_bytes = execute(
+            "SELECT epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
+        ).fetchone()
+        self._counts = {int(state): jobs for state, jobs in json.loads(counts).items()}
+        (newest,) = execute("SELECT max(n) FROM ending").fetchone()
+        self._next_ending = (newest or 0) + 1
+        return (
+            epoch,
+            self._next_seq,
+            execute("SELECT lane, queue, priority, park FROM lane ORDER BY lane").fetchall(),
+            execute(
+                "SELECT lane, count(*), min(seq) FROM job WHERE stored = 1 GROUP BY lane"
+            ).fetchall(),
+            execute(_JOB_ROW + "WHERE stored = 0 ORDER BY job.seq").fetchall(),
+            execute("SELECT name, declaration, announced_at FROM task ORDER BY name").fetchall(),
+            sum(
+                jobs
+                for state, jobs in self._counts.items()
+                if state not in UNFINISHED and state != FORGOTTEN
+            ),
+        )
+
+    # --- committing -----------------------------------------------------------------------------
+
+    def commit(
+        self, lanes: list[Row], tasks: list[Row], jobs: Columns, changes: Columns, ends: Columns
+    ) -> list[Row]:
+        """Make a batch durable; return its duplicates as (seq, existing, state)."""
+        with self._transaction() as tally:
+            if lanes:
+                self._db.executemany("INSERT OR REPLACE INTO lane VALUES (?,?,?,?)", lanes)
+            if tasks:
+                self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?)", tasks)
+            repeats: dict[int, bytes] = {}
+            if jobs:
+                repeats = self._insert_jobs(jobs, tally)
+                if repeats:
+                    changes = _without(changes, repeats)
+                    ends = _without(ends, repeats)
+            if changes:
+                self._change(changes, tally)
+            if ends:
+                self._end(ends, tally)
+            existing = self._standing(repeats.values()) if repeats else {}
+        return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
+
+    def _insert_jobs(self, jobs: Columns, tally: _Tally) -> dict[int, bytes]:
+        """Insert what is new; return the ids of what is not, by the seqs that were refused."""
+        seqs, ids, tasks, lanes, states, stored, payloads, options, submitted = jobs
+        inline: Sequence[bytes | None] = payloads
+        sizes = list(map(len, payloads))
+        large = max(sizes) > INLINE_BYTES
+        if large:
+            inline = [payload if len(payload) <= INLINE_BYTES else None for payload in payloads]
+        inserted = self._insert_rows(
+            f"INSERT INTO job ({_JOB_COLUMNS}) VALUES",
+            zip(
+                *(seqs, ids, tasks, lanes, states, stored, submitted, sizes, options, inline),
+                strict=True,
+            ),
+            "ON CONFLICT (id) DO NOTHING",
+        )
+        repeats: dict[int, bytes] = {}
+        if inserted != len(seqs):
+            standing = self._standing(ids)
+            repeats = {
+                seq: job_id
+                for seq, job_id in zip(seqs, ids, strict=True)
+                if standing[job_id][0] != seq
+            }
+        for seq, state in zip(seqs, states, strict=True):
+            if seq not in repeats:
+                tally.counts[state] += 1
+                tally.next_seq = max(tally.next_seq, seq + 1)
+        if large:
+            self._db.executemany(
+                "INSERT INTO large VALUES (?,?)",
+                (
+                    (seq, payload)
+                    for seq, payload, size in zip(seqs, payloads, sizes, strict=True)
+                    if size > INLINE_BYTES and seq not in repeats
+                ),
+            )
+        return repeats
+
+    def _insert_rows(self, insert: str, rows: Iterable[Row], conflict: str = "") -> int:
+        """Insert *rows* in few statements, which come in few sizes so that they stay compiled;
+        return how many were."""
+        listed = list(rows)
+        done = inserted = 0
+        size = INSERT_ROWS
+        places = f"({','.join('?' * len(listed[0]))})"
+        while done < len(listed):
+            while size > len(listed) - done:
+                size //= 2
+            statement = f"{insert} {','.join([places] * size)} {conflict}"
+            values = list(chain.from_iterable(listed[done : done + size]))
+            inserted += self._db.execute(statement, values).rowcount
+            done += size
+        return inserted
+
+    def _change(self, changes: Columns, tally: _Tally) -> None:
+        """Update what changed, together what is equal: most of a batch was leased together."""
+        seqs, states, lanes, stored, *others = changes
+        groups: dict[Row, list[int]] = defaultdict(list)
+        for seq, *values in zip(seqs, lanes, stored, states, *others, strict=True):
+            groups[tuple(values)].append(seq)
+        alone: list[Row] = []
+        for values, members in groups.items():
+            if len(members) < FEW:
+                alone.extend((*values, seq) for seq in members)
+                continue
+            among = str(members)
+            # A job that stays where it is keeps its place in the index: half the cost.
+            moved = self._leave_states(members, tally, *values[:2])
+            sets = ("lane=?, stored=?, " if moved else "") + (
+                "state=?, attempt=?, losses=?, epoch=?, holder=?, leased_at=?"
+            )
+            self._db.execute(
+                f"UPDATE job SET {sets} WHERE seq IN {_AMONG}",
+                (*(values if moved else values[2:]), among),
+            )
+        if alone:
+            self._leave_states([row[-1] for row in alone], tally)
+            self._db.executemany(
+                "UPDATE job SET lane=?, stored=?, state=?, attempt=?, losses=?, epoch=?,"
+                " holder=?, leased_at=? WHERE seq=?",
+                alone,
+            )
+        for state in states:
+            tally.counts[state] += 1
+
+    def _leave_states(self, seqs: list[int], tally: _Tally, lane: int = 0, stored: int = 0) -> bool:
+        """Count unfinished jobs out of the states they are in; say if any of them is elsewhere
+        than *lane* and *stored*."""
+        *by_state, elsewhere, payload_bytes = self._db.execute(
+            f"SELECT {_COUNT_BY_STATE}, coalesce(sum(lane <> ? OR stored <> ?), 0),"
+            f" coalesce(sum(payload_bytes), 0) FROM job WHERE seq IN {_AMONG}",
+            (lane, stored, str(seqs)),
+        ).fetchone()
+        if sum(by_state) != len(seqs):
+            raise Contradiction(
+                "a change or an end names a job that is not there, or has ended already"
+            )
+        for state, jobs in zip(UNFINISHED, by_state, strict=True):
+            tally.counts[state] -= jobs
+        tally.left_bytes = payload_bytes
+        return bool(elsewhere)
+
+    def _end(self, ends: Columns, tally: _Tally) -> None:
+        seqs, states, attempts, losses, holders, started, ended, outcomes = ends
+        by_state: dict[int, list[int]] = defaultdict(list)
+        for place, state in enumerate(states):
+            by_state[state].append(place)
+        sizes = [None if outcome is None else len(outcome) for outcome in outcomes]
+        first = tally.next_ending
+        for state, places in by_state.items():
+            members = [seqs[place] for place in places]
+            self._leave_states(members, tally)
+            tally.kept_bytes += tally.left_bytes + sum(sizes[place] or 0 for place in places)
+            tally.counts[state] += len(places)
+            among = set(places)
+            # With nulls, which equal nothing, for the others: a key is then a place in the batch.
+            sparse = [seq if place in among else None for place, seq in enumerate(seqs)]
+            self._db.execute(
+                "UPDATE job SET state=?, stored=NULL, ending=? + e.key"
+                " FROM json_each(?) e WHERE job.seq = e.value",
+                (state, first, str(sparse).replace("None", "null")),
+            )
+        tally.next_ending = first + len(seqs)
+        self._insert_rows(
+            f"INSERT INTO ending ({_ENDING_COLUMNS}) VALUES",
+            zip(
+                *(range(first, tally.next_ending), seqs, attempts, losses, holders),
+                *(started, ended, sizes, outcomes),
+                strict=True,
+            ),
+        )
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read_lane(self, lane: int, after_seq: int, max_jobs: int, max_bytes: int) -> list[Row]:
+        """Return the next stored jobs of *lane* as `JobRow` tuples."""
+        rows: list[Row] = []
+        size = 0
+        cursor = self._db.execute(
+            _JOB_ROW + "WHERE stored = 1 AND lane = ? AND job.seq > ? ORDER BY job.seq LIMIT ?",
+            (lane, after_seq, max_jobs),
+        )
+        for row in cursor:
+            rows.append(row)
+            size += len(row[9])
+            if size > max_bytes:
+                cursor.close()
+                break
+        return rows
+
+    def outcomes(self, ids: list[bytes]) -> list[Row]:
+        """Return the jobs of these ids as `OutcomeRow` tuples."""
+        return list(
+            self._by_ids(
+                "SELECT job.seq, id, state, outcome FROM job"
+                f" LEFT JOIN ending ON n = ending AND state <> {FORGOTTEN} WHERE id IN ",
+                ids,
+            )
+        )
+
+    def find(self, ids: list[bytes]) -> list[Row]:
+        """Return the unfinished jobs of these ids as `JobRow` tuples."""
+        return list(self._by_ids(_JOB_ROW + "WHERE stored IS NOT NULL AND id IN ", ids))
+
+    def _standing(self, ids: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Return (seq, state) of the jobs of these ids, by id."""
+        rows = self._by_ids("SELECT id, seq, state FROM job WHERE id IN ", list(ids))
+        return {job_id: (seq, state) for job_id, seq, state in rows}
+
+    def _by_ids(self, select: str, ids: list[bytes]) -> Iterator[Row]:
+        # Blobs do not go through json_each. The last statement is filled up with NULLs, which
+        # equal nothing, so that two compiled ones do for any number.
+        for first in range(0, len(ids), LOOK_UP_IDS):
+            some = ids[first : first + LOOK_UP_IDS]
+            places = 8 if len(some) <= 8 else LOOK_UP_IDS
+            values = [*some, *[None] * (places - len(some))]
+            yield from self._db.execute(f"{select} ({','.join('?' * places)})", values)
+
+    # --- pruning --------------------------------------------------------------------------------
+
+    def prune(self, now: float, retention: Row, keep: Sequence[int]) -> Row:
+        """Let go of a bounded number of outcomes and tombstones; return how many."""
+        max_count, max_bytes, max_age_s, tombstone_s = retention
+        with self._transaction() as tally:
+            too_old_at = None if max_age_s is None else now - max_age_s
+            picked = self._pick(max_count, max_bytes, too_old_at, frozenset(keep))
+            if picked:
+                self._forget(now, picked, tally)
+            removed = self._remove_tombstones(now - tombstone_s, tally)
+        return len(picked), removed
+
+    def _pick(
+        self,
+        max_count: int | None,
+        max_bytes: int | None,
+        too_old_at: float | None,
+        keep: frozenset[int],
+    ) -> list[Row]:
+        kept = sum(
+            jobs
+            for state, jobs in self._counts.items()
+            if state not in UNFINISHED and state != FORGOTTEN
+        )
+        over_count = 0 if max_count is None else kept - max_count
+        over_bytes = 0 if max_bytes is None else self._kept_bytes - max_bytes
+        picked: list[Row] = []
+        cursor = self._db.execute(_PICK)
+        for row in cursor:
+            _, seq, ended_at, size, _ = row
+            if seq in keep:
+                continue
+            is_old = too_old_at is not None and ended_at <= too_old_at
+            if over_count <= 0 and over_bytes <= 0 and not is_old:
+                break
+            picked.append(row)
+            over_count -= 1
+            over_bytes -= size
+            if len(picked) == PRUNE_ROWS:
+                break
+        cursor.close()
+        return picked
+
+    def _forget(self, now: float, picked: list[Row], tally: _Tally) -> None:
+        execute = self._db.execute
+        endings = str([row[0] for row in picked])
+        (newest,) = execute("SELECT coalesce(max(n), 0) FROM tombstone").fetchone()
+        execute(
+            "INSERT INTO tombstone (seq, attempt, losses, holder, started_at, ended_at,"
+            " forgotten_at) SELECT seq, attempt, losses, holder, started_at, ended_at, ?"
+            f" FROM ending WHERE n IN {_AMONG} ORDER BY n",
+            (now, endings),
+        )
+        execute(f"DELETE FROM ending WHERE n IN {_AMONG}", (endings,))
+        execute(f"DELETE FROM large WHERE seq IN {_AMONG}", (str([row[1] for row in picked]),))
+        execute(
+            f"UPDATE job SET state={FORGOTTEN}, options=NULL, payload=NULL, payload_bytes=0,"
+            " ending=t.n FROM tombstone t WHERE t.n > ? AND job.seq = t.seq",
+            (newest,),
+        )
+        for _, _, _, size, state in picked:
+            tally.kept_bytes -= size
+            tally.counts[state] -= 1
+        tally.counts[FORGOTTEN] += len(picked)
+
+    def _remove_tombstones(self, forgotten_until: float, tally: _Tally) -> int:
+        execute = self._db.execute
+        rows = execute(
+            "SELECT n, seq, forgotten_at FROM tombstone ORDER BY n LIMIT ?", (PRUNE_ROWS,)
+        ).fetchall()
+        over = []
+        for n, seq, forgotten_at in rows:
+            if forgotten_at > forgotten_until:
+                break
+            over.append((n, seq))
+        if over:
+            execute("DELETE FROM tombstone WHERE n <= ?", (over[-1][0],))
+            execute(f"DELETE FROM job WHERE seq IN {_AMONG}", (str([seq for _, seq in over]),))
+            tally.counts[FORGOTTEN] -= len(over)
+        return len(over)
+
+    # --- the transaction ------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[_Tally]:
+        """Commit what is done inside together with the counts, or nothing of it.
+
+        Raises:
+            StoreFull: there was no room or no way to write; the connection may be used again.
+            StoreError: what was asked for is impossible, or the file is damaged.
+        """
+        tally = _Tally(self._counts, self._kept_bytes, self._next_seq, self._next_ending)
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield tally
+            if tally.has_changed(self._counts):
+                self._db.execute(
+                    "UPDATE ledger SET next_seq=?, counts=?, kept_bytes=? WHERE name='main'",
+                    (tally.next_seq, tally.as_json(), tally.kept_bytes),
+                )
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            roll_back(self._db)
+            if is_unwritable(error):
+                raise as_store_full(error) from error
+            if isinstance(error, sqlite3.IntegrityError):
+                raise Contradiction(f"a new job has the seq of another one: {error}") from error
+            raise StoreError(f"the store's file cannot be used: {describe(error)}") from error
+        except BaseException:
+            roll_back(self._db)
+            raise
+        self._counts = {state: jobs for state, jobs in tally.counts.items() if jobs}
+        self._kept_bytes = tally.kept_bytes
+        self._next_seq = tally.next_seq
+        self._next_ending = tally.next_ending
+
+
+class _Tally:
+    """The counts as they will be once the transaction is committed."""
+
+    def __init__(
+        self, counts: dict[int, int], kept_bytes: int, next_seq: int, next_ending: int
+    ) -> None:
+        self.counts: defaultdict[int, int] = defaultdict(int, counts)
+        self.kept_bytes = kept_bytes
+        self.next_seq = next_seq
+        self.next_ending = next_ending
+        self.left_bytes = 0
+        """The payloads of the jobs that were counted out last."""
+
+    def has_changed(self, counts: dict[int, int]) -> bool:
+        # Whatever moves next_seq or kept_bytes also moves a count: an insert, an end, a pruning.
+        return any(self.counts[state] != counts.get(state, 0) for state in self.counts)
+
+    def as_json(self) -> str:
+        return json.dumps({state: jobs for state, jobs in self.counts.items() if jobs})
+
+
+def _without(columns: Columns, seqs: Container[int]) -> Columns:
+    """Return the rows whose seq (the first column) is not among *seqs*."""
+    if not columns:
+        return columns
+    rows = [row for row in zip(*columns, strict=True) if row[0] not in seqs]
+    return list(zip(*rows, strict=True))
