@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from creche.model.priority import Priority, TaskPriority
     from creche.peer.handle import JobHandle
     from creche.tasks.task import Task, task
+    from creche.worker.context import JobContext, current_job
 
     __version__: str
 
@@ -62,6 +63,7 @@ __all__ = [
     "DefinitionError",
     "InvalidArguments",
     "JobCancelled",
+    "JobContext",
     "JobEnded",
     "JobFailed",
     "JobHandle",
@@ -94,16 +96,19 @@ __all__ = [
     "TaskPriority",
     "TooLarge",
     "UnknownJob",
+    "current_job",
     "task",
 ]
 
 _ELSEWHERE = {
     "Client": "creche.client.client",
+    "JobContext": "creche.worker.context",
     "JobHandle": "creche.peer.handle",
     "JobState": "creche.model.job",
     "Priority": "creche.model.priority",
     "Task": "creche.tasks.task",
     "TaskPriority": "creche.model.priority",
+    "current_job": "creche.worker.context",
     "task": "creche.tasks.task",
 }
 """Where names are from; the others are errors."""
@@ -112,9 +117,12 @@ if not TYPE_CHECKING:  # a type checker that saw this would take any name for on
 
     def __getattr__(name):
         if name == "__version__":
-            from importlib.metadata import version
+            from importlib.metadata import PackageNotFoundError, version
 
-            value = version("creche")
+            try:
+                value = version("creche")
+            except PackageNotFoundError:  # run from a checkout, not installed
+                value = "unknown"
         elif name in __all__:
             from importlib import import_module
 
