@@ -1,0 +1,121 @@
+"""One attempt, as its worker sees it from the offer to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from creche.model.job import JobState
+from creche.peer.parent import Token
+from creche.tasks.task import Task
+from creche.wire import messages as m
+
+if TYPE_CHECKING:
+    from creche.peer.submitter import Submitter
+    from creche.worker.floor import Floor
+
+
+class Stage(Enum):
+    """How far an attempt has come in this worker."""
+
+    WAITING = auto()
+    """Offered, and not begun: it may still be handed back."""
+    RUNNING = auto()
+    """Its body is in."""
+    LEFT = auto()
+    """Its body has left."""
+    GONE = auto()
+    """Handed back or dropped before it began."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it may still be handed back."""
+        return self is Stage.WAITING
+
+    @property
+    def is_in(self) -> bool:
+        """Whether its body is in."""
+        return self is Stage.RUNNING
+
+
+class Home:
+    """What an attempt knows of its worker. One a worker; the plane's part is filled in by each
+    welcome."""
+
+    def __init__(self, worker_id: str, floor: Floor, submitter: Submitter) -> None:
+        self.worker_id = worker_id
+        self.floor = floor
+        self.submitter = submitter
+        self.plane = ""
+        self.payload_bytes = 0
+        """The largest result that may be sent; 0 while nobody has said."""
+        self.pid = 0
+        self.trio_token: trio.lowlevel.TrioToken | None = None
+
+
+class Attempt:
+    """One try at a job, from its offer until its body has left. Implements `peer.parent.Parent`."""
+
+    __slots__ = (
+        "home",
+        "id",
+        "is_abandoned",
+        "is_threaded",
+        "offered_plane",
+        "options",
+        "outcome",
+        "payload",
+        "priority",
+        "run_us",
+        "scopes",
+        "stage",
+        "state",
+        "stop_why",
+        "task",
+        "token",
+        "waits",
+    )
+
+    def __init__(self, home: Home, task: Task[..., Any], is_threaded: bool, offer: m.Offer) -> None:
+        self.home = home
+        self.task = task
+        self.is_threaded = is_threaded
+        seq, epoch, number, self.id, _, self.priority, self.payload, self.options = offer
+        self.token: Token = (seq, epoch, number)
+        self.offered_plane = home.plane
+        self.stage = Stage.WAITING
+        # Why it was told to stop; None while it was not.
+        self.stop_why: str | None = None
+        # The right to run it was lost: what becomes of it is the plane's business alone.
+        self.is_abandoned = False
+        # What stopping cancels: the body if it is a coroutine, a thread's waits if not.
+        self.scopes: list[trio.CancelScope] | None = None
+        # How many of its waits lend its slot; guarded by the floor's lock.
+        self.waits = 0
+        self.state: JobState | None = None
+        self.outcome: bytes | None = None
+        self.run_us = 0
+
+    @property
+    def plane(self) -> str:
+        """The id of the plane that offered it."""
+        return self.offered_plane
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Lend the slot while the block waits. Safe from any thread, and may be nested."""
+        self.home.floor.lend(self)
+        try:
+            yield
+        finally:
+            self.home.floor.take_back(self)
+
+    def stop(self, why: str) -> None:
+        """Cancel the body, as far as it can be. Called on the loop only."""
+        self.stop_why = why
+        for scope in self.scopes or ():
+            scope.cancel()

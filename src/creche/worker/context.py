@@ -1,0 +1,168 @@
+"""`current_job()`: what the code in a body can ask about the job it runs in, and do from there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+import trio
+
+from creche.errors import JobCancelled
+from creche.model.ids import id_to_text
+from creche.model.job import JobState
+from creche.model.priority import Priority
+from creche.peer.handle import JobHandle
+from creche.peer.parent import current_parent
+from creche.peer.submitter import Submitter
+from creche.tasks.task import Task
+from creche.worker.attempt import Attempt
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def current_job() -> JobContext:
+    """Return the job in whose body this is called.
+
+    Raises:
+        RuntimeError: there is none. A thread that a body began itself is outside, unless it was
+        given
+            the body's context (`contextvars.copy_context`).
+    """
+    attempt = current_parent.get()
+    if not isinstance(attempt, Attempt):
+        raise RuntimeError("current_job() is for code that runs inside a job")
+    return JobContext(attempt)
+
+
+class JobContext:
+    """The running job, seen from inside."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return id_to_text(self._attempt.id)
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._attempt.task.name
+
+    @property
+    def attempt(self) -> int:
+        """Which try at the job this is, from 1."""
+        return self._attempt.token[2]
+
+    @property
+    def priority(self) -> Priority:
+        """The priority at which the job was taken."""
+        return Priority(self._attempt.priority)
+
+    @property
+    def worker(self) -> str:
+        """The id of the worker."""
+        return self._attempt.home.worker_id
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the job should leave: it was cancelled, or the worker has lost its right to it.
+
+        A coroutine is cancelled then. A thread cannot be: a long one should look here now and then,
+        and return.
+        """
+        return self._attempt.stop_why is not None
+
+    @property
+    def client(self) -> Submitter:
+        """Submits and waits, over the worker's own session. For ``async def`` tasks."""
+        return self._attempt.home.submitter
+
+    @property
+    def blocking(self) -> BlockingVerbs:
+        """The same for ``def`` tasks: each call blocks the thread until it is done."""
+        return BlockingVerbs(self._attempt)
+
+    def __repr__(self) -> str:
+        return f"<job {self.id} ({self.task}, attempt {self.attempt})>"
+
+
+class BlockingVerbs:
+    """Submitting and waiting from a body that runs in a thread.
+
+    Each raises as the client's verb of that name, and `JobCancelled` when the job around it is
+    stopped while it waits.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def submit(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Submit a job; return when it is stored. See `Client.submit`."""
+        return self._call(self._client.submit, task, *args, **kwargs)
+
+    def delay(
+        self,
+        task: Task[..., R] | str,
+        /,
+        *args: Any,
+        priority: Priority | str | None = None,
+        queue: str | None = None,
+        **kwargs: Any,
+    ) -> JobHandle[R]:
+        """Submit by name or task. See `Client.delay`."""
+        handle: JobHandle[R] = self._call(
+            self._client.delay, task, *args, priority=priority, queue=queue, **kwargs
+        )
+        return handle
+
+    def submit_many(
+        self,
+        task: Task[..., R] | str,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        watch: bool = True,
+    ) -> list[JobHandle[R]]:
+        """Submit one job a call. See `Client.submit_many`. *calls* is read in this thread."""
+        handles: list[JobHandle[R]] = self._call(
+            self._client.submit_many, task, list(calls), watch=watch
+        )
+        return handles
+
+    def result(self, job: JobHandle[R] | str, timeout: float | None = None) -> R:
+        """Wait for a job's end, and return its result. The slot is lent meanwhile."""
+        value: R = self._call(self._client.result, job, timeout)
+        return value
+
+    def cancel(self, job: JobHandle[Any], reason: str = "") -> JobState:
+        """Cancel a job. See `JobHandle.cancel`."""
+        return self._call(job.cancel, reason)
+
+    @property
+    def _client(self) -> Submitter:
+        return self._attempt.home.submitter
+
+    def _call(self, verb: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, **kwargs: Any) -> R:
+        home = self._attempt.home
+        if os.getpid() != home.pid:
+            raise RuntimeError("a process that a job has forked has no connection to the plane")
+        call = partial(verb, *args, **kwargs)
+        return trio.from_thread.run(self._stoppable, call, trio_token=home.trio_token)
+
+    async def _stoppable(self, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        attempt = self._attempt
+        if attempt.scopes is None:
+            attempt.scopes = []
+        with trio.CancelScope() as scope:
+            attempt.scopes.append(scope)
+            if attempt.stop_why is not None:
+                scope.cancel()
+            try:
+                return await call()
+            finally:
+                attempt.scopes.remove(scope)
+        raise JobCancelled(id_to_text(attempt.id), f"was stopped: {attempt.stop_why}")

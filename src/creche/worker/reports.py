@@ -1,0 +1,57 @@
+"""Reports that the plane has not settled: kept, and said again on every new connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from creche.wire import messages as m
+from creche.worker.attempt import Attempt
+
+_ROW_BYTES = 200
+"""About what a report costs beside its outcome."""
+
+
+class Reports:
+    """What has finished, by the number of its report, in order.
+
+    Args:
+        max_count, max_bytes: at so many unsettled reports, or so much in them, `is_full`.
+    """
+
+    def __init__(self, *, max_count: int, max_bytes: int) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._n = 0
+        self._unsettled: dict[int, m.Finished] = {}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._unsettled)
+
+    def __iter__(self) -> Iterator[m.Finished]:
+        return iter(self._unsettled.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is unsettled that nothing new should begin."""
+        return len(self._unsettled) >= self._max_count or self.size_bytes >= self._max_bytes
+
+    def add(self, attempt: Attempt) -> m.Finished:
+        """Keep, and return, the report of an attempt whose state is known."""
+        self._n = n = self._n + 1
+        if attempt.state is None:
+            raise AssertionError("an attempt is reported that has not ended")
+        outcome = attempt.outcome
+        report = m.Finished(n, *attempt.token, attempt.state.value, outcome, attempt.run_us)
+        self._unsettled[n] = report
+        self.size_bytes += _ROW_BYTES if outcome is None else len(outcome) + _ROW_BYTES
+        return report
+
+    def settle(self, ns: Iterable[int]) -> None:
+        """Forget these reports; one that is not known was settled before."""
+        unsettled = self._unsettled
+        for n in ns:
+            report = unsettled.pop(n, None)
+            if report is not None:
+                outcome = report.outcome
+                self.size_bytes -= _ROW_BYTES if outcome is None else len(outcome) + _ROW_BYTES

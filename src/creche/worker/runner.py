@@ -1,0 +1,496 @@
+"""The worker itself: what the plane says, what is run of it, and what is reported.
+
+Everything here runs on the Trio loop, except the two hooks that threads call. Attempts come in as
+offers, wait on the floor for a slot, run in an executor, and are reported until the plane has
+settled the report. The nurseries, from the outside in:
+
+    services    the link to the plane, lease watch, look-ahead, collecting what threads have done
+    └─ bodies   one Trio task for each coroutine body
+
+A draining worker empties the inner one before it lets go of the outer one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import trio
+
+from creche.channel.base import Dial
+from creche.errors import ClientClosed
+from creche.model.ids import id_to_text
+from creche.model.job import JobState
+from creche.peer.link import Link, LinkSettings
+from creche.peer.parent import Token
+from creche.peer.submitter import Submitter
+from creche.tasks.registry import Registry
+from creche.wire import codec
+from creche.wire import messages as m
+from creche.wire.session import Role
+from creche.worker.attempt import Attempt, Home
+from creche.worker.executors.coroutine import CoroutineExecutor, run_body
+from creche.worker.executors.thread import ThreadExecutor
+from creche.worker.floor import Floor
+from creche.worker.forks import guard_this_loop, unguard_this_loop
+from creche.worker.lease import LeaseWatch
+from creche.worker.reports import Reports
+from creche.worker.settings import WorkerSettings
+from creche.worker.watchdog import Watchdog
+
+logger = logging.getLogger("creche.worker")
+
+_BATCH_S = 0.001
+"""While many results come from threads, they are collected this often instead of one by one: waking
+the loop costs as much as several small jobs, and a millisecond is not noticed by anyone who has
+many."""
+
+_SETTINGS = WorkerSettings()
+_LINK_SETTINGS = LinkSettings()
+
+_MANY = 4
+"""So many results at a time are many. A lone result is reported at once."""
+
+
+class Worker:
+    """Runs the tasks of *registry* for one plane. `run` it once.
+
+    Args:
+        registry: the tasks; all of them are announced.
+        dial: opens a connection to the plane.
+        url: what to call the plane in errors.
+        worker_id: the worker's name. One plane knows one worker of a name at a time.
+        queues: the queues to listen on, most important first.
+        concurrency: how many bodies run at a time.
+        version: the version of this package, to be shown beside the worker.
+        draw: random numbers in [0, 1), for the delays between two dials.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        dial: Dial,
+        url: str,
+        worker_id: str,
+        queues: Sequence[str] = ("default",),
+        concurrency: int = 10,
+        settings: WorkerSettings = _SETTINGS,
+        link_settings: LinkSettings = _LINK_SETTINGS,
+        limits: codec.Limits = codec.DEFAULT_LIMITS,
+        submit_timeout_s: float | None = 30.0,
+        version: str = "",
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError("a worker needs a concurrency of at least 1")
+        self.worker_id = worker_id
+        self.queues = tuple(queues)
+        self._settings = settings
+        self._version = version
+        self._declarations = [task.declaration() for task in registry]
+        self._tasks = {task.name: (task, task.executor == "thread") for task in registry}
+        self._session = os.urandom(16)
+        self._incarnation = os.urandom(16)
+
+        self.link = Link(
+            dial,
+            url,
+            Role.WORKER,
+            introduce=self._introduce,
+            on_welcome=self._on_welcome,
+            on_messages=self._on_messages,
+            random=draw,
+            settings=link_settings,
+            limits=limits,
+        )
+        self.submitter = Submitter(
+            self.link, timeout_s=submit_timeout_s, on_warning=self._on_warning
+        )
+        self._floor = Floor(concurrency, max_lent=settings.max_lent, on_lent=self._nudge)
+        self._home = Home(worker_id, self._floor, self.submitter)
+        self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
+        self._threads = ThreadExecutor(self._floor, self._on_thread_left)
+        self._lease = LeaseWatch(self.link, self._floor, on_lost=self._abandon, on_held=self._pump)
+        # What is ours by right: waiting, running, or finished in a thread and not collected.
+        self._held: dict[Token, Attempt] = {}
+        # Attempts that are not, but whose bodies are still in. They keep their slots.
+        self._strays: set[Attempt] = set()
+        # Offers that had to wait, with the moment at which they are handed back.
+        self._ahead: deque[tuple[float, list[Attempt]]] = deque()
+        self._ahead_news = trio.Event()
+        self._done: deque[Attempt] = deque()
+        self._is_nudged = False
+        self._nudged = trio.Event()
+        self._said: tuple[int, int] = (0, 0)
+        self._has_run = False
+        self._is_draining = False
+        self._is_leaving = False
+        self._drain_why = ""
+        self._is_hurried = False
+        self._patience: trio.CancelScope | None = None
+        self._begun = trio.Event()
+        self._drain_begun = trio.Event()
+        self._body_left = trio.Event()
+        self._settled = trio.Event()
+        self.has_left = trio.Event()
+        """Set when the plane has been told goodbye. A body that shields itself from its
+        cancellation may keep `run` from returning; nothing is owed to anyone any more, and the
+        process may end."""
+
+    # --- the worker's life ----------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many bodies are in."""
+        return self._floor.running
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker takes nothing new and will leave."""
+        return self._is_draining
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until drained. Ready when the plane has welcomed the worker.
+
+        If cancelled, coroutine bodies are cancelled and nothing is said to the plane, which gives
+        the attempts away when the grace has passed. Threads cannot be cancelled: a body in one runs
+        on until it returns or the process ends, and what it returns is not reported.
+
+        Raises:
+            Refused: the plane does not want this worker, and never will.
+            RuntimeError: this worker has run before.
+        """
+        if self._has_run:
+            raise RuntimeError("a Worker runs once: make another one")
+        self._has_run = True
+        self._home.pid = os.getpid()
+        self._home.trio_token = trio.lowlevel.current_trio_token()
+        watchdog = Watchdog(self._settings.stall_s, run_body.__code__)
+        guard_this_loop()
+        watchdog.open()
+        try:
+            async with trio.open_nursery() as services:
+                async with trio.open_nursery() as bodies:
+                    self._coroutines = CoroutineExecutor(
+                        self._floor, bodies, self._on_coroutine_left, watchdog
+                    )
+                    services.start_soon(self._keep_session, services.cancel_scope)
+                    services.start_soon(self._lease.run)
+                    services.start_soon(self._hand_back_in_time)
+                    services.start_soon(self._collect)
+                    await self._begun.wait()
+                    task_status.started()
+                    await self._drain_begun.wait()
+                    await self._drain()
+                services.cancel_scope.cancel()
+        finally:
+            self._floor.open(False)
+            self._floor.drop_all()
+            self._threads.close()
+            watchdog.close()
+            unguard_this_loop()
+        if self.link.failure is not None and not self._is_leaving:
+            raise self.link.failure
+
+    def begin_drain(self, why: str) -> None:
+        """Take nothing new, hand back what has not begun, and let `run` end when the rest is done.
+
+        Called again, it skips to the end: bodies are cancelled at once.
+        """
+        if self._is_draining:
+            self._is_hurried = True
+            if self._patience is not None:
+                self._patience.cancel()
+            return
+        logger.info("worker %s is draining: %s", self.worker_id, why)
+        self._is_draining = True
+        self._drain_why = why
+        self._adjust()
+        self._hand_back(self._floor.drop_all())
+        self._begun.set()
+        self._drain_begun.set()
+
+    async def _keep_session(self, scope: trio.CancelScope) -> None:
+        try:
+            await self.link.run()
+        finally:
+            # Threads that wait for a job's result wait for this, however the link has ended.
+            self.submitter.fail(self.link.failure or ClientClosed("the worker has ended"))
+        if not self._is_leaving:
+            scope.cancel()
+
+    async def _drain(self) -> None:
+        """Let bodies leave, have the last reports settled, and say goodbye; each step is
+        bounded."""
+        settings = self._settings
+        with trio.move_on_after(settings.drain_s) as self._patience:
+            if self._is_hurried:
+                self._patience.cancel()
+            while self._held:
+                await self._body_left.wait()
+        if self._held:
+            names = _names(self._held.values())
+            logger.warning("worker %s stops what still runs: %s", self.worker_id, names)
+            # Not reported: the goodbye gives them away, and they run again elsewhere.
+            self._abandon("the worker is shutting down")
+            with trio.move_on_after(settings.cleanup_s) as self._patience:
+                while self._floor.running:
+                    await self._body_left.wait()
+        with trio.move_on_after(settings.settle_s) as self._patience:
+            while len(self._reports):
+                await self._settled.wait()
+        if len(self._reports):
+            logger.warning(
+                "worker %s leaves with %d results unsettled: these jobs will run again",
+                self.worker_id,
+                len(self._reports),
+            )
+        self._is_leaving = True
+        await self.link.leave(self._drain_why)
+        self.has_left.set()
+        if stuck := self._threads.inside():
+            logger.warning("left to themselves, as a thread cannot be stopped: %s", _names(stuck))
+        if stuck := self._coroutines.inside():
+            logger.warning("still cleaning up, and cannot be hurried: %s", _names(stuck))
+
+    # --- what the link calls --------------------------------------------------------------------
+
+    def _introduce(self) -> m.Hello:
+        held = [list(token) for token in self._held]
+        held += [[report.seq, report.epoch, report.attempt] for report in self._reports]
+        facts: m.Facts = {
+            "queues": list(self.queues),
+            "slots": self._floor.slots,
+            "held": held,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "version": self._version,
+        }
+        return m.Hello(
+            list(m.VERSIONS),
+            Role.WORKER.value,
+            self._session,
+            self.worker_id,
+            self._incarnation,
+            [],
+            facts,
+        )
+
+    def _on_welcome(self, welcome: m.Welcome) -> Iterator[m.Message]:
+        limits = welcome.limits
+        self._home.plane = str(limits["plane"])
+        self._home.payload_bytes = int(limits["payload_bytes"])
+        self._lease.welcomed(float(limits["lease_s"]), float(limits["grace_s"]))
+        self._begun.set()
+        yield m.Announce(self._declarations)
+        self._said = self._capacity()
+        yield m.Capacity(*self._said)
+        yield from self._reports
+        yield from self.submitter.resume(welcome)
+
+    def _on_messages(self, messages: list[m.Message]) -> None:
+        fresh: list[Attempt] = []
+        unknown: list[m.Offer] = []
+        rest: list[m.Message] = []
+        for message in messages:
+            kind = type(message)
+            if kind is m.Offer:
+                attempt = self._take_in(message)  # type: ignore[arg-type]
+                if attempt is None:
+                    unknown.append(message)  # type: ignore[arg-type]
+                else:
+                    fresh.append(attempt)
+            elif kind is m.Settled:
+                self._reports.settle(message.ns)  # type: ignore[union-attr]
+                self._on_settled()
+            elif kind is m.Stop:
+                self._on_stop(message)  # type: ignore[arg-type]
+            elif kind is m.Drain:
+                if not self._is_draining:
+                    self.begin_drain(message.why)  # type: ignore[union-attr]
+            else:
+                rest.append(message)
+        if unknown:
+            self.link.post(m.HandBack([[o.seq, o.epoch, o.attempt] for o in unknown]))
+        if fresh:
+            self._pump()
+            self._note_ahead(fresh)
+        if rest:
+            self.submitter.handle(rest)
+
+    def _take_in(self, offer: m.Offer) -> Attempt | None:
+        """Let an offer wait for a slot; None when it is to be handed back."""
+        known = self._tasks.get(offer.task)
+        if known is None or self._is_draining:
+            return None
+        task, is_threaded = known
+        attempt = Attempt(self._home, task, is_threaded, offer)
+        held = self._held.setdefault(attempt.token, attempt)
+        if held is attempt:
+            self._floor.add(attempt)
+        return held
+
+    def _on_settled(self) -> None:
+        if not self._floor.is_open and not self._reports.is_full:
+            self._adjust()
+            self._pump()
+        if not self._reports:
+            self._settled.set()
+            self._settled = trio.Event()
+
+    def _on_stop(self, stop: m.Stop) -> None:
+        attempt = self._held.get((stop.seq, stop.epoch, stop.attempt))
+        if attempt is None:
+            return
+        if self._floor.drop([attempt]):
+            attempt.state = JobState.CANCELLED
+            self._done.append(attempt)
+            self._collect_now()
+        else:
+            attempt.stop(stop.why)
+
+    def _on_warning(self, why: str) -> None:
+        logger.warning("a job's submission: %s", why)
+
+    # --- starting and ending bodies -------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Begin what may begin."""
+        while (attempt := self._floor.take()) is not None:
+            if attempt.is_threaded:
+                self._threads.start(attempt)
+            else:
+                self._coroutines.start(attempt)
+
+    def _on_coroutine_left(self, attempt: Attempt) -> None:
+        # Collected as what threads have done is, so that many reports share a frame.
+        self._done.append(attempt)
+        if not self._is_nudged:
+            self._is_nudged = True
+            self._nudged.set()
+        self._pump()
+
+    def _on_thread_left(self, attempt: Attempt) -> None:
+        """Called in the thread."""
+        self._done.append(attempt)
+        self._nudge()
+
+    def _nudge(self) -> None:
+        """Have `_collect` look. Called in any thread.
+
+        The flag is cleared before what is done is looked through: whoever finds it set can be sure
+        that somebody will look after this moment.
+        """
+        if not self._is_nudged and self._home.trio_token is not None:
+            self._is_nudged = True
+            try:
+                self._home.trio_token.run_sync_soon(self._on_nudge)
+            except trio.RunFinishedError:
+                return  # a thread that was left to itself; nobody is there to be told
+
+    def _on_nudge(self) -> None:
+        self._nudged.set()
+
+    async def _collect(self) -> None:
+        """Report what threads have done, and begin what that makes room for."""
+        while True:
+            await self._nudged.wait()
+            self._nudged = trio.Event()
+            while self._collect_now() >= _MANY:
+                self._is_nudged = True
+                await trio.sleep(_BATCH_S)
+
+    def _collect_now(self) -> int:
+        """Report what is done so far; return how much it was."""
+        self._is_nudged = False
+        done = self._done
+        number = len(done)
+        if number:
+            reports = [self._end(done.popleft()) for _ in range(number)]
+            self.link.post_all([report for report in reports if report is not None])
+            if self._is_draining:
+                self._body_left.set()
+                self._body_left = trio.Event()
+            if self._reports.is_full and self._floor.is_open:
+                logger.warning(
+                    "the plane has not settled %d results: nothing new begins before it has",
+                    len(self._reports),
+                )
+                self._adjust()
+        self._pump()
+        self._say_capacity()
+        return number
+
+    def _end(self, attempt: Attempt) -> m.Finished | None:
+        """A body has left: return its report, unless the attempt is the plane's business by now."""
+        if attempt.is_abandoned:
+            self._strays.discard(attempt)
+            return None
+        del self._held[attempt.token]
+        return self._reports.add(attempt)
+
+    def _abandon(self, why: str) -> None:
+        """The right to all that is held is lost or given up: stop it, and report nothing."""
+        self._floor.drop_all()
+        held, self._held = self._held, {}
+        for attempt in held.values():
+            attempt.is_abandoned = True
+            if attempt.stage.is_in:
+                self._strays.add(attempt)
+                attempt.stop(why)
+        self._say_capacity()
+
+    # --- slots and look-ahead -------------------------------------------------------------------
+
+    def _adjust(self) -> None:
+        """Let bodies begin, or not, and tell the plane."""
+        self._floor.open(not self._is_draining and not self._reports.is_full)
+        self._say_capacity()
+
+    def _capacity(self) -> tuple[int, int]:
+        slots = max(0, self._floor.slots - len(self._strays)) if self._floor.is_open else 0
+        return slots, self._floor.lent
+
+    def _say_capacity(self) -> None:
+        capacity = self._capacity()
+        if capacity != self._said:
+            self._said = capacity
+            self.link.post(m.Capacity(*capacity))
+
+    def _note_ahead(self, fresh: Iterable[Attempt]) -> None:
+        late = [attempt for attempt in fresh if attempt.stage.is_waiting]
+        if late:
+            self._ahead.append((trio.current_time() + self._settings.look_ahead_s, late))
+            self._ahead_news.set()
+
+    async def _hand_back_in_time(self) -> None:
+        """Hand back offers that have waited too long for a slot; one timer for all of them."""
+        while True:
+            if not self._ahead:
+                self._ahead_news = trio.Event()
+                await self._ahead_news.wait()
+            # Not for each frame of offers, but for what has come together in a part of the time.
+            await trio.sleep_until(self._ahead[0][0] + self._settings.look_ahead_s / 5)
+            now = trio.current_time()
+            late: list[Attempt] = []
+            while self._ahead and self._ahead[0][0] <= now:
+                late += self._ahead.popleft()[1]
+            self._hand_back(self._floor.drop(late))
+
+    def _hand_back(self, attempts: Sequence[Attempt]) -> None:
+        """Give attempts that were taken off the floor before they began to somebody else."""
+        for attempt in attempts:
+            del self._held[attempt.token]
+        if attempts:
+            self.link.post(m.HandBack([list(attempt.token) for attempt in attempts]))
+
+
+def _names(attempts: Iterable[Attempt]) -> str:
+    named = [f"{attempt.task.name} (job {id_to_text(attempt.id)})" for attempt in attempts]
+    more = f" and {len(named) - 10} more" if len(named) > 10 else ""
+    return ", ".join(named[:10]) + more
