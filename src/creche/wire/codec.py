@@ -1,8 +1,9 @@
 """Frames to bytes and back. A frame is one WebSocket message: a CBOR array of messages.
 
 Decoding takes hostile bytes: it raises `RemoteProtocolError` and nothing else, and its memory is
-bounded by the frame it was given. No tag is allowed in a frame; payloads are byte strings in it, and
-what is inside them is decoded by whoever asked for it (`creche.wire.payload`).
+bounded by the frame it was given. No tag is allowed in a frame; payloads are byte strings in it,
+and what is inside them is decoded by whoever asked for it (`creche.wire.payload`). The keys of maps
+are strings: they cannot be chosen to collide, and every language has such maps.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import cbor2
 
-from creche.errors import RemoteProtocolError
+from creche.errors import LocalProtocolError, RemoteProtocolError
 from creche.model.ids import ID_BYTES
+from creche.model.job import JobState
+from creche.model.priority import Priority
 from creche.wire import messages as m
 
 KIB = 1024
@@ -29,9 +32,10 @@ _KIND_OF = m.KIND_OF
 class Limits:
     """What one connection may carry.
 
-    `frame_bytes` bounds one frame; a message over `piece_bytes` travels in pieces of that size, so that
-    a ping or a cancel waits behind one piece at most; `message_bytes` bounds what pieces may add up
-    to. The frame's limit leaves room for a frame of small messages beside a piece.
+    `frame_bytes` bounds one frame; a message over `piece_bytes` travels in pieces of that size, so
+    that a ping or a cancel waits behind one piece at most; `message_bytes` bounds what pieces may
+    add up to, and `streams` how many messages may be under way in pieces. The
+    frame's limit leaves room for a frame of small messages beside a piece.
     """
 
     frame_bytes: int = 1 * MIB
@@ -47,13 +51,36 @@ DEFAULT_LIMITS = Limits()
 
 
 def encode_frame(messages: Iterable[m.Message]) -> bytes:
-    """Return the frame that carries *messages* in this order."""
-    return cbor2.dumps([(_KIND_OF[type(message)], *message) for message in messages])
+    """Return the frame that carries *messages* in this order.
+
+    Raises:
+        LocalProtocolError: a message holds what CBOR cannot carry.
+    """
+    return _encode([(_KIND_OF[type(message)], *message) for message in messages])
 
 
 def encode_message(message: m.Message) -> bytes:
-    """Return one message alone, as pieces carry it."""
-    return cbor2.dumps((_KIND_OF[type(message)], *message))
+    """Return one message alone, as pieces carry it.
+
+    Raises:
+        LocalProtocolError: it holds what CBOR cannot carry.
+    """
+    return _encode((_KIND_OF[type(message)], *message))
+
+
+def _encode(rows: Any) -> bytes:
+    try:
+        return cbor2.dumps(rows)
+    except UnicodeEncodeError:
+        # A lone surrogate (a file name that is not UTF-8, in a reason) is sent as its escape: one
+        # odd text must not cost the rest of the frame.
+        return cbor2.dumps(rows, encoders={str: _encode_odd_text})
+    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise LocalProtocolError(f"a message cannot be encoded: {error}") from error
+
+
+def _encode_odd_text(encoder: cbor2.CBOREncoder, text: str) -> None:
+    encoder.encode_string(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def size_hint(message: m.Message) -> int:
@@ -97,7 +124,8 @@ def _refuse_tag(*_: object) -> NoReturn:
 
 # Every tag that the library gives a meaning to; unknown ones reach the tag hook.
 KNOWN_TAGS = (
-    0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 43, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799,
+    0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 43, 52, 54, 100, 256, 258, 260, 261, 1004, 43000,
+    55799,
 )  # fmt: skip
 _NO_TAGS: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(KNOWN_TAGS, _refuse_tag)
 
@@ -110,6 +138,8 @@ def _decode(data: bytes, depth: int) -> Any:
             semantic_decoders=_NO_TAGS,
             max_depth=depth,
             allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
         )
         value = decoder.decode()
     except cbor2.CBORDecodeError as error:
@@ -156,6 +186,20 @@ def _message(row: Any) -> m.Message:
     return shape.build(row)
 
 
+MAX_INT = 2**63 - 1
+"""Every integer field is between 0 and this: what stores and other languages hold in 64 bits."""
+
+# What a field of this name holds beside what its type says. It holds wherever the name is used.
+_RANGES = {
+    "priority": (min(Priority), max(Priority)),
+    "state": (JobState.SUCCEEDED, JobState.EXPIRED),  # said of ends only
+}
+_LENGTHS = {"id": ID_BYTES, "session": 16, "incarnation": 16}
+_TOKEN_INTS = 3
+
+_new_tuple = tuple.__new__
+
+
 class _Shape:
     """What the fields of one message class may hold, read from its annotations."""
 
@@ -164,12 +208,16 @@ class _Shape:
         self._cls = cls
         self._names: Sequence[str] = cls._fields
         self._allowed = [_plain_types(hints[name]) for name in self._names]
-        self._items = [
-            (1 + i, _item_type(hints[name]))
-            for i, name in enumerate(self._names)
-            if _item_type(hints[name]) is not None
-        ]
-        self._ids = 1 + self._names.index("id") if "id" in self._names else None
+        self._ints: list[tuple[int, int, int]] = []
+        self._lengths: list[tuple[int, int]] = []
+        self._more: list[tuple[int, Callable[[Any], str | None]]] = []
+        for at, name in enumerate(self._names, start=1):
+            if int in (self._allowed[at - 1] or ()) and hints[name] is not float:
+                self._ints.append((at, *_RANGES.get(name, (0, MAX_INT))))
+            elif name in _LENGTHS:
+                self._lengths.append((at, _LENGTHS[name]))
+            elif (check := _closer_look(hints[name])) is not None:
+                self._more.append((at, check))
         # Rows of the same types are common: the ones seen to be right are looked up. There are only
         # finitely many right ones, so a peer cannot make this grow.
         self._seen: set[tuple[type[Any], ...]] = set()
@@ -179,16 +227,22 @@ class _Shape:
         if types_of_row not in self._seen:
             self._check_types(row)
             self._seen.add(types_of_row)
-        if self._ids is not None and len(row[self._ids]) != ID_BYTES:
-            raise RemoteProtocolError(f"{self._cls.__name__}.id has {ID_BYTES} bytes")
-        for at, kind in self._items:
-            name = self._names[at - 1]
-            if not all(type(item) is kind for item in row[at]):
-                raise RemoteProtocolError(f"{self._cls.__name__}.{name} is a list of other things")
-            if name == "ids" and not all(len(item) == ID_BYTES for item in row[at]):
-                raise RemoteProtocolError(f"each of {self._cls.__name__}.ids has {ID_BYTES} bytes")
-        made: m.Message = self._cls._make(row[1:])
+        for at, least, most in self._ints:
+            value = row[at]
+            if value is not None and not least <= value <= most:
+                raise self._wrong(at, f"is between {least} and {most}")
+        for at, length in self._lengths:
+            if len(row[at]) != length:
+                raise self._wrong(at, f"has {length} bytes")
+        for at, check in self._more:
+            value = row[at]
+            if value is not None and (wrong := check(value)) is not None:
+                raise self._wrong(at, wrong)
+        made: m.Message = _new_tuple(self._cls, row[1:])
         return made
+
+    def _wrong(self, at: int, why: str) -> RemoteProtocolError:
+        return RemoteProtocolError(f"{self._cls.__name__}.{self._names[at - 1]} {why}")
 
     def _check_types(self, row: list[Any]) -> None:
         name = self._cls.__name__
@@ -210,13 +264,63 @@ def _plain_types(hint: Any) -> tuple[type[Any], ...] | None:
     return (getattr(hint, "__origin__", hint),)
 
 
-def _item_type(hint: Any) -> type[Any] | None:
-    if getattr(hint, "__origin__", None) is list:
-        (item,) = get_args(hint)
-        kind: type[Any] = getattr(item, "__origin__", item)
-        return kind
+def _closer_look(hint: Any) -> Callable[[Any], str | None] | None:
+    """Return what checks a value whose type is right already; it says what is wrong, or None."""
+    if isinstance(hint, types.UnionType):
+        return next(filter(None, map(_closer_look, get_args(hint))), None)
+    if hint is float:
+        return _wrong_number
+    if hint == m.Facts:
+        return _wrong_facts
+    return _LISTS[hint] if getattr(hint, "__origin__", None) is list else None
+
+
+def _wrong_number(value: float) -> str | None:
+    return None if 0 < value <= MAX_INT else "is above 0, and finite"  # NaN is neither
+
+
+def _wrong_facts(facts: dict[Any, Any]) -> str | None:
+    return None if {str}.issuperset(map(type, facts)) else "is a map of text to values"
+
+
+def _wrong_ints(numbers: list[Any]) -> str | None:
+    if not {int}.issuperset(map(type, numbers)):
+        return "is a list of integers"
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= MAX_INT:
+        return f"is a list of integers between 0 and {MAX_INT}"
     return None
 
+
+def _wrong_texts(texts: list[Any]) -> str | None:
+    return None if {str}.issuperset(map(type, texts)) else "is a list of texts"
+
+
+def _wrong_ids(ids: list[Any]) -> str | None:
+    if {bytes}.issuperset(map(type, ids)) and {ID_BYTES}.issuperset(map(len, ids)):
+        return None
+    return f"is a list of byte strings of {ID_BYTES} bytes"
+
+
+def _wrong_tokens(tokens: list[Any]) -> str | None:
+    for token in tokens:
+        if type(token) is not list or len(token) != _TOKEN_INTS or _wrong_ints(token) is not None:
+            return "is a list of tokens, [seq, epoch, attempt] each"
+    return None
+
+
+def _wrong_declarations(tasks: list[Any]) -> str | None:
+    if {dict}.issuperset(map(type, tasks)) and not any(map(_wrong_facts, tasks)):
+        return None
+    return "is a list of maps of text to values"
+
+
+_LISTS: dict[Any, Callable[[list[Any]], str | None]] = {
+    list[int]: _wrong_ints,
+    list[str]: _wrong_texts,
+    list[bytes]: _wrong_ids,
+    list[list[int]]: _wrong_tokens,
+    list[m.Facts]: _wrong_declarations,
+}
 
 _SHAPES = {kind: _Shape(cls) for kind, cls in m.BY_KIND.items()}
 

@@ -1,7 +1,7 @@
 """The messages of `creche.v1`: one record each. `docs/protocol.md` explains them in prose.
 
-On the wire a message is the array ``[kind, *fields]`` in the order written here; a field that may be
-left out is ``null``. Kinds below 10 are for both sides, 10 to 29 for whoever submits and asks,
+On the wire a message is the array ``[kind, *fields]`` in the order written here; a field that may
+be left out is ``null``. Kinds below 10 are for both sides, 10 to 29 for whoever submits and asks,
 from 40 on for workers. Adding a message or a field here means adding it to `docs/protocol.cddl`.
 """
 
@@ -166,11 +166,15 @@ class Ask(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """The answer to the `Ask` or `Cancel` with this `ref`."""
+
     ref: int
     body: Any
 
 
 class AskFailed(NamedTuple):
+    """There is no answer to the `Ask`, `Cancel` or `Subscribe` with this `ref`, and why."""
+
     ref: int
     code: str
     why: str
@@ -185,6 +189,8 @@ class Subscribe(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
+    """No more views of the `Subscribe` with this `ref`, please."""
+
     ref: int
 
 

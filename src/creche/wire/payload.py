@@ -1,13 +1,25 @@
 """Payloads: arguments, results and failures as CBOR bytes.
 
-They are encoded once, where they are made, and decoded where they are used; whoever carries them between
-sees bytes. Beside plain data, a payload may hold dates, decimals, fractions, big integers, sets and UUIDs.
-Nothing in a payload can run code: there is no pickle anywhere.
+They are encoded once, where they are made, and decoded where they are used; whoever carries them
+between sees bytes. Beside plain data, a payload may hold dates, decimals, fractions, big integers,
+sets and UUIDs. Nothing in a payload can run code: there is no pickle anywhere.
+
+What is encoded here can be decoded here: whatever the decoder refuses (types, depth, numbers whose
+decoding would take quadratic time) is refused before it is sent, with the place where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import is_dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from email.message import Message
+from enum import Enum
+from fractions import Fraction
+from os import PathLike
 from typing import Any, NoReturn
 
 import cbor2
@@ -15,19 +27,137 @@ import cbor2
 from creche.errors import NotEncodable, RemoteProtocolError
 from creche.wire.codec import KNOWN_TAGS
 
-ALLOWED_TAGS = frozenset({0, 1, 2, 3, 4, 5, 30, 37, 100, 258, 1004})
+ALLOWED_TAGS = frozenset({0, 1, 2, 3, 4, 30, 37, 100, 258, 1004})
 """Date and time, big integers, decimals, fractions, UUID, dates, sets (IANA's registry of tags)."""
 
 MAX_DEPTH = 200
+"""How deep the containers of a payload may be nested."""
+
+MAX_DIGITS = 4_000
+"""Digits of a decimal, and of each half of a fraction. Decoding takes quadratic time (a second for
+100 KB of digits), in which whoever decodes does nothing else; and Python reads 4,300 at most."""
+_TOO_LARGE = 10**MAX_DIGITS
+
+_FLAT = frozenset({int, str, float, bool, type(None), bytes})
+_FLAT_SHAPES = (str, bytes, bytearray, memoryview)
+
+# The library encodes these as tags that payloads may not hold.
+_FOREIGN = (
+    re.Pattern, complex, cbor2.CBORTag, Message,
+    ipaddress.IPv4Address, ipaddress.IPv4Network, ipaddress.IPv6Address, ipaddress.IPv6Network,
+)  # fmt: skip
+
+_ENCODE_ERRORS = (
+    cbor2.CBOREncodeError,
+    ValueError,
+    TypeError,
+    RecursionError,
+    OverflowError,
+)
+_DECODE_ERRORS = (
+    ValueError,
+    TypeError,
+    RecursionError,
+    MemoryError,
+    ArithmeticError,
+)
+
+
+class _TooDeep(ValueError):
+    """Containers are nested too deep, or hold themselves."""
+
+
+def _encode(value: Any) -> bytes:
+    # The library's encoder recurses without a bound and would end the process: look first.
+    _look(value, MAX_DEPTH)
+    return cbor2.dumps(value)
+
+
+def _look(value: Any, room: int) -> None:
+    """Raise if *value* holds what the decoder refuses, or is nested over *room* deep."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        items = value
+    elif kind is dict:
+        for key in value:
+            if type(key) is not str:
+                _look(key, room - 1)
+        items = value.values()
+    elif kind in _FLAT:
+        return
+    else:
+        items = _look_closer(value, room)
+    if room <= 0:
+        raise _TooDeep(f"it is nested over {MAX_DEPTH} deep, or holds itself")
+    for item in items:
+        if type(item) not in _FLAT:
+            _look(item, room - 1)
+
+
+def _look_closer(value: Any, room: int) -> Iterable[Any]:
+    """Look at a value of an uncommon type; return what it holds."""
+    if isinstance(value, _FLAT_SHAPES):
+        return ()
+    if isinstance(value, Mapping):
+        return (*value.keys(), *value.values())
+    if isinstance(value, Sequence | Set):
+        return value
+    if isinstance(value, Decimal) and value.is_finite():
+        if len(value.as_tuple().digits) > MAX_DIGITS:
+            raise ValueError(f"it has more than {MAX_DIGITS:,} digits")
+    elif isinstance(value, Fraction):
+        if max(abs(value.numerator), value.denominator) >= _TOO_LARGE:
+            raise ValueError(f"it has more than {MAX_DIGITS:,} digits")
+    elif isinstance(value, _FOREIGN):
+        raise TypeError("payloads do not carry this type; send it as text")
+    return ()
+
+
+# --- what the decoder makes of tags --------------------------------------------------------------
 
 
 def _refuse_tag(*_: object) -> NoReturn:
     raise ValueError("it holds a tag that payloads may not hold")
 
 
-_REFUSED: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(
-    (tag for tag in KNOWN_TAGS if tag not in ALLOWED_TAGS), _refuse_tag
-)
+def _two_numbers(pair: Any) -> tuple[int, int]:
+    first, second = pair
+    if type(first) is not int or type(second) is not int:
+        raise ValueError("it is not two integers")
+    if max(abs(first), abs(second)) >= _TOO_LARGE:
+        raise ValueError("it has too many digits")
+    return first, second
+
+
+def _decimal(pair: Any, _is_immutable: bool) -> Decimal:
+    exponent, digits = _two_numbers(pair)
+    made = Decimal(f"{digits}E{exponent}")
+    if not made.is_finite():
+        raise ValueError("its exponent is out of range")
+    return made
+
+
+def _fraction(pair: Any, _is_immutable: bool) -> Fraction:
+    numerator, denominator = _two_numbers(pair)
+    if denominator == 0:
+        raise ValueError("its denominator is zero")
+    return Fraction(numerator, denominator)
+
+
+_SEMANTICS: dict[int, Callable[[Any, bool], Any]] = {
+    **dict.fromkeys((tag for tag in KNOWN_TAGS if tag not in ALLOWED_TAGS), _refuse_tag),
+    4: _decimal,
+    30: _fraction,
+}
+
+# The library ignores what follows a value. So a value is decoded as the first of two items, and
+# the second has to be this one: an integer that nothing but intent puts there.
+_PAIR = b"\x82"
+_END = 0xC4EC_4E00_7A11_E4D5
+_END_BYTES = b"\x1b" + _END.to_bytes(8, "big")
+
+
+# --- the doors -----------------------------------------------------------------------------------
 
 
 def encode_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
@@ -37,8 +167,8 @@ def encode_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         NotEncodable: an argument holds something that CBOR cannot carry; `path` says where.
     """
     try:
-        return cbor2.dumps((args, kwargs) if kwargs else (args,))
-    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        return _encode((args, kwargs) if kwargs else (args,))
+    except _ENCODE_ERRORS as error:
         for i, value in enumerate(args):
             _find_culprit(f"args[{i}]", value)
         for name, value in kwargs.items():
@@ -67,8 +197,8 @@ def encode_value(value: Any, what: str = "the value") -> bytes:
         NotEncodable: it holds something that CBOR cannot carry.
     """
     try:
-        return cbor2.dumps(value)
-    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        return _encode(value)
+    except _ENCODE_ERRORS as error:
         _find_culprit(what, value)
         raise NotEncodable(what, str(error)) from None
 
@@ -80,21 +210,33 @@ def decode_value(payload: bytes) -> Any:
         RemoteProtocolError: it is not CBOR, too deep, or holds a tag that is not allowed.
     """
     try:
-        return cbor2.loads(
-            payload, tag_hook=_refuse_tag, semantic_decoders=_REFUSED, max_depth=MAX_DEPTH
+        pair = cbor2.loads(
+            _PAIR + payload + _END_BYTES,
+            tag_hook=_refuse_tag,
+            semantic_decoders=_SEMANTICS,
+            max_depth=MAX_DEPTH + 1,
         )
     except cbor2.CBORDecodeError as error:
         raise RemoteProtocolError(f"not a payload: {error}") from None
-    except (ValueError, TypeError, RecursionError, MemoryError, OverflowError) as error:
+    except _DECODE_ERRORS as error:
         raise RemoteProtocolError(f"not a payload: {type(error).__name__}: {error}") from None
+    if pair[1] != _END:
+        raise RemoteProtocolError("not a payload: there are bytes after its end")
+    return pair[0]
+
+
+# --- where it is, and what to do -----------------------------------------------------------------
 
 
 def _find_culprit(path: str, value: Any, depth: int = 0) -> None:
     """Raise for the innermost part of *value* that cannot be encoded; return if there is none."""
     try:
-        cbor2.dumps(value)
+        _encode(value)
         return
-    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
+    except _TooDeep as error:
+        # The place is no help here: it is everywhere, down to the limit.
+        raise NotEncodable(path, f"{_kind(value)}: {error}") from None
+    except _ENCODE_ERRORS as error:
         why = str(error)
     if depth < 24:  # deep enough to point at the place, short enough to read
         if isinstance(value, Mapping):
@@ -104,5 +246,23 @@ def _find_culprit(path: str, value: Any, depth: int = 0) -> None:
         elif isinstance(value, list | tuple):
             for i, item in enumerate(value):
                 _find_culprit(f"{path}[{i}]", item, depth + 1)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    raise NotEncodable(path, f"{kind}: {why}")
+    raise NotEncodable(path, f"{_kind(value)}: {_hint(value) or why}")
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _hint(value: Any) -> str | None:
+    """What to send instead, for the types that people try first."""
+    if isinstance(value, datetime):
+        return "it has no time zone; use an aware one, as datetime.now(timezone.utc)"
+    if isinstance(value, timedelta):
+        return "send its total_seconds()"
+    if isinstance(value, PathLike):
+        return "send it as text, str(path)"
+    if isinstance(value, Enum):
+        return "send its name or its value"
+    if is_dataclass(value):
+        return "send dataclasses.asdict(value)"
+    return None

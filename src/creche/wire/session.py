@@ -1,8 +1,10 @@
 """Who may say what, when: one side's view of a connection. No socket, no clock, no await.
 
-A connection is OPENING until both sides have introduced themselves, READY until either says its
-last word, then CLOSED. What a session means beyond one connection (resumption, leases, watches)
-is the engine's and the peers' business; this is only the grammar.
+A connection is OPENING until the peer has said hello, INTRODUCED until the plane has answered, and
+READY from its welcome on. A side that has said its last word is CLOSED; what the other side says
+until it hears that is still legal, for the two may cross on their way. What a session means
+beyond one connection (resumption, leases, watches) is the engine's and the peers' business; this
+is only the grammar.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Phase(Enum):
     """How far a connection has come."""
 
     OPENING = "opening"
+    INTRODUCED = "introduced"
     READY = "ready"
     CLOSED = "closed"
 
@@ -47,13 +50,15 @@ def _moves() -> dict[tuple[Role, Phase, type[Any]], Phase]:
     peers = (Role.CLIENT, Role.WORKER)
     table: dict[tuple[Role, Phase, type[Any]], Phase] = {}
     for role in peers:
-        table[role, Phase.OPENING, m.Hello] = Phase.OPENING
+        table[role, Phase.OPENING, m.Hello] = Phase.INTRODUCED
         table[role, Phase.READY, m.Goodbye] = Phase.CLOSED
         # Jobs submit jobs: a worker may say whatever a client may.
         table.update({(role, Phase.READY, kind): Phase.READY for kind in (*_BOTH, *_SUBMITTING)})
     table.update({(Role.WORKER, Phase.READY, kind): Phase.READY for kind in _WORKING})
-    table[Role.PLANE, Phase.OPENING, m.Welcome] = Phase.READY
+    table[Role.PLANE, Phase.INTRODUCED, m.Welcome] = Phase.READY
+    # Garbage is refused before any hello.
     table[Role.PLANE, Phase.OPENING, m.Refusal] = Phase.CLOSED
+    table[Role.PLANE, Phase.INTRODUCED, m.Refusal] = Phase.CLOSED
     table[Role.PLANE, Phase.READY, m.Refusal] = Phase.CLOSED
     table[Role.PLANE, Phase.READY, m.Goodbye] = Phase.CLOSED
     spoken = (*_BOTH, *_ANSWERING, *_EMPLOYING)
@@ -75,25 +80,38 @@ class Grammar:
     after one the connection is of no more use.
     """
 
-    def __init__(
-        self, role: Role, peer: Role, limits: codec.Limits = codec.DEFAULT_LIMITS
-    ) -> None:
+    def __init__(self, role: Role, peer: Role, limits: codec.Limits = codec.DEFAULT_LIMITS) -> None:
         self.role = role
         self.peer = peer
-        self.phase = Phase.OPENING
+        self._phase = Phase.OPENING
+        self._last_words: set[Role] = set()
         self._assembler = codec.Assembler(limits)
         self._limits = limits
 
+    @property
+    def phase(self) -> Phase:
+        """How far the connection has come: CLOSED once either side has said its last word."""
+        return Phase.CLOSED if self._last_words else self._phase
+
     def check_outgoing(self, message: m.Message) -> None:
-        """Note that *message* is about to be sent."""
+        """Note that *message* is about to be sent.
+
+        Raises:
+            LocalProtocolError: this side may not say it now; nothing has changed.
+        """
         kind = type(message)
-        after = MOVES.get((self.role, self.phase, kind))
+        phase = Phase.CLOSED if self.role in self._last_words else self._phase
+        after = MOVES.get((self.role, phase, kind))
         if after is None:
-            raise LocalProtocolError(self._says(self.role, kind))
-        self.phase = after
+            raise LocalProtocolError(_says(self.role, phase, kind))
+        self._move(self.role, after)
 
     def send(self, messages: Iterable[m.Message]) -> bytes:
-        """Return the frame that carries *messages*."""
+        """Return the frame that carries *messages*.
+
+        Raises:
+            LocalProtocolError: this side may not say that now, or CBOR cannot carry it.
+        """
         batch = list(messages)
         for message in batch:
             self.check_outgoing(message)
@@ -103,28 +121,36 @@ class Grammar:
         """Return the messages of *frame*, with pieces put together.
 
         Raises:
-            RemoteProtocolError: and nothing else, on any garbage.
+            RemoteProtocolError: and nothing else, on any garbage; the phase has not changed.
         """
         arrived: list[m.Message] = []
-        role, phase = self.peer, self.phase
+        role = self.peer
+        phase = Phase.CLOSED if role in self._last_words else self._phase
         for message in codec.decode_frame(frame, self._limits):
             kind = type(message)
             after = MOVES.get((role, phase, kind))
             if after is None:
-                self.phase = phase
-                raise RemoteProtocolError(self._says(role, kind))
+                raise RemoteProtocolError(_says(role, phase, kind))
             phase = after
             if kind is m.Piece:
                 whole = self._assembler.add(message)  # type: ignore[arg-type]
-                if whole is not None:
-                    if (role, phase, type(whole)) not in MOVES or type(whole) is m.Piece:
-                        raise RemoteProtocolError(self._says(role, type(whole)))
-                    phase = MOVES[role, phase, type(whole)]
-                    arrived.append(whole)
-            else:
-                arrived.append(message)
-        self.phase = phase
+                if whole is None:
+                    continue
+                after = MOVES.get((role, phase, type(whole)))
+                if after is None or type(whole) is m.Piece:
+                    raise RemoteProtocolError(_says(role, phase, type(whole)))
+                phase = after
+                message = whole
+            arrived.append(message)
+        self._move(role, phase)
         return arrived
 
-    def _says(self, who: Role, kind: type[Any]) -> str:
-        return f"a {who.value} may not send {kind.__name__} while the connection is {self.phase.value}"
+    def _move(self, who: Role, phase: Phase) -> None:
+        if phase is Phase.CLOSED:
+            self._last_words.add(who)
+        else:
+            self._phase = phase
+
+
+def _says(who: Role, phase: Phase, kind: type[Any]) -> str:
+    return f"a {who.value} may not send {kind.__name__} while the connection is {phase.value}"
