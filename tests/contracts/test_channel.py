@@ -327,6 +327,7 @@ async def test_a_frame_over_the_limit_ends_the_connection_and_both_learn_why(
             await channel.send(bytes(LIMITS.frame_bytes + over))
         with pytest.raises(ChannelBroken, match=r"limit|too big"):
             await channel.receive()
+        await channel.aclose()
 
     with anyio.fail_after(PATIENCE_S):
         async with kind.open() as (near, far):

@@ -181,6 +181,8 @@ class AnyioChannel:
         # What is left of the frame is still coming. Closing a socket with unread bytes resets it,
         # and the close frame that says why would be lost.
         with anyio.move_on_after(hs.CLOSE_S, shield=True), suppress(*_ENDED):
+            with suppress(NotImplementedError):  # TLS cannot end one direction
+                await self._stream.send_eof()
             while True:
                 await self._stream.receive(hs.READ_BYTES)
         self._has_parted = True
@@ -269,8 +271,8 @@ async def _dial(
             # A plane may speak at once: some of it may have come with the handshake's last bytes.
             await channel._go_on()
         if channel is None:
-            where = "answer" if stream is None else "finished handshake"
-            raise PlaneUnreachable(url, f"no {where} within {timeout_s:g} s")
+            what = "answer" if stream is None else "finish the handshake"
+            raise PlaneUnreachable(url, f"it did not {what} within {timeout_s:g} s")
         yield channel
     finally:
         if channel is not None:

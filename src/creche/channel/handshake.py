@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -107,8 +108,10 @@ def why_not_connected(error: BaseException) -> str:
             word = f"its certificate is not to be trusted: {cause.verify_message}"
         elif isinstance(cause, ssl.SSLError):
             word = f"no TLS there: {cause.reason or cause}"
-        elif isinstance(cause, OSError) and cause.strerror:
-            word = cause.strerror[0].lower() + cause.strerror[1:]
+        elif isinstance(cause, OSError) and cause.errno:
+            # Not the error's own text: each event loop adds something else to it.
+            word = os.strerror(cause.errno)
+            word = word[0].lower() + word[1:]
         else:
             word = str(cause) or type(cause).__name__
         if word not in words:
@@ -135,7 +138,7 @@ def why_closed(peer: str, code: int | None, reason: str | None) -> str:
     return f"the connection to {peer} ended ({words})" + (f": {reason}" if reason else "")
 
 
-def why_not_listening(host: str, port: int, error: OSError) -> str:
+def why_not_listening(host: str, port: int, error: Exception) -> str:
     """Return why *host* and *port* cannot be listened on, with a hint."""
     codes = {cause.errno for cause in _causes(error) if isinstance(cause, OSError)}
     if errno.EADDRINUSE in codes:

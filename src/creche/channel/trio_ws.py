@@ -75,10 +75,24 @@ class _Wire(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        try:
+            await self._stream.send_all(data)
+        except BaseException:
+            self._stop_opening()
+            raise
+
+    async def begin(self) -> None:
+        """Shake hands over TLS. The library would wait on when that fails."""
+        if isinstance(self._stream, trio.SSLStream):
+            await self._stream.do_handshake()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Let the other side know that nothing more comes; TLS has no such thing."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
 
     async def aclose(self) -> None:
         self._stop_opening()
@@ -101,6 +115,7 @@ class _Reader:
     async def run(
         self,
         shake: _Shake,
+        began_at: float,
         handshake_s: float,
         task_status: trio.TaskStatus[_Opened | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -109,8 +124,10 @@ class _Reader:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    connection = await self._open(nursery, shake, handshake_s)
+                    connection = await self._open(nursery, shake, began_at + handshake_s)
                     if connection is None:
+                        if trio.current_time() >= began_at + handshake_s:
+                            self.why = f"it did not finish the handshake within {handshake_s:g} s"
                         nursery.cancel_scope.cancel()
                     else:
                         # The closing handshake needs the reader; who closes the channel stops it.
@@ -126,17 +143,14 @@ class _Reader:
         if connection is None:
             task_status.started(None)
 
-    async def _open(
-        self, nursery: trio.Nursery, shake: _Shake, handshake_s: float
-    ) -> _Opened | None:
+    async def _open(self, nursery: trio.Nursery, shake: _Shake, deadline: float) -> _Opened | None:
         wire = self._wire
         assert wire.opening is not None
-        with trio.move_on_after(handshake_s) as in_time, wire.opening:
+        with trio.move_on_at(deadline), wire.opening:
+            await wire.begin()
             connection = await shake(nursery, wire)
             wire.opening = None
             return connection
-        if in_time.cancelled_caught:
-            self.why = f"it did not finish the handshake within {handshake_s:g} s"
         return None
 
     async def stop(self) -> None:
@@ -227,10 +241,11 @@ class TrioChannel:
         # When we refused a frame, the rest of it is still coming. Closing a socket with unread
         # bytes resets it, and the close frame that says why would be lost.
         try:
+            await self._wire.send_eof()
             while await self._wire.receive_some(hs.READ_BYTES):
                 pass
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass  # the usual case: the closing handshake has closed the socket
+        except (trio.ClosedResourceError, trio.BrokenResourceError, trio.BusyResourceError):
+            pass  # mostly because the closing handshake has closed the socket
 
     def _break(self, why: str) -> None:
         if self._end is None:
@@ -251,7 +266,7 @@ class TrioChannel:
 
 @asynccontextmanager
 async def _open_channel(
-    stream: trio.abc.Stream, shake: _Shake, *, handshake_s: float, peer: str
+    stream: trio.abc.Stream, shake: _Shake, *, began_at: float, handshake_s: float, peer: str
 ) -> AsyncIterator[TrioChannel]:
     """Make a channel of *stream*, and close that in the end.
 
@@ -265,7 +280,7 @@ async def _open_channel(
     reader = _Reader(wire)
     try:
         async with trio.open_nursery() as nursery:
-            connection = await nursery.start(reader.run, shake, handshake_s)
+            connection = await nursery.start(reader.run, shake, began_at, handshake_s)
             if connection is None:
                 error = _HandshakeFailed(reader.why)
             else:
@@ -308,12 +323,14 @@ async def serve(
         ListenError: the port is in use, or cannot be bound for another reason.
     """
     try:
+        if not 0 <= port <= 65535:
+            raise OSError("ports are 1 to 65535, or 0 for any free one")  # the C library wraps them
         listeners = await trio.open_tcp_listeners(port, host=host)
-    except (OSError, UnicodeError, OverflowError) as error:
-        failure = error if isinstance(error, OSError) else OSError(str(error))
-        raise ListenError(hs.why_not_listening(host, port, failure)) from None
+    except (OSError, UnicodeError) as error:
+        raise ListenError(hs.why_not_listening(host, port, error)) from None
 
     async def handle(stream: trio.SocketStream) -> None:
+        began_at = trio.current_time()
         peer = _name_of(stream)
         bytes_below: trio.abc.Stream = stream
         if ssl_context is not None:
@@ -323,7 +340,7 @@ async def serve(
         shake = partial(_accept, limits=limits)
         try:
             async with _open_channel(
-                bytes_below, shake, handshake_s=handshake_s, peer=peer
+                bytes_below, shake, began_at=began_at, handshake_s=handshake_s, peer=peer
             ) as channel:
                 await handler(channel)
         except _HandshakeFailed as failed:
@@ -398,15 +415,15 @@ async def _dial(
     timeout_s: float,
     ssl_context: ssl.SSLContext | None,
 ) -> AsyncIterator[TrioChannel]:
-    deadline = trio.current_time() + timeout_s
+    began_at = trio.current_time()
     stream: trio.abc.Stream | None = None
-    with trio.move_on_at(deadline):
+    with trio.move_on_after(timeout_s):
         try:
             stream = await trio.open_tcp_stream(target.host, target.port)
         except OSError as error:
             raise PlaneUnreachable(url, hs.why_not_connected(error)) from None
     if stream is None:
-        raise PlaneUnreachable(url, f"no answer within {timeout_s:g} s")
+        raise PlaneUnreachable(url, f"it did not answer within {timeout_s:g} s")
     if target.is_tls:
         context = ssl_context or hs.default_tls()
         stream = trio.SSLStream(
@@ -416,10 +433,9 @@ async def _dial(
             https_compatible=True,
         )
     shake = partial(_introduce, target=target, limits=limits)
-    remaining_s = max(0.0, deadline - trio.current_time())
     try:
         async with _open_channel(
-            stream, shake, handshake_s=remaining_s, peer=target.authority
+            stream, shake, began_at=began_at, handshake_s=timeout_s, peer=target.authority
         ) as channel:
             yield channel
     except _HandshakeFailed as failed:
