@@ -431,7 +431,7 @@ class _Session:
         self.owner: asyncio.Task[None] | None = None
         self._name = client.name
         self._id = os.urandom(16)
-        self._incarnation = os.urandom(8)
+        self._incarnation = os.urandom(16)
         self.link = Link(
             dial,
             client.url,

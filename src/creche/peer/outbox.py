@@ -1,8 +1,7 @@
 """The outbox of a session: everything that waits for its one sender.
 
-Putting never waits, so that whoever receives is never held up by a slow reader; what bounds an outbox is
-`size_bytes`, and the owner cuts a peer whose outbox is over its limit.
-"""
+Putting never waits, so that whoever receives is never held up by a slow reader; what bounds an
+outbox is `size_bytes`, and the owner cuts a peer whose outbox is over its limit."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from creche.wire import messages as m
 from creche.wire.session import Grammar
 
 FRAME_TARGET_BYTES = 256 * codec.KIB
-"""A frame is closed when it has grown to this. Large enough that its fixed cost does not count, small
-enough that a ping or a cancel behind it does not wait long."""
+"""A frame is closed when it has grown to this. Large enough that its fixed cost does not count,
+small enough that a ping or a cancel behind it does not wait long."""
 
 
 class Outbox:
@@ -78,7 +77,8 @@ class Outbox:
             frame.append(piece)
             taken += len(piece.data)
             if not piece.is_last:
-                self._large.append(pieces)
+                # Only the first so many take turns: the other side puts no more together at a time.
+                self._large.insert(min(len(self._large), self._limits.streams - 1), pieces)
         self.size_bytes = max(0, self.size_bytes - taken) if self else 0
         return frame
 

@@ -1,0 +1,35 @@
+"""What waits in an outbox leaves in frames that the other side can put together."""
+
+from __future__ import annotations
+
+from creche.peer.outbox import Outbox
+from creche.wire import codec
+from creche.wire import messages as m
+
+
+def submission(n: int, size: int) -> m.Submit:
+    return m.Submit(n, n.to_bytes(16, "big"), "resize", None, None, b"x" * size, 0, None)
+
+
+def test_more_large_messages_than_streams_arrive_all_the_same() -> None:
+    limits = codec.Limits(piece_bytes=100, streams=3)
+    outbox = Outbox(limits)
+    sent = [submission(n, 100 * n) for n in range(1, 12)]
+    outbox.put_all(sent)
+    assembler = codec.Assembler(limits)
+    arrived: list[m.Message] = []
+    while frame := outbox.take():
+        for message in frame:
+            whole = assembler.add(message) if type(message) is m.Piece else message
+            if whole is not None:
+                arrived.append(whole)
+    assert sorted(arrived, key=lambda message: message[0]) == sent
+    assert outbox.size_bytes == 0
+
+
+def test_a_small_message_waits_behind_one_piece_at_most() -> None:
+    outbox = Outbox(codec.Limits(piece_bytes=100))
+    outbox.put(submission(1, 10_000))
+    assert [type(message) for message in outbox.take()] == [m.Piece]
+    outbox.put(m.Ping(1))
+    assert outbox.take()[0] == m.Ping(1)
