@@ -16,7 +16,7 @@ import trio
 from creche.channel.base import Channel
 from creche.channel.memory import MemoryListener
 from creche.engine.core import Core
-from creche.engine.plane import Running, run_plane
+from creche.engine.plane import DEFAULT_SETTINGS, Running, run_plane
 from creche.engine.settings import PlaneSettings
 from creche.errors import ChannelBroken
 from creche.model.ids import new_id
@@ -43,14 +43,14 @@ def job_id(number: int) -> bytes:
 
 
 class Peer:
-    """A peer in the hands of a test: `say` sends one frame, `hear` waits for one kind of message."""
+    """A peer in the hands of a test: `say` sends a frame, `hear` waits for a kind of message."""
 
     def __init__(self, listener: MemoryListener, role: Role, name: str, number: int) -> None:
         self.listener = listener
         self.role = role
         self.name = name
         self.session = number.to_bytes(16, "big")
-        self.incarnation = number.to_bytes(8, "big")
+        self.incarnation = number.to_bytes(16, "big")
         self.heard: list[m.Message] = []
         self.welcome: m.Welcome | None = None
         self._n = 0
@@ -82,7 +82,8 @@ class Peer:
 
     async def say(self, *messages: m.Message) -> None:
         """Send *messages* in one frame."""
-        assert self._channel is not None and self._grammar is not None
+        assert self._channel is not None
+        assert self._grammar is not None
         await self._channel.send(self._grammar.send(messages))
 
     async def say_raw(self, frame: bytes) -> None:
@@ -92,7 +93,8 @@ class Peer:
 
     async def hear(self, kind: type[M], timeout_s: float = 300.0) -> M:
         """Return the next message of *kind*; keep the others for later."""
-        assert self._channel is not None and self._grammar is not None
+        assert self._channel is not None
+        assert self._grammar is not None
         with trio.fail_after(timeout_s):
             while True:
                 for i, message in enumerate(self.heard):
@@ -111,10 +113,11 @@ class Peer:
 
     async def hears_the_end(self) -> None:
         """Wait until the plane ends the connection."""
+        assert self._channel is not None
+        assert self._grammar is not None
         with trio.fail_after(300):
             try:
                 while True:
-                    assert self._channel is not None and self._grammar is not None
                     self.heard += self._grammar.receive(await self._channel.receive())
             except ChannelBroken:
                 return
@@ -204,7 +207,7 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    settings: PlaneSettings = PlaneSettings(), make_store: Callable[[], Store] | None = None
+    settings: PlaneSettings = DEFAULT_SETTINGS, make_store: Callable[[], Store] | None = None
 ) -> AsyncIterator[House]:
     """A plane that runs while the block does, and is cancelled at its end."""
     async with trio.open_nursery() as nursery:

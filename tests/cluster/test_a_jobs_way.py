@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import trio
+from tests.cluster.scripted import open_house
 
 from creche.engine.settings import PlaneSettings
 from creche.model.job import JobState
 from creche.wire import messages as m
 from creche.wire.payload import decode_value
-from tests.cluster.scripted import open_house
 
 pytestmark = pytest.mark.trio
 LISTENING = {"queues": ["default"]}

@@ -1,8 +1,7 @@
 """The tasks that workers have announced: names and data, never code.
 
-Announcements are durable; the one of the newest worker process wins. They fill in what a submission leaves
-open.
-"""
+Announcements are durable; the one of the newest worker process wins. They fill in what a submission
+leaves open."""
 
 from __future__ import annotations
 

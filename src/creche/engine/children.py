@@ -1,9 +1,8 @@
 """Child processes that a plane keeps running: local workers and the live page.
 
-A child has a process group of its own and ignores the terminal's Ctrl-C: the plane decides when it ends. It
-inherits the reading end of a pipe and ends when that closes, so that even `kill -9` of the plane
-leaves no stray.
-"""
+A child has a process group of its own and ignores the terminal's Ctrl-C: the plane decides when it
+ends. It inherits the reading end of a pipe and ends when that closes, so that even `kill -9` of the
+plane leaves no stray."""
 
 from __future__ import annotations
 

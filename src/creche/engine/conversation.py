@@ -1,4 +1,5 @@
-"""One connection of one peer: it introduces itself, is listened to, and is answered, in a nursery of its own.
+"""One connection of one peer: it introduces itself, is listened to, and is answered, in a nursery
+of its own.
 
 Whatever a peer does wrong ends its own nursery only: it is told why, and everybody else goes on.
 """
@@ -239,7 +240,7 @@ class Conversations:
             raise RemoteProtocolError(f"a worker has 0 to {MAX_SLOTS:,} slots")
         session.slots = message.slots
         session.lent = min(message.lent, self._core.settings.max_lent)
-        self._core.revision += 1
+        self._core.note()
 
     def _cancel(self, session: Session, message: m.Cancel) -> None:
         self._bounded(session, message.ref, self._core.cancel, message)
@@ -299,7 +300,7 @@ class Conversations:
             self._core.settings.grace_s,
             lambda: self.end_session(session, "its connection did not come back in time"),
         )
-        self._core.revision += 1
+        self._core.note()
 
     def _watch_silence(self, session: Session) -> None:
         """An open but silent connection is a loss when the lease ends, not before."""
@@ -334,8 +335,8 @@ def _role(hello: m.Hello) -> Role:
         raise RemoteProtocolError(f"{hello.role!r} is no role of a peer")
     if not 0 < len(hello.name) <= MAX_NAME:
         raise RemoteProtocolError(f"a peer's name has 1 to {MAX_NAME} characters")
-    if len(hello.session) != 16 or not 8 <= len(hello.incarnation) <= 32:
-        raise RemoteProtocolError("a session has 16 bytes, an incarnation 8 to 32")
+    if len(hello.session) != 16 or len(hello.incarnation) != 16:
+        raise RemoteProtocolError("a session and an incarnation have 16 bytes")
     return Role(hello.role)
 
 

@@ -1,8 +1,7 @@
 """The core: everything that a plane knows in one epoch, and what it does when a batch is on disk.
 
-All decisions are made here in memory, synchronously; the journal makes them durable and calls back. A
-core whose store is lost is thrown away whole, and another one is made from what is on disk.
-"""
+All decisions are made here in memory, synchronously; the journal makes them durable and calls back.
+A core whose store is lost is thrown away whole, and another one is made from what is on disk."""
 
 from __future__ import annotations
 
@@ -53,9 +52,7 @@ class Core:
         self.now = clock
         self.spills = store.durability is Durability.DISK
         """Whether what is beyond a lane's window waits in the store, or its submitter waits."""
-        self.retention = settings.retention or (
-            DISK_RETENTION if self.spills else MEMORY_RETENTION
-        )
+        self.retention = settings.retention or (DISK_RETENTION if self.spills else MEMORY_RETENTION)
         self.started_at = clock()
         self.epoch = 0
         self.next_seq = 0
@@ -63,6 +60,7 @@ class Core:
         self.is_ready = False
         self.revision = 0
         """Grows whenever something happens that a view may show."""
+        self._something = trio.Event()
         self.by_id: dict[bytes, Job] = {}
         self.by_seq: dict[int, Job] = {}
         self.sessions = Sessions()
@@ -101,6 +99,17 @@ class Core:
         if self._nursery is not None:
             self._nursery.start_soon(run, *args)
 
+    async def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until *is_so* holds; it is asked again whenever something has happened."""
+        while not is_so():
+            await self._something.wait()
+
+    def note(self) -> None:
+        """Something has happened that a view may show or somebody may wait for."""
+        self.revision += 1
+        self._something.set()
+        self._something = trio.Event()
+
     # --- start ----------------------------------------------------------------------------------
 
     async def recover(self) -> None:
@@ -124,7 +133,8 @@ class Core:
                 job.lane.put(job)
         for lane in list(self._deep):
             # Before anyone is listened to: a worker that names an attempt finds its job free here.
-            await self._read_back(lane)
+            if lane.has_room:
+                await self._read_back(lane)
         self.timers.call_later(self.settings.grace_s, self.leases.end_of_grace)
 
     async def run_services(
@@ -168,11 +178,11 @@ class Core:
         ):
             # On their way to the disk: whether they are new is only known then.
             await self.journal.wait_drained()
-        absent = [i for i in message.ids if i not in self.by_id and not self.submissions.withdraw(i)]
+        absent = [
+            i for i in message.ids if i not in self.by_id and not self.submissions.withdraw(i)
+        ]
         rows = await self.store.find(absent) if absent else {}
-        ended = (
-            await self.store.outcomes([i for i in absent if i not in rows]) if absent else {}
-        )
+        ended = await self.store.outcomes([i for i in absent if i not in rows]) if absent else {}
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in message.ids:
             job = self.by_id.get(job_id)
@@ -231,11 +241,11 @@ class Core:
     def workers_changed(self) -> None:
         """Workers came, went, or know other tasks now."""
         self._known_everywhere.clear()
-        self.revision += 1
+        self.note()
 
     def is_known_everywhere(self, task: str, queue: str) -> bool:
-        """Whether every worker that listens on *queue* can run *task*; with nobody listening, whether
-        anyone ever could."""
+        """Whether every worker that listens on *queue* can run *task*; with nobody listening,
+        whether anyone ever could."""
         known = self._known_everywhere.get((task, queue))
         if known is None:
             listening = list(self.sessions.listening(queue))
@@ -277,7 +287,7 @@ class Core:
                 self.dispatch.offer(session, job)
         for session, message in entries.replies:
             session.post(message)
-        self.revision += 1
+        self.note()
         self.dispatch.run()
         self.journal.wake()
 
@@ -347,7 +357,7 @@ class Core:
                 other.post(m.Declined(other_n, *refusal))
 
     def _on_health(self, why: str | None) -> None:
-        self.revision += 1
+        self.note()
         if why is None:
             logger.warning("the store works again")
 
@@ -365,10 +375,7 @@ class Core:
                 if lane.is_thirsty:
                     lane.is_reading = True
                     self.spawn(self._read_back, lane)
-        if not self.spills:
-            for lane in self.lanes.by_key.values():
-                if lane.waiting and lane.has_room:
-                    self.submissions.admit_waiting(lane)
+        self.submissions.admit_waiting()
 
     async def _read_back(self, lane: Lane) -> None:
         """Bring the next stored jobs of *lane* into its window, in order."""
@@ -423,9 +430,7 @@ class Core:
             self._prune_soon = trio.Event()
             self._ends_since_prune = 0
             try:
-                while any(
-                    await self.store.prune(self.now(), self.retention, self.outcomes.pinned)
-                ):
+                while any(await self.store.prune(self.now(), self.retention, self.outcomes.pinned)):
                     await trio.lowlevel.checkpoint()
             except StoreFull as error:
                 logger.warning("results cannot be pruned: %s", error)

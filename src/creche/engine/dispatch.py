@@ -1,4 +1,5 @@
-"""Dispatch: ready jobs meet free slots. One synchronous function, called when either has become so."""
+"""Dispatch: ready jobs meet free slots. One synchronous function, called when either has become
+so."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from creche.engine.core import Core
 
 UNKNOWN_S = 1.0
-"""What a run of a task that was never measured is thought to take: long, so that there is no look-ahead."""
+"""What a run of a task that was never measured is thought to take: long, so that there is no
+look-ahead."""
 
 LEAST_S = 0.00005
-"""What the shortest run is thought to take: the worker's own cost of an attempt is of this order."""
+"""What the shortest run is thought to take: the worker's own cost of an attempt is of this
+order."""
 
 
 class Dispatch:
@@ -28,8 +31,8 @@ class Dispatch:
         self._estimates: dict[str, float] = {}
 
     def run(self) -> None:
-        """Give every worker with room the next jobs it may run. No checkpoint: what is decided here is
-        noted here."""
+        """Give every worker with room the next jobs it may run. No checkpoint: what is decided here
+        is noted here."""
         core = self._core
         if core.is_stopping or core.journal.failing is not None:
             return
@@ -76,15 +79,16 @@ class Dispatch:
 
     def offer(self, worker: Session, job: Job) -> None:
         """Send a leased job to its worker."""
+        priority = job.lane.priority
         worker.post(
             m.Offer(
-                job.seq, job.epoch, job.attempt, job.id, job.task, job.lane.priority, job.payload, None
+                job.seq, job.epoch, job.attempt, job.id, job.task, priority, job.payload, None
             )
         )  # fmt: skip
 
     def _pass_by_full_workers(self) -> None:
-        """Something more urgent than what a worker looks ahead to is sent to it all the same: the worker
-        begins the most urgent first, and hands back what has to wait."""
+        """Something more urgent than what a worker looks ahead to is sent to it all the same: the
+        worker begins the most urgent first, and hands back what has to wait."""
         core = self._core
         for worker in core.sessions.workers():
             ahead = len(worker.leased) - worker.slots - worker.lent
@@ -99,8 +103,8 @@ class Dispatch:
                 ahead -= 1
 
     def _park(self, job: Job) -> None:
-        """A worker of this queue does not know the job's task: it waits beside the lane for one that
-        does, so that it blocks nobody."""
+        """A worker of this queue does not know the job's task: it waits beside the lane for one
+        that does, so that it blocks nobody."""
         core = self._core
         queue, priority = job.lane.queue, job.lane.priority
         lane = core.lanes.get((queue, priority, PARKED_BY_TASK + job.task), (queue, priority))
@@ -114,4 +118,3 @@ class Dispatch:
         else:
             lane.put_back(job)
         core.journal.change(job)
-

@@ -1,13 +1,12 @@
 """The journal: what happens is gathered into a batch, and batches are committed one after another.
 
-Group commit: a batch is all that was gathered while the last commit ran, so that the disk sets the size of
-batches and not the number of jobs. What happens to one job within a batch is folded into one write. Whatever
-must not be seen before it is on disk (an acceptance, a result, a second dispatch) is done after the commit,
-in `on_committed`, which is synchronous.
+Group commit: a batch is all that was gathered while the last commit ran, so that the disk sets the
+size of batches and not the number of jobs. What happens to one job within a batch is folded into
+one write. Whatever must not be seen before it is on disk (an acceptance, a result, a second
+dispatch) is done after the commit, in `on_committed`, which is synchronous.
 
-A full or failing disk does not end the plane: submissions of the batch are declined, everything else is
-kept and tried again until there is room.
-"""
+A full or failing disk does not end the plane: submissions of the batch are declined, everything
+else is kept and tried again until there is room."""
 
 from __future__ import annotations
 
@@ -178,9 +177,7 @@ class Journal:
         if self._open:
             self._wake.set()
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit batches until cancelled.
 
         Raises:
@@ -208,8 +205,8 @@ class Journal:
             await self._drained.wait()
 
     async def _commit(self, entries: Entries) -> None:
-        # Made once: while a failing disk is tried again, jobs go on changing in memory, and what they
-        # become then belongs to the next batch.
+        # Made once: while a failing disk is tried again, jobs go on changing in memory, and what
+        # they become then belongs to the next batch.
         batch = entries.as_batch()
         duplicates: Sequence[Duplicate] = ()
         while entries.writes:

@@ -1,14 +1,13 @@
 """Lanes: the ready jobs, in the order in which they are taken.
 
-Each queue has a lane a priority, made when first used: a Trio memory channel, whose capacity is the **window**,
-and a small **front** for what comes back out of order (handed back, lost, nested). Both are taken from by
-seq. What is beyond the window waits in the store and is read back by seq; as long as there is such a
-tail, arrivals join it.
+Each queue has a lane a priority, made when first used: a Trio memory channel, whose capacity is the
+**window**, and a small **front** for what comes back out of order (handed back, lost, nested). Both
+are taken from by seq. What is beyond the window waits in the store and is read back by seq; as long
+as there is such a tail, arrivals join it.
 
 A job that cannot run now must not block its lane. Jobs of a task that not every worker of the
-queue knows wait in a lane of their own beside it (**parked**), and are taken, by seq among the others, for
-the workers that know it.
-"""
+queue knows wait in a lane of their own beside it (**parked**), and are taken, by seq among the
+others, for the workers that know it."""
 
 from __future__ import annotations
 
@@ -34,8 +33,8 @@ PARKED_BY_TASK = "task:"
 """Why jobs are parked: not every worker of the queue, or none at all, knows their task."""
 
 LaneKey = tuple[str | None, int | None, str]
-"""(queue, priority, park): queue and priority are None where the submission left them open and the task
-was never announced; park is "" or ``task:NAME``."""
+"""(queue, priority, park): queue and priority are None where the submission left them open and the
+task was never announced; park is "" or ``task:NAME``."""
 
 
 class Lane:
@@ -198,8 +197,8 @@ class Level:
         """Jobs of higher levels that were taken while one of this level waited."""
 
     def take(self, tasks: Collection[str], divert: Callable[[Job], None]) -> Job | None:
-        """Return the oldest job of one of *tasks*; give what the lane's next worker does not know to
-        *divert*, which parks it."""
+        """Return the oldest job of one of *tasks*; give what the lane's next worker does not know
+        to *divert*, which parks it."""
         while True:
             lane = self.main
             best: Lane | None = lane
@@ -220,6 +219,10 @@ class Level:
     def has_job_for(self, tasks: Collection[str]) -> bool:
         """Whether a job in memory waits here that may be of one of *tasks*."""
         return any(lane.held and (not lane.park or lane.task in tasks) for lane in self.lanes())
+
+    def is_being_read_for(self, tasks: Collection[str]) -> bool:
+        """Whether jobs that may be of one of *tasks* are stored and have to be read back first."""
+        return any(lane.stored and (not lane.park or lane.task in tasks) for lane in self.lanes())
 
     def lanes(self) -> Iterator[Lane]:
         """Return the lanes of this level, the main one first."""
@@ -254,7 +257,9 @@ class Lanes:
         self.by_number: dict[int, Lane] = {}
         self.queues: dict[str, list[Level | None]] = {}
 
-    def restore(self, rows: Collection[LaneRow], place: Callable[[LaneKey], tuple[str, int]]) -> None:
+    def restore(
+        self, rows: Collection[LaneRow], place: Callable[[LaneKey], tuple[str, int]]
+    ) -> None:
         """Make the lanes that the store knows; *place* fills in what their keys leave open."""
         for row in rows:
             lane = Lane(row, self._window, self._window_bytes)
@@ -299,6 +304,9 @@ class Lanes:
                     if self._fairness is not None:
                         self._count_overtakes(levels, priority, session)
                     return job
+                if level.is_being_read_for(session.tasks):
+                    # What comes from the store in a moment is more urgent than what is below.
+                    return None
         return None
 
     def is_waiting(self, session: Session, below: int) -> bool:
@@ -322,9 +330,7 @@ class Lanes:
                     return job
         return None
 
-    def _count_overtakes(
-        self, levels: list[Level | None], taken: int, session: Session
-    ) -> None:
+    def _count_overtakes(self, levels: list[Level | None], taken: int, session: Session) -> None:
         levels[taken].overtaken = 0  # type: ignore[union-attr]
         for level in levels[taken + 1 :]:
             if level is not None and level.has_job_for(session.tasks):

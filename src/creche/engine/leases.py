@@ -1,10 +1,10 @@
-"""Leases: which worker may run which attempt, until when, and what happens when it may not any more.
+"""Leases: which worker may run which attempt, until when, and what happens when it may not any
+more.
 
-A lease is renewed by its session: by whatever is heard of the worker. It ends when the worker has been silent for
-the lease's time, when its connection has been gone for the grace, or when a new process comes under the old
-name. Then the attempt is counted as lost, and the job is dispatched again as soon as that is on disk; a
-job whose attempts keep losing workers is set aside.
-"""
+A lease is renewed by its session: by whatever is heard of the worker. It ends when the worker has
+been silent for the lease's time, when its connection has been gone for the grace, or when a new
+process comes under the old name. Then the attempt is counted as lost, and the job is dispatched
+again as soon as that is on disk; a job whose attempts keep losing workers is set aside."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Leases:
         core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
 
     def handed_back(self, session: Session, tokens: Iterable[list[int]]) -> None:
-        """Attempts that were not begun: they go back uncounted. The worker was thought to be quicker
-        than it is."""
+        """Attempts that were not begun: they go back uncounted. The worker was thought to be
+        quicker than it is."""
         session.was_wrong = True
         for seq, epoch, attempt in tokens:
             job = session.leased.get(seq)

@@ -37,8 +37,13 @@ from creche.wire import messages as m
 
 logger = logging.getLogger("creche.plane")
 
+DEFAULT_SETTINGS = PlaneSettings()
+
 RESTART_S = 0.5
 """How long a core waits before it starts again after losing its store."""
+
+GOODBYE_S = 1.0
+"""How long peers have to hang up when they are told that the plane stops."""
 
 CLOSE_S = 5.0
 """How long closing the store may take at the most."""
@@ -56,7 +61,7 @@ class Running:
 async def run_plane(
     make_store: Callable[[], Store],
     listen: Listen,
-    settings: PlaneSettings = PlaneSettings(),
+    settings: PlaneSettings = DEFAULT_SETTINGS,
     *,
     children: Callable[[Running], Sequence[Child]] = lambda running: (),
     stop: trio.Event | None = None,
@@ -72,8 +77,8 @@ async def run_plane(
         children: processes to keep running beside the core once it is ready.
         clock: UTC seconds. random: random bytes.
 
-    Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was accepted
-    is in the store.
+    Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was
+    accepted is in the store.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -82,9 +87,15 @@ async def run_plane(
     failure: CrecheError | None = None
     try:
         await _run_epochs(
-            make_store, listen, settings, children, trio.Event() if stop is None else stop, clock, random(8).hex(),
+            make_store,
+            listen,
+            settings,
+            children,
+            trio.Event() if stop is None else stop,
+            clock,
+            random(8).hex(),
             task_status,
-        )  # fmt: skip
+        )
     except* (StoreError, ListenError) as group:
         failure = _first(group)
     if failure is not None:
@@ -161,17 +172,15 @@ async def _run_core(
 async def _drain(core: Core) -> None:
     """Wait until no attempt is out any more, for the drain's time at the most."""
     with trio.move_on_after(core.settings.drain_s):
-        while core.leases.are_out:
-            await trio.sleep(0.05)
+        await core.wait_until(lambda: not core.leases.are_out)
 
 
 async def _say_goodbye(core: Core) -> None:
-    """Tell the peers that the plane goes, so that they need not find out."""
+    """Tell the peers that the plane goes, so that they need not find out; they hang up."""
     for session in core.sessions:
         session.post(m.Goodbye("the plane stops"))
-    with trio.move_on_after(1.0):
-        while any(session.outbox for session in core.sessions):
-            await trio.sleep(0.01)
+    with trio.move_on_after(GOODBYE_S):
+        await core.wait_until(lambda: not any(s.is_connected for s in core.sessions))
 
 
 def _first(group: BaseExceptionGroup[CrecheError]) -> CrecheError:

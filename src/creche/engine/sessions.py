@@ -160,7 +160,8 @@ class Sessions:
             del self._workers[session.name]
 
     def workers(self) -> list[Session]:
-        """Return the workers, beginning with another one each time, so that none is always first."""
+        """Return the workers, beginning with another one each time, so that none is always
+        first."""
         workers = list(self._workers.values())
         if len(workers) > 1:
             self._next_worker = (self._next_worker + 1) % len(workers)

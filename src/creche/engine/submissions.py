@@ -33,6 +33,8 @@ class Submissions:
         """Sessions that submitted an id while its first submission was on its way to the disk."""
         self._waiting: dict[bytes, Lane] = {}
         """Ids that wait for room in a lane, where there is no disk to put them on."""
+        self._full: set[Lane] = set()
+        """The lanes they wait for."""
 
     def submit(self, session: Session, message: m.Submit) -> None:
         """Take a submission: decline it, or put it on its way. No checkpoint."""
@@ -59,7 +61,7 @@ class Submissions:
                     m.Declined(
                         message.n,
                         "scope-full",
-                        f"this job has {parent.children:,} unfinished jobs of its own: wait for some",
+                        f"this job has {parent.children:,} unfinished jobs: wait for some",
                     )
                 )
                 return
@@ -70,18 +72,22 @@ class Submissions:
             # The memory store's window is the whole lane: the submitter waits, until its deadline.
             if message.id not in self._waiting:
                 self._waiting[message.id] = lane
+                self._full.add(lane)
                 session.unaccepted += 1
                 lane.waiting.append((session, message))
             return
         self._arrive(session, message, lane, parent)
 
-    def admit_waiting(self, lane: Lane) -> None:
-        """A lane has room again: let in those that wait for it, in order."""
-        while lane.waiting and lane.has_room:
-            session, message = lane.waiting.popleft()
-            del self._waiting[message.id]
-            session.unaccepted -= 1
-            self._arrive(session, message, self._lane(message), None)
+    def admit_waiting(self) -> None:
+        """Let in what waits for room, in order, wherever there is some again."""
+        for lane in list(self._full):
+            while lane.waiting and lane.has_room:
+                session, message = lane.waiting.popleft()
+                del self._waiting[message.id]
+                session.unaccepted -= 1
+                self._arrive(session, message, self._lane(message), None)
+            if not lane.waiting:
+                self._full.discard(lane)
 
     def withdraw(self, job_id: bytes) -> bool:
         """Forget a submission that waits for room; return whether there was one."""
@@ -96,8 +102,7 @@ class Submissions:
 
     def forget(self, session: Session) -> None:
         """The session is over: what it waited to submit was never accepted."""
-        lanes = {id(lane): lane for lane in self._waiting.values()}
-        for lane in lanes.values():
+        for lane in self._full:
             for other, message in lane.waiting:
                 if other is session:
                     del self._waiting[message.id]
@@ -107,9 +112,7 @@ class Submissions:
         """Return who else is to be told that this job is accepted."""
         return self._claims.pop(job_id, []) if self._claims else []
 
-    def _arrive(
-        self, session: Session, message: m.Submit, lane: Lane, parent: Job | None
-    ) -> None:
+    def _arrive(self, session: Session, message: m.Submit, lane: Lane, parent: Job | None) -> None:
         core = self._core
         core.next_seq = seq = core.next_seq + 1
         size = len(message.payload)
@@ -127,9 +130,7 @@ class Submissions:
             lane.reserve(size)
         core.by_id[message.id] = job
         session.unaccepted += 1
-        core.journal.arrive(
-            Arrival(job, session, message.n, bool(message.flags & m.WATCH), stored)
-        )
+        core.journal.arrive(Arrival(job, session, message.n, bool(message.flags & m.WATCH), stored))
 
     def _submitted_before(self, session: Session, message: m.Submit, job: Job) -> None:
         if job.is_committed:
@@ -187,7 +188,8 @@ class Submissions:
             m.Warned(
                 message.n,
                 "unknown-task",
-                f"no worker has announced task {message.task!r}: the job is parked until one does{hint}",
+                f"no worker has announced task {message.task!r}: "
+                f"the job is parked until one does{hint}",
             )
         )
 

@@ -46,9 +46,7 @@ class Timers:
         """Call *action* in *delay_s* seconds."""
         return self.call_at(trio.current_time() + delay_s, action)
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Call what is due, until cancelled."""
         task_status.started()
         while True:

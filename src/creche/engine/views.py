@@ -1,18 +1,18 @@
 """Questions and views: what people and dashboards ask of a plane.
 
-A question is answered once. A topic is followed: its publisher begins with the first subscriber, makes one
-view for all of them when something has changed, and ends with the last; nobody looking costs nothing.
-Questions that need history run on the store's read-only side and never hold up a commit.
-"""
+A question is answered once. A topic is followed: its publisher begins with the first subscriber,
+makes one view for all of them when something has changed, and ends with the last; nobody looking
+costs nothing. Questions that need history run on the store's read-only side and never hold up a
+commit."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from creche import __version__
 from creche.engine.sessions import Session
 from creche.errors import CrecheError
 from creche.model.ids import id_to_text
@@ -24,6 +24,7 @@ from creche.wire import messages as m
 if TYPE_CHECKING:
     from creche.engine.core import Core
 
+VERSION = version("creche")
 MAX_ROWS = 1000
 MIN_HZ, MAX_HZ = 0.1, 10.0
 RECENT = 50
@@ -120,7 +121,7 @@ class Views:
             "epoch": core.epoch,
             "started_at": core.started_at,
             "durability": core.store.durability.value,
-            "version": __version__,
+            "version": VERSION,
             "workers": sum(worker.is_connected for worker in core.sessions.workers()),
             "jobs": {state.word: n for state, n in counts.items() if n},
             "commits": core.journal.commits,

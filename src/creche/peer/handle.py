@@ -157,8 +157,8 @@ class JobHandle(str, Generic[R]):
         return JobState.parse(answer["state"])
 
     async def cancel(self, reason: str = "") -> JobState:
-        """Cancel the job if it has not ended, and return the state it is in then: `CANCELLED` when it
-        had not begun.
+        """Cancel the job if it has not ended, and return the state it is in then: `CANCELLED` when
+        it had not begun.
 
         Raises:
             UnknownJob: the plane does not know the id.

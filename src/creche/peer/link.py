@@ -1,8 +1,8 @@
 """A peer's session with the plane: it dials, introduces itself, keeps alive, and dials again.
 
-The session outlives its connections. What is resumed are facts, not a log: when a connection ends, whatever
-waited in the outbox is dropped, and when the next one is welcomed, the owner says again what still
-matters (`on_welcome`): submissions not accepted, jobs waited for, reports not settled.
+The session outlives its connections. What is resumed are facts, not a log: when a connection ends,
+whatever waited in the outbox is dropped, and when the next one is welcomed, the owner says again
+what still matters (`on_welcome`): submissions not accepted, jobs waited for, reports not settled.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ FINAL_REFUSALS = frozenset({"version", "credential", "name-taken", "protocol"})
 class LinkSettings:
     """How a link behaves; durations in seconds.
 
-    Between two dials it waits a random part of a delay that doubles from `retry_min_s` to `retry_max_s`, so
-    that a thousand peers do not come back at the same moment.
-    """
+    Between two dials it waits a random part of a delay that doubles from `retry_min_s` to
+    `retry_max_s`, so that a thousand peers do not come back at the same moment."""
 
     handshake_s: float = 10.0
     retry_min_s: float = 0.05

@@ -1,9 +1,8 @@
 """The attempt in whose body this code runs, if it does.
 
-A worker sets it around each body. Whoever submits from inside sends the attempt's token along, and whoever waits
-for a job from inside lends the attempt's slot meanwhile, so that a worker with one slot can run a job
-that waits for its own jobs.
-"""
+A worker sets it around each body. Whoever submits from inside sends the attempt's token along, and
+whoever waits for a job from inside lends the attempt's slot meanwhile, so that a worker with one
+slot can run a job that waits for its own jobs."""
 
 from __future__ import annotations
 

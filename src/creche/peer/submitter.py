@@ -1,9 +1,9 @@
 """Submitting and waiting: what a session owes its users, beyond any one connection.
 
-Everything said to the plane that has no final answer is remembered here and said again after a reconnect:
-submissions that were not accepted (same ids, marked as sent before), jobs that somebody waits for, questions that
-were not answered. Nothing here waits for the network but the caller's own coroutine.
-"""
+Everything said to the plane that has no final answer is remembered here and said again after a
+reconnect: submissions that were not accepted (same ids, marked as sent before), jobs that somebody
+waits for, questions that were not answered. Nothing here waits for the network but the caller's own
+coroutine."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ class Submitter:
                 message = message._replace(flags=message.flags | m.RESENT)
             submission.was_sent = True
             yield message
-        # Those not accepted are watched by their submission; asked for by id, they would be unknown.
+        # Those not accepted are watched by their submission; asked for by id, they would be
+        # unknown.
         unknown = {submission.message.id for submission in self._unaccepted.values()}
         waits = [job_id for job_id in self._waits if job_id not in unknown]
         for start in range(0, len(waits), _CHUNK):
@@ -187,13 +188,11 @@ class Submitter:
 
     # --- submitting -----------------------------------------------------------------------------
 
-    async def submit(
-        self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> JobHandle[R]:
+    async def submit(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Ask the plane to run *task* once, and return when it has stored the job.
 
-        Waits while the job's lane is full, for the client's timeout at most. If cancelled, the job may or
-        may not be stored.
+        Waits while the job's lane is full, for the client's timeout at most. If cancelled, the job
+        may or may not be stored.
 
         Raises:
             InvalidArguments: the arguments do not fit the task's signature; nothing was sent.
@@ -204,9 +203,7 @@ class Submitter:
             SubmissionUncertain: it was sent, and the answer did not come in time.
         """
         task.signature.check(args, kwargs)
-        handle: JobHandle[R] = await self._submit(
-            task.name, args, kwargs, task.options, watch=True
-        )
+        handle: JobHandle[R] = await self._submit(task.name, args, kwargs, task.options, watch=True)
         return handle
 
     async def delay(
@@ -220,9 +217,9 @@ class Submitter:
     ) -> JobHandle[R]:
         """Submit by name or task, fire and forget; the handle can be waited for all the same.
 
-        As `submit`, but that ``priority`` and ``queue`` belong to Creche: a task with parameters of these names
-        is submitted by `submit`. Without the task's code at hand the worker checks the arguments.
-        """
+        As `submit`, but that ``priority`` and ``queue`` belong to Creche: a task with parameters of
+        these names is submitted by `submit`. Without the task's code at hand the worker checks the
+        arguments."""
         if isinstance(task, Task):
             task.signature.check(args, kwargs)
         urgency = None if priority is None else Priority.parse(priority)
@@ -279,8 +276,9 @@ class Submitter:
     async def map(
         self, task: Task[..., R] | str, values: Iterable[Any], *, ordered: bool = True
     ) -> AsyncIterator[R]:
-        """Run *task* once for each value and yield the results: in the order of the values, or, with
-        ``ordered=False``, as they come. Raises what a failed job raises, where its turn comes."""
+        """Run *task* once for each value and yield the results: in the order of the values, or,
+        with ``ordered=False``, as they come. Raises what a failed job raises, where its turn
+        comes."""
         handles = await self.submit_many(task, [(value,) for value in values])
         if ordered:
             for handle in handles:
@@ -292,8 +290,8 @@ class Submitter:
     async def as_completed(
         self, handles: Iterable[JobHandle[R]], *, timeout: float | None = None
     ) -> AsyncIterator[JobHandle[R]]:
-        """Yield the handles in the order in which their jobs end. *timeout* seconds bound the whole;
-        then `TimeoutError` is raised and the jobs go on."""
+        """Yield the handles in the order in which their jobs end. *timeout* seconds bound the
+        whole; then `TimeoutError` is raised and the jobs go on."""
         deadline = None if timeout is None else anyio.current_time() + timeout
         ended: deque[JobHandle[R]] = deque()
         news = [anyio.Event()]
@@ -310,8 +308,8 @@ class Submitter:
             if not ended:
                 news[0] = anyio.Event()
                 seconds = None if deadline is None else deadline - anyio.current_time()
-                # The limit is around each wait and not around the yield: a scope must not be left open
-                # while the caller's own code runs.
+                # The limit is around each wait and not around the yield: a scope must not be left
+                # open while the caller's own code runs.
                 with self._lending(), anyio.fail_after(seconds):
                     await news[0].wait()
             left -= 1
@@ -331,10 +329,9 @@ class Submitter:
         value: R = outcome.value(text)
         return value
 
-    async def cancel(
-        self, ids: Sequence[bytes], reason: str = ""
-    ) -> list[JobState | None]:
-        """Cancel jobs; return the state each is in then, None for one that the plane does not know."""
+    async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
+        """Cancel jobs; return the state each is in then, None for one that the plane does not
+        know."""
         self._refs += 1
         answer = await self._ask(m.Cancel(self._refs, list(ids), reason))
         return [None if state is None else JobState(state) for state in answer]
@@ -608,4 +605,3 @@ class _Subscription:
             raise self._error
         self._has_news = anyio.Event()
         return self._newest
-
