@@ -28,7 +28,7 @@ def test_more_large_messages_than_streams_arrive_all_the_same() -> None:
 
 
 def test_a_small_message_waits_behind_one_piece_at_most() -> None:
-    outbox = Outbox(codec.Limits(piece_bytes=100))
+    outbox = Outbox(codec.Limits(piece_bytes=1000))
     outbox.put(submission(1, 10_000))
     assert [type(message) for message in outbox.take()] == [m.Piece]
     outbox.put(m.Ping(1))
