@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -66,33 +67,43 @@ def accepts(check: Callable[[], object], refusal: type[Exception]) -> bool:
     return True
 
 
-@given(parameter_lists(), positional, keywords)
+@given(parameter_lists(), st.lists(st.tuples(positional, keywords), min_size=1, max_size=4))
 @example(
     [
         Parameter("a", Kind.POSITIONAL_ONLY, None, None),
         Parameter("b", Kind.VAR_KEYWORD, None, None),
     ],
-    [],
-    {"a": 1},
+    [([], {"a": 1})],
 )
 @example(
     [Parameter("a", Kind.POSITIONAL_ONLY, "0", None), Parameter("b", Kind.VAR_KEYWORD, None, None)],
-    [],
-    {"a": 1},
+    [([], {"a": 1})],
+)
+@example(
+    [Parameter(name, Kind.POSITIONAL_OR_KEYWORD, None, None) for name in "ab"],
+    [([1], {"b": 2}), ([], {"b": 2}), ([1, 2], {"b": 2})],
 )
 def test_the_check_refuses_exactly_what_a_real_call_refuses(
-    parameters: list[Parameter], args: list[int], kwargs: dict[str, int]
+    parameters: list[Parameter], calls: list[tuple[list[int], dict[str, int]]]
 ) -> None:
     written = Signature("job", parameters)
     function = function_of(written)
-    may_call = accepts(lambda: function(*args, **kwargs), TypeError)
-
     of_function = Signature.of("job", function)
     announced = Signature.from_data("job", json.loads(json.dumps(of_function.data())))
 
-    for signature in (written, of_function, announced):
-        for _ in range(2):  # the second time from what the first remembered
-            assert accepts(lambda s=signature: s.check(args, kwargs), InvalidArguments) is may_call
+    for args, kwargs in calls + calls:  # the second time from what the first remembered
+        may_call = accepts(partial(function, *args, **kwargs), TypeError)
+        for signature in (written, of_function, announced):
+            assert accepts(partial(signature.check, args, kwargs), InvalidArguments) is may_call
+
+
+def test_what_the_check_remembers_does_not_grow_with_the_calls() -> None:
+    signature = Signature.of("job", lambda a, *rest, key=0: None)
+
+    for count in range(1, 50):
+        signature.check([0] * count, {"key": 1})
+
+    assert len(signature._names) == 1
 
 
 @given(parameter_lists(), positional, keywords)
