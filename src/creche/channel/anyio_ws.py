@@ -132,27 +132,32 @@ class AnyioChannel:
         await self._go_on()
 
     async def _go_on(self) -> None:
-        for reply in self._take_in():
+        replies = self._take_in()
+        if replies and isinstance(close := replies[-1], events.CloseConnection):
+            # Before any checkpoint: whoever cancels us now finds the channel broken all the same.
+            self._break(hs.why_closed(self._peer, close.code, close.reason))
+        for reply in replies:
             await self._reply(reply)
 
     def _take_in(self) -> list[events.Event]:
-        """Sort what has arrived; return what it calls for, a Close as the last."""
+        """Sort what has arrived; return what it calls for: pongs, and a Close as the last."""
         replies: list[events.Event] = []
         for event in self._websocket.events():
             if isinstance(event, events.BytesMessage):
                 self._size_bytes += len(event.data)
                 if self._size_bytes > self._limits.frame_bytes:
                     why = f"a frame is over the limit of {self._limits.frame_bytes:,} bytes"
-                    return [events.CloseConnection(hs.TOO_BIG, why)]
+                    return [*replies, events.CloseConnection(hs.TOO_BIG, why)]
                 self._parts.append(bytes(event.data))
                 if event.message_finished:
                     self._take_in_frame()
             elif isinstance(event, events.TextMessage):
-                return [events.CloseConnection(hs.UNSUPPORTED_DATA, "frames are binary")]
+                why = "frames are binary"
+                return [*replies, events.CloseConnection(hs.UNSUPPORTED_DATA, why)]
             elif isinstance(event, events.Ping):
                 replies.append(event.response())
             elif isinstance(event, events.CloseConnection):
-                return [event]
+                return [*replies, event]
         return replies
 
     def _take_in_frame(self) -> None:
@@ -168,16 +173,14 @@ class AnyioChannel:
         state = self._websocket.state
         if state is ConnectionState.OPEN:
             # We refuse what came: wsproto did (it was no WebSocket), or `_take_in`.
-            await self._refuse(reply.code, reply.reason or "")
+            await self._refuse(reply)
             return
         self._has_parted = True
-        self._break(hs.why_closed(self._peer, reply.code, reply.reason))
         if state is ConnectionState.REMOTE_CLOSING:
             await self._speak(reply.response())
 
-    async def _refuse(self, code: int, why: str) -> None:
-        self._break(hs.why_closed(self._peer, code, why))
-        await self._speak(events.CloseConnection(code=code, reason=why))
+    async def _refuse(self, close: events.CloseConnection) -> None:
+        await self._speak(close)
         # What is left of the frame is still coming. Closing a socket with unread bytes resets it,
         # and the close frame that says why would be lost.
         with anyio.move_on_after(hs.CLOSE_S, shield=True), suppress(*_ENDED):
@@ -195,10 +198,14 @@ class AnyioChannel:
         """
         has_begun = is_sent = False
         with anyio.move_on_after(hs.CLOSE_S, shield=True):
-            with suppress(*_ENDED, LocalProtocolError):
+            with suppress(*_ENDED):
                 async with self._sending:
+                    try:
+                        data = self._websocket.send(event)
+                    except LocalProtocolError:
+                        return  # a pong after the close frame: it is too late for that
                     has_begun = True
-                    await self._write(event)
+                    await self._stream.send(data)
                 is_sent = True
         if has_begun and not is_sent:
             self._break(f"the connection to {self._peer} was lost")

@@ -39,7 +39,8 @@ class Channel(Protocol):
     async def receive(self) -> bytes:
         """Wait for the next frame and return it. Cancelling loses nothing.
 
-        What had arrived before the other side ended the connection is returned first.
+        What had arrived before the other side ended the connection is returned first, as far as
+        no `send` has found it broken meanwhile.
 
         Raises:
             ChannelClosed: this side has closed the channel; what had arrived is dropped.

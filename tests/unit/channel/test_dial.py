@@ -170,7 +170,7 @@ async def test_a_stranger_is_a_plane_out_of_reach_with_a_reason(
 
 async def test_silence_is_a_plane_out_of_reach_after_the_time_given(dialler: Dialler) -> None:
     async with stranger(lambda stream: anyio.sleep_forever()) as url:
-        with pytest.raises(PlaneUnreachable, match=r"handshake within 0\.05 s"):
+        with pytest.raises(PlaneUnreachable, match=r"(answer|handshake) within 0\.05 s"):
             async with dialler.dial(url, timeout_s=0.05):
                 raise AssertionError("it said nothing")
 
@@ -299,6 +299,27 @@ async def test_what_a_plane_must_not_say_breaks_the_channel_and_it_is_told(
     assert answer[0] == 0x88  # a close frame
     unmasked = bytes(a ^ b for a, b in zip(answer[6:8], answer[2:4], strict=True))
     assert int.from_bytes(unmasked, "big") == code
+
+
+async def test_a_ping_just_before_a_close_does_not_spoil_it(dialler: Dialler) -> None:
+    answers = []
+
+    async def talk(stream: SocketStream) -> None:
+        await stream.send(accept(await request_of(stream)))
+        await stream.send(b"\x82\x02ok\x89\x00\x88\x02\x03\xe8")
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                answers.append(await stream.receive())
+        done.set()
+
+    done = anyio.Event()
+    async with stranger(talk) as url:
+        async with dialler.dial(url) as channel:
+            assert await channel.receive() == b"ok"
+            with pytest.raises(ChannelBroken, match="closed the connection"):
+                await channel.receive()
+        await done.wait()
+    assert b"".join(answers)[-8] == 0x88  # the answer to the close frame
 
 
 # --- TLS ----------------------------------------------------------------------------------------
