@@ -124,6 +124,7 @@ class Conversations:
                 core.store.durability.value,
                 {
                     "plane": core.plane,
+                    "now": core.now(),
                     "keep_alive_s": settings.keep_alive_s,
                     "grace_s": settings.grace_s,
                     "lease_s": settings.lease_s,

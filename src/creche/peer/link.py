@@ -7,6 +7,8 @@ what still matters (`on_welcome`): submissions not accepted, jobs waited for, re
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,10 @@ from creche.peer.outbox import Outbox, send_from
 from creche.wire import codec
 from creche.wire import messages as m
 from creche.wire.session import Grammar, Role
+
+MERCY_S = 0.5
+"""How long a silent plane is given after the interval: a loop that the user's code has held up
+wakes everybody at once, and the receiver may not have had its turn."""
 
 FINAL_REFUSALS = frozenset({"version", "credential", "name-taken", "protocol"})
 """Refusals that dialling again does not mend."""
@@ -86,6 +92,7 @@ class Link:
         self._changed = anyio.Event()
         self._run_scope: anyio.CancelScope | None = None
         self._is_leaving = False
+        self._opened_at = float("-inf")
         self.welcome: m.Welcome | None = None
         """What the plane said last when it welcomed this session; None while not connected."""
         self.disconnected_at: float | None = None
@@ -127,7 +134,7 @@ class Link:
                 if self.welcome is not None:
                     return self.welcome
                 if self.has_failed and self.failure is not None:
-                    raise self.failure
+                    raise fresh(self.failure)
                 changed = self._changed
                 await changed.wait()
         why = "no answer" if self.failure is None else _reason(self.failure)
@@ -141,10 +148,11 @@ class Link:
         try:
             with anyio.CancelScope() as self._run_scope:
                 while not self._is_leaving:
-                    was_welcome = await self._one_connection()
+                    lasted_s = await self._one_connection()
                     if self.has_failed or self._is_leaving:
                         break
-                    failures = 0 if was_welcome else failures + 1
+                    # A plane that welcomes and then cuts is no better than one that refuses.
+                    failures = 0 if lasted_s >= self._settings.retry_max_s else failures + 1
                     delay = self._settings.retry_min_s * 2 ** min(failures, 10)
                     await anyio.sleep(min(delay, self._settings.retry_max_s) * self._random())
         finally:
@@ -166,31 +174,34 @@ class Link:
 
     # --- one connection -------------------------------------------------------------------------
 
-    async def _one_connection(self) -> bool:
-        """Dial, and converse until the connection ends. Return whether it was welcomed."""
-        was_welcome = False
+    async def _one_connection(self) -> float:
+        """Dial, and converse until the connection ends. Return how long it was welcome."""
         try:
             async with self._dial() as channel:
                 grammar = Grammar(self._role, Role.PLANE, self._limits)
-                welcome = await self._handshake(channel, grammar)
-                was_welcome = True
+                welcome, rest = await self._handshake(channel, grammar)
+                keep_alive_s = _keep_alive_s(welcome)
                 self._open(welcome)
-                await self._converse(channel, grammar, float(welcome.limits["keep_alive_s"]))
+                self._route(rest)
+                await self._converse(channel, grammar, keep_alive_s)
         except (PlaneUnreachable, ChannelBroken, ChannelClosed, RemoteProtocolError) as error:
             self.failure = error
         except Refused as refusal:
             self.failure = refusal
             self.has_failed = refusal.code in FINAL_REFUSALS
         finally:
-            self._close()
-        return was_welcome
+            lasted_s = self._close()
+        return lasted_s
 
-    async def _handshake(self, channel: Channel, grammar: Grammar) -> m.Welcome:
+    async def _handshake(
+        self, channel: Channel, grammar: Grammar
+    ) -> tuple[m.Welcome, list[m.Message]]:
+        """Introduce this side; return the welcome, and what came in one frame with it."""
         with anyio.move_on_after(self._settings.handshake_s):
             await channel.send(grammar.send([self._introduce()]))
             answers = grammar.receive(await channel.receive())
-            if len(answers) == 1 and isinstance(answers[0], m.Welcome):
-                return answers[0]
+            if answers and isinstance(answers[0], m.Welcome):
+                return answers[0], answers[1:]
             for answer in answers:
                 if isinstance(answer, m.Refusal):
                     raise Refused(answer.code, answer.why)
@@ -204,16 +215,19 @@ class Link:
         self.failure = None
         self.disconnected_at = None
         self._ping_sent_at.clear()
-        self.renewed_at = anyio.current_time()
+        self.renewed_at = self._opened_at = anyio.current_time()
         self._outbox.put_all(self._on_welcome(welcome))
         self._note_change()
 
-    def _close(self) -> None:
+    def _close(self) -> float:
+        lasted_s = 0.0
         if self.welcome is not None:
             self.welcome = None
             self.disconnected_at = anyio.current_time()
+            lasted_s = self.disconnected_at - self._opened_at
         self._outbox.clear()
         self._note_change()
+        return lasted_s
 
     def _note_change(self) -> None:
         self._changed.set()
@@ -241,9 +255,12 @@ class Link:
         while True:
             messages = grammar.receive(await channel.receive())
             self.heard_at = anyio.current_time()
-            rest = [message for message in messages if not self._is_ours(message)]
-            if rest:
-                self._on_messages(rest)
+            self._route(messages)
+
+    def _route(self, messages: list[m.Message]) -> None:
+        rest = [message for message in messages if not self._is_ours(message)]
+        if rest:
+            self._on_messages(rest)
 
     def _is_ours(self, message: m.Message) -> bool:
         """Handle what belongs to the link itself."""
@@ -271,7 +288,22 @@ class Link:
             self._outbox.put(m.Ping(self._pings))
             await anyio.sleep(keep_alive_s)
             if self.heard_at < pinged_at:
+                await anyio.sleep(MERCY_S)
+            if self.heard_at < pinged_at:
                 raise ChannelBroken(f"silent for {keep_alive_s:g} s")
+
+
+def fresh(error: CrecheError) -> CrecheError:
+    """Return *error* to be raised: a copy, as one that is raised again and again would collect the
+    tracebacks of all its raisers."""
+    return copy.copy(error)
+
+
+def _keep_alive_s(welcome: m.Welcome) -> float:
+    seconds = welcome.limits.get("keep_alive_s")
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise RemoteProtocolError(f"the plane's welcome says keep_alive_s={seconds!r}")
+    return float(seconds)
 
 
 def _reason(error: CrecheError) -> str:
