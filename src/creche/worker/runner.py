@@ -150,6 +150,13 @@ class Worker:
         return self._floor.running
 
     @property
+    def capacity(self) -> tuple[int, int]:
+        """How many bodies the plane is told that this worker runs at a time, and how many slots of
+        them are lent."""
+        slots = max(0, self._floor.slots - len(self._strays)) if self._floor.is_open else 0
+        return slots, self._floor.lent
+
+    @property
     def is_draining(self) -> bool:
         """Whether the worker takes nothing new and will leave."""
         return self._is_draining
@@ -288,7 +295,7 @@ class Worker:
         self._lease.welcomed(float(limits["lease_s"]), float(limits["grace_s"]))
         self._begun.set()
         yield m.Announce(self._declarations)
-        self._said = self._capacity()
+        self._said = self.capacity
         yield m.Capacity(*self._said)
         yield from self._reports
         yield from self.submitter.resume(welcome)
@@ -452,12 +459,8 @@ class Worker:
         self._floor.open(not self._is_draining and not self._reports.is_full)
         self._say_capacity()
 
-    def _capacity(self) -> tuple[int, int]:
-        slots = max(0, self._floor.slots - len(self._strays)) if self._floor.is_open else 0
-        return slots, self._floor.lent
-
     def _say_capacity(self) -> None:
-        capacity = self._capacity()
+        capacity = self.capacity
         if capacity != self._said:
             self._said = capacity
             self.link.post(m.Capacity(*capacity))

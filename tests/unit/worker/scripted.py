@@ -47,7 +47,9 @@ class ScriptedPlane:
         self.settles = True
         self.answers_pings = True
         self.refusal: m.Refusal | None = None
-        self.on_submit: Callable[[m.Submit], None] | None = None
+        self.runs_submissions = False
+        """Offer what the worker submits, and push how it ended."""
+        self._submitted: dict[int, m.Submit] = {}
         self.outbox: Outbox | None = None
         self._news = trio.Event()
 
@@ -66,7 +68,7 @@ class ScriptedPlane:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until *condition* holds; it is looked at whenever the worker has said something."""
-        with trio.fail_after(300):
+        with trio.fail_after(60):
             while not condition():
                 await self._news.wait()
 
@@ -119,10 +121,23 @@ class ScriptedPlane:
         self.said.append(message)
         if isinstance(message, m.Finished) and self.settles:
             self.outbox.put(m.Settled([message.n]))
-        elif isinstance(message, m.Submit):
+        if isinstance(message, m.Submit):
             self.outbox.put(m.Accepted([message.n]))
-            if self.on_submit is not None:
-                self.on_submit(message)
+            if self.runs_submissions:
+                seq = 1000 + len(self._submitted)
+                self._submitted[seq] = message
+                self._offer_submitted(seq)
+        elif isinstance(message, m.HandBack) and self.runs_submissions:
+            for seq, _, _ in message.tokens:
+                self._offer_submitted(seq)
+        elif isinstance(message, m.Finished) and message.seq in self._submitted:
+            job_id = self._submitted[message.seq].id
+            self.outbox.put(m.Ended(job_id, message.state, message.outcome))
+
+    def _offer_submitted(self, seq: int) -> None:
+        assert self.outbox is not None
+        job = self._submitted[seq]
+        self.outbox.put(m.Offer(seq, 1, 1, job.id, job.task, 2, job.payload, None))
 
     def _tell(self) -> None:
         self._news.set()
@@ -150,8 +165,19 @@ def failure_in(report: m.Finished) -> Failure:
     return Failure.from_data(decode_value(report.outcome))
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what a thread brings about without telling anybody."""
+    with trio.fail_after(60):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await trio.sleep(0.001)
+
+
 def make_worker(plane: ScriptedPlane, registry: Registry, **given: Any) -> Worker:
-    """Return a worker that dials *plane*; fields of `WorkerSettings` may be among *given*."""
+    """Return a worker that dials *plane*; fields of `WorkerSettings` may be among *given*.
+
+    It hands look-ahead back only after minutes: on a busy machine a body may take a while.
+    """
+    given.setdefault("look_ahead_s", 600.0)
     names = set(WorkerSettings.__dataclass_fields__)
     settings = WorkerSettings(**{name: given.pop(name) for name in names & set(given)})
     return Worker(
