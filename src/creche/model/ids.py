@@ -32,9 +32,12 @@ def id_from_text(text: str) -> bytes:
     if len(digits) != 2 * ID_BYTES:
         raise ValueError(f"{text!r} is no job id: it has 32 hexadecimal digits")
     try:
-        return bytes.fromhex(digits)
+        job_id = bytes.fromhex(digits)
     except ValueError:
-        raise ValueError(f"{text!r} is no job id: it has 32 hexadecimal digits") from None
+        job_id = b""
+    if len(job_id) != ID_BYTES:  # fromhex skips spaces
+        raise ValueError(f"{text!r} is no job id: it has 32 hexadecimal digits")
+    return job_id
 
 
 def made_at(job_id: bytes) -> float:

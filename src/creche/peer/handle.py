@@ -20,6 +20,7 @@ from creche.errors import (
 from creche.model.failure import Failure
 from creche.model.ids import id_from_text, id_to_text
 from creche.model.job import JobState
+from creche.peer.link import fresh
 from creche.wire.payload import decode_value
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ R = TypeVar("R")
 
 
 class Outcome:
-    """What is known here of how one job ended. Filled in once, read by all who wait."""
+    """What is known here of how one job ended. Filled in once, read by all who wait.
 
-    __slots__ = ("_listeners", "error", "payload", "state")
+    *is_promised*: its submission asked for it, so that it is kept whether somebody waits or not.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_listeners", "error", "is_promised", "payload", "state")
+
+    def __init__(self, *, is_promised: bool = False) -> None:
+        self.is_promised = is_promised
         self.state: JobState | None = None
         self.payload: bytes | None = None
         self.error: CrecheError | None = None
@@ -64,6 +69,16 @@ class Outcome:
         else:
             self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        """Do not call *listener* any more."""
+        if self._listeners is not None and listener in self._listeners:
+            self._listeners.remove(listener)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody listens."""
+        return bool(self._listeners)
+
     async def wait(self) -> None:
         """Wait until the outcome is known."""
         if self.is_known:
@@ -71,12 +86,15 @@ class Outcome:
             return
         event = anyio.Event()
         self.listen(event.set)
-        await event.wait()
+        try:
+            await event.wait()
+        finally:
+            self.unlisten(event.set)
 
     def value(self, job_id: str) -> Any:
         """Return the result, or raise how the job ended."""
         if self.error is not None:
-            raise self.error
+            raise fresh(self.error)
         return read_outcome(job_id, self.state, self.payload)
 
 
@@ -122,6 +140,10 @@ class JobHandle(str, Generic[R]):
         handle._outcome = outcome
         handle.id_bytes = job_id
         return handle
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # Elsewhere, in another process say, only the id means anything.
+        return str, (self.id,)
 
     @property
     def id(self) -> str:
@@ -173,11 +195,11 @@ def to_id(job: JobHandle[Any] | str) -> bytes:
     """Return the id behind a handle or its text.
 
     Raises:
-        UnknownJob: the text is no id at all.
+        UnknownJob: it is no id at all.
     """
     if isinstance(job, JobHandle):
         return job.id_bytes
     try:
         return id_from_text(job)
-    except ValueError:
-        raise UnknownJob(job) from None
+    except (ValueError, AttributeError):
+        raise UnknownJob(str(job)) from None

@@ -22,23 +22,37 @@ small enough that a ping or a cancel behind it does not wait long."""
 
 class Outbox:
     """Messages in the order they were put, except that large ones travel in pieces beside the
-    others, so that small messages pass them by."""
+    others, so that small messages pass them by. A `Goodbye` leaves after everything else, and what
+    is put after it is dropped: it is the last word."""
 
     def __init__(self, limits: codec.Limits = codec.DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._small: deque[tuple[m.Message, int]] = deque()
         self._large: deque[Iterator[m.Piece]] = deque()
         self._streams = 0
+        self._last_word: m.Goodbye | None = None
         self._wake: anyio.Event | None = None
         self.size_bytes = 0
+        self.is_finished = False
+        """Whether the last word was taken: nothing follows."""
 
     def __bool__(self) -> bool:
-        return bool(self._small or self._large)
+        if self._small or self._large:
+            return True
+        return self._last_word is not None and not self.is_finished
 
     def put(self, message: m.Message) -> None:
-        """Add *message*; the sender takes it with everything else that is there by then."""
+        """Add *message*; the sender takes it with everything else that is there by then.
+
+        Raises:
+            LocalProtocolError: it is a large one, and holds what CBOR cannot carry.
+        """
+        if self._last_word is not None:
+            return
         size = codec.size_hint(message)
-        if size > self._limits.piece_bytes:
+        if type(message) is m.Goodbye:
+            self._last_word = message
+        elif size > self._limits.piece_bytes:
             data = codec.encode_message(message)
             self._streams += 1
             self._large.append(codec.cut(self._streams, data, self._limits.piece_bytes))
@@ -58,13 +72,15 @@ class Outbox:
         """Forget everything: a new connection begins with facts, not with what was left over."""
         self._small.clear()
         self._large.clear()
+        self._last_word = None
         self.size_bytes = 0
+        self.is_finished = False
 
     def take(self) -> list[m.Message]:
         """Remove and return what fits one frame; empty when nothing waits."""
         frame: list[m.Message] = []
         room = FRAME_TARGET_BYTES
-        small, most = self._small, self._limits.messages - 1
+        small, most = self._small, self._limits.messages - 2
         while small and room > 0 and len(frame) < most:
             message, size = small.popleft()
             frame.append(message)
@@ -79,6 +95,9 @@ class Outbox:
             if not piece.is_last:
                 # Only the first so many take turns: the other side puts no more together at a time.
                 self._large.insert(min(len(self._large), self._limits.streams - 1), pieces)
+        if self._last_word is not None and not (small or self._large or self.is_finished):
+            frame.append(self._last_word)
+            self.is_finished = True
         self.size_bytes = max(0, self.size_bytes - taken) if self else 0
         return frame
 
@@ -93,14 +112,14 @@ class Outbox:
 
 
 async def send_from(outbox: Outbox, channel: Channel, grammar: Grammar) -> None:
-    """Send whatever *outbox* holds over *channel*, a frame at a time, until cancelled.
+    """Send whatever *outbox* holds over *channel*, a frame at a time, until its last word.
 
     Only this task sends on the channel. A send that is cancelled ends the connection.
 
     Raises:
         ChannelClosed, ChannelBroken: there is no connection any more.
     """
-    while True:
+    while not outbox.is_finished:
         await outbox.wait()
         while frame := outbox.take():
             await channel.send(grammar.send(frame))

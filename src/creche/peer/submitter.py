@@ -1,9 +1,10 @@
 """Submitting and waiting: what a session owes its users, beyond any one connection.
 
-Everything said to the plane that has no final answer is remembered here and said again after a
+Everything said to the plane that has no final answer is remembered and said again after a
 reconnect: submissions that were not accepted (same ids, marked as sent before), jobs that somebody
 waits for, questions that were not answered. Nothing here waits for the network but the caller's own
-coroutine."""
+coroutine.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from creche.errors import (
     ClientClosed,
     CrecheError,
     PlaneUnreachable,
-    Refused,
+    RemoteProtocolError,
     ResultForgotten,
     ResultTimeout,
     ScopeFull,
@@ -36,9 +37,12 @@ from creche.errors import (
 from creche.model.ids import id_to_text, new_id
 from creche.model.job import JobState
 from creche.model.priority import Priority
+from creche.peer.asking import Asking
+from creche.peer.calls import checked_options, name_of, no_task, parts_of
 from creche.peer.handle import JobHandle, Outcome, to_id
-from creche.peer.link import Link
+from creche.peer.link import Link, fresh
 from creche.peer.parent import current_parent
+from creche.peer.waits import Waits
 from creche.tasks.task import SubmitOptions, Task
 from creche.wire import messages as m
 from creche.wire.payload import encode_call
@@ -51,8 +55,10 @@ _DECLINED: dict[str, type[SubmissionRefused]] = {
     "store-full": StoreFullError,
 }
 _CHUNK = 1000
-"""How many submissions of a `submit_many` are made between two checkpoints, and how many ids one
-`Watch` names."""
+"""How many submissions of a `submit_many` are made between two checkpoints."""
+
+_WITHDRAW_S = 2.0
+"""How long the plane may take to say what became of a submission that is withdrawn."""
 
 
 class _Group:
@@ -75,18 +81,6 @@ class _Submission:
         self.message = message
         self.group = group
         self.was_sent = False
-
-
-class _Question:
-    """Something asked and not answered; asked again after a reconnect, so it must bear that."""
-
-    __slots__ = ("answer", "error", "event", "message")
-
-    def __init__(self, message: m.Ask | m.Cancel) -> None:
-        self.message = message
-        self.event = anyio.Event()
-        self.answer: Any = None
-        self.error: CrecheError | None = None
 
 
 class Submitter:
@@ -114,77 +108,71 @@ class Submitter:
         self._clock = clock
         self._n = 0
         self._unaccepted: dict[int, _Submission] = {}
-        self._room: anyio.Event | None = None
-        self._waits: dict[bytes, Outcome] = {}
-        self._questions: dict[int, _Question] = {}
-        self._views: dict[int, _Subscription] = {}
-        self._refs = 0
+        self._queue: deque[anyio.Event] = deque()
+        """Those who wait for credit, in order."""
+        self._waits = Waits(link)
+        self._asking = Asking(link, self._time_limit, self._unreachable)
         self._credit = 1
-        self._max_watches = 1
         self._payload_limit = 0
         self._plane = ""
+        self._ahead_s = 0.0
 
     # --- what the link calls --------------------------------------------------------------------
 
     def resume(self, welcome: m.Welcome) -> Iterable[m.Message]:
-        """Return what to say first on a new connection."""
-        limits = welcome.limits
-        self._credit = int(limits["unaccepted"])
-        self._max_watches = int(limits["watches"])
-        self._payload_limit = int(limits["payload_bytes"])
-        self._plane = str(limits["plane"])
+        """Return what to say first on a new connection.
+
+        Raises:
+            RemoteProtocolError: the welcome does not say what it must.
+        """
+        self._credit = _limit(welcome, "unaccepted")
+        self._payload_limit = _limit(welcome, "payload_bytes")
+        self._plane = str(welcome.limits.get("plane", ""))
+        # Ids tell the plane how old they are, so they are made by its clock.
+        now = welcome.limits.get("now")
+        self._ahead_s = now - self._clock() if isinstance(now, float) else 0.0
         for submission in self._unaccepted.values():
             message = submission.message
             if submission.was_sent:
                 message = message._replace(flags=message.flags | m.RESENT)
             submission.was_sent = True
             yield message
-        # Those not accepted are watched by their submission; asked for by id, they would be
-        # unknown.
-        unknown = {submission.message.id for submission in self._unaccepted.values()}
-        waits = [job_id for job_id in self._waits if job_id not in unknown]
-        for start in range(0, len(waits), _CHUNK):
-            yield m.Watch(waits[start : start + _CHUNK])
-        for question in self._questions.values():
-            yield question.message
-        for view in self._views.values():
-            yield view.message
+        submitted = {submission.message.id for submission in self._unaccepted.values()}
+        yield from self._waits.resume(submitted, _limit(welcome, "watches"))
+        yield from self._asking.resume()
+        self._wake_queue()
 
     def handle(self, messages: Iterable[m.Message]) -> None:
-        """Take the plane's answers."""
+        """Take the plane's answers.
+
+        Raises:
+            RemoteProtocolError: it said something that a plane does not say here.
+        """
         received = 0
         for message in messages:
             kind = type(message)
             if kind is m.Ended:
                 received += 1
-                self._on_ended(message)  # type: ignore[arg-type]
+                self._waits.end(message.id, message.state, message.outcome, None)  # type: ignore[union-attr]
             elif kind is m.Accepted:
                 for n in message.ns:  # type: ignore[union-attr]
                     self._settle(n, None)
-            elif kind is m.View:
-                self._on_view(message)  # type: ignore[arg-type]
             else:
                 self._on_rare(message)
         if received:
             self._link.post(m.Received(received))
+        if self._queue:
+            self._wake_queue()
 
     def fail(self, error: CrecheError) -> None:
         """The session has ended for good: everybody who waits is told why."""
-        for n in list(self._unaccepted):
-            submission = self._unaccepted[n]
+        for n, submission in list(self._unaccepted.items()):
             text = id_to_text(submission.message.id)
             doubt = SubmissionUncertain(f"job {text} was sent, and not answered: {error}")
             self._settle(n, doubt if submission.was_sent else error)
-        for outcome in self._waits.values():
-            outcome.fill(None, None, error)
-        self._waits.clear()
-        for question in self._questions.values():
-            question.error = error
-            question.event.set()
-        self._questions.clear()
-        for view in self._views.values():
-            view.fail(error)
-        self._views.clear()
+        self._waits.fail(error)
+        self._asking.fail(error)
+        self._wake_queue()
 
     # --- submitting -----------------------------------------------------------------------------
 
@@ -202,6 +190,8 @@ class Submitter:
             PlaneUnreachable: no plane answered in time, and nothing was sent.
             SubmissionUncertain: it was sent, and the answer did not come in time.
         """
+        if not isinstance(task, Task):
+            raise no_task(task)
         task.signature.check(args, kwargs)
         handle: JobHandle[R] = await self._submit(task.name, args, kwargs, task.options, watch=True)
         return handle
@@ -219,14 +209,13 @@ class Submitter:
 
         As `submit`, but that ``priority`` and ``queue`` belong to Creche: a task with parameters of
         these names is submitted by `submit`. Without the task's code at hand the worker checks the
-        arguments."""
+        arguments.
+        """
+        name = name_of(task)
+        options = checked_options(queue, priority)
         if isinstance(task, Task):
             task.signature.check(args, kwargs)
-        urgency = None if priority is None else Priority.parse(priority)
-        options = SubmitOptions(queue=queue, priority=urgency)
-        if isinstance(task, Task):
             options = options.over(task.options)
-        name = task.name if isinstance(task, Task) else task
         return await self._submit(name, args, kwargs, options, watch=False)
 
     async def submit_many(
@@ -240,37 +229,39 @@ class Submitter:
 
         A call is a sequence of positional arguments or a mapping of keyword arguments. With
         ``watch=False`` results are not pushed until somebody waits for them: for jobs that are
-        left to themselves. When one is refused, the first error is raised; the others are stored.
+        left to themselves. When one is refused or cannot be sent, the first error is raised, and
+        the others may be stored. The client's timeout bounds how long it may go without progress.
         """
+        name = name_of(task)
         known = task if isinstance(task, Task) else None
-        name = task.name if isinstance(task, Task) else task
         options = known.options if known else SubmitOptions()
         group = _Group()
         handles: list[JobHandle[R]] = []
+        is_whole = False
         with self._time_limit() as limit:
             for i, call in enumerate(calls):
-                args, kwargs = ((), call) if isinstance(call, Mapping) else (call, {})
+                args, kwargs = parts_of(call)
                 if known is not None:
                     known.signature.check(args, kwargs)
                 payload = self._encode(args, kwargs)
                 if len(self._unaccepted) >= self._credit or not self._link.is_connected:
+                    self._extend(limit)
                     await self._wait_for_credit()
                 elif i % _CHUNK == _CHUNK - 1:
+                    self._extend(limit)
                     await anyio.lowlevel.checkpoint()
-                    # Moving on is what is bounded, not the length of the list.
-                    if self._timeout_s is not None:
-                        limit.deadline = anyio.current_time() + self._timeout_s
                 handles.append(self._begin(group, name, payload, options, watch))
+            is_whole = True
             while group.left:
                 left = group.left
-                with anyio.move_on_after(1.0):
-                    await group.changed.wait()
-                if group.left < left and self._timeout_s is not None:
-                    limit.deadline = anyio.current_time() + self._timeout_s
-        if limit.cancelled_caught:
-            raise await self._give_up(group)
+                self._extend(limit)
+                while group.left == left:
+                    with anyio.move_on_after(1.0):
+                        await group.changed.wait()
+        if group.left or not is_whole:
+            await self._give_up(group, is_whole=is_whole)
         if group.error is not None:
-            raise group.error
+            raise fresh(group.error)
         return handles
 
     async def map(
@@ -296,24 +287,31 @@ class Submitter:
         ended: deque[JobHandle[R]] = deque()
         news = [anyio.Event()]
 
-        def note(handle: JobHandle[R]) -> None:
+        def note(handle: JobHandle[R], outcome: Outcome) -> None:
+            handle._outcome = outcome
             ended.append(handle)
             news[0].set()
 
-        left = 0
-        for handle in handles:
-            left += 1
-            self._watch(handle).listen(partial(note, handle))
-        while left:
-            if not ended:
-                news[0] = anyio.Event()
-                seconds = None if deadline is None else deadline - anyio.current_time()
-                # The limit is around each wait and not around the yield: a scope must not be left
-                # open while the caller's own code runs.
-                with self._lending(), anyio.fail_after(seconds):
-                    await news[0].wait()
-            left -= 1
-            yield ended.popleft()
+        pending: list[tuple[JobHandle[R], Outcome, Callable[[], None]]] = []
+        try:
+            for handle in handles:
+                outcome = self._watch(handle)
+                listener: Callable[[], None] = partial(note, handle, outcome)
+                pending.append((handle, outcome, listener))
+                outcome.listen(listener)
+            for _ in range(len(pending)):
+                if not ended:
+                    news[0] = anyio.Event()
+                    seconds = None if deadline is None else deadline - anyio.current_time()
+                    # The limit is around each wait and not around the yield: a scope must not be
+                    # left open while the caller's own code runs.
+                    with self._lending(), anyio.fail_after(seconds):
+                        await news[0].wait()
+                yield ended.popleft()
+        finally:
+            for handle, outcome, listener in pending:
+                outcome.unlisten(listener)
+                self._waits.abandon(handle.id_bytes, outcome)
 
     # --- waiting and asking ---------------------------------------------------------------------
 
@@ -322,18 +320,23 @@ class Submitter:
         text = str.__str__(job)
         outcome = self._watch(job)
         if not outcome.is_known:
-            with self._lending(), anyio.move_on_after(timeout):
-                await outcome.wait()
+            try:
+                with self._lending(), anyio.move_on_after(timeout):
+                    await outcome.wait()
+            except BaseException:
+                # Cancelled. After a timeout the watch stays: who asks again finds the answer.
+                self._waits.abandon(to_id(job), outcome)
+                raise
             if not outcome.is_known:
                 raise ResultTimeout(text, timeout if timeout is not None else 0.0)
+        if isinstance(job, JobHandle) and job._submitter is self:
+            job._outcome = outcome
         value: R = outcome.value(text)
         return value
 
     async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
-        """Cancel jobs; return the state each is in then, None for one that the plane does not
-        know."""
-        self._refs += 1
-        answer = await self._ask(m.Cancel(self._refs, list(ids), reason))
+        """Cancel jobs; return the state each is in then, None for one the plane does not know."""
+        answer = await self._asking.ask(lambda ref: m.Cancel(ref, list(ids), reason))
         return [None if state is None else JobState(state) for state in answer]
 
     async def ask(self, question: str, params: Mapping[str, Any] | None = None) -> Any:
@@ -341,23 +344,19 @@ class Submitter:
 
         Raises:
             Refused: the plane does not know the question, or refuses it; `code` says why.
+            NotEncodable: *params* hold something that a question cannot carry.
             PlaneUnreachable: no answer within the client's timeout.
         """
-        self._refs += 1
-        return await self._ask(m.Ask(self._refs, question, dict(params or {})))
+        return await self._asking.ask(lambda ref: m.Ask(ref, question, dict(params or {})))
 
-    async def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncIterator[Any]:
+    def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncIterator[Any]:
         """Yield views of *topic* as they change, at most *hz* a second; a slow reader skips to the
-        newest. Ends with the caller's block, and lives through reconnects."""
-        self._refs += 1
-        view = self._views[self._refs] = _Subscription(m.Subscribe(self._refs, topic, hz))
-        self._link.post(view.message)
-        try:
-            while True:
-                yield await view.next()
-        finally:
-            self._views.pop(view.message.ref, None)
-            self._link.post(m.Unsubscribe(view.message.ref))
+        newest. Ends with the caller's block, and lives through reconnects.
+
+        Raises:
+            Refused: the plane has no such topic, or does not send it that often.
+        """
+        return self._asking.watch_topic(topic, hz)
 
     def job(self, job_id: str) -> JobHandle[Any]:
         """Return a handle for a job that somebody submitted.
@@ -380,15 +379,19 @@ class Submitter:
     ) -> JobHandle[Any]:
         payload = self._encode(args, kwargs)
         group = _Group()
+        handle: JobHandle[Any] | None = None
         with self._time_limit():
             if len(self._unaccepted) >= self._credit or not self._link.is_connected:
                 await self._wait_for_credit()
             handle = self._begin(group, name, payload, options, watch)
             await group.changed.wait()
-            if group.error is not None:
-                raise group.error
-            return handle
-        raise await self._give_up(group)
+        # The answer may have come in the moment in which the time was up: it counts.
+        if handle is None or group.left:
+            await self._give_up(group, is_whole=handle is not None)
+        if group.error is not None:
+            raise fresh(group.error)
+        assert handle is not None
+        return handle
 
     def _encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         payload = encode_call(args, kwargs)
@@ -399,15 +402,37 @@ class Submitter:
     def _time_limit(self) -> anyio.CancelScope:
         return anyio.move_on_after(self._timeout_s)
 
+    def _extend(self, limit: anyio.CancelScope) -> None:
+        """Moving on is what is bounded, not the length of a list."""
+        if self._timeout_s is not None:
+            limit.deadline = anyio.current_time() + self._timeout_s
+
     async def _wait_for_credit(self) -> None:
         """Wait until there is a connection, and room for one more submission."""
         await self._link.wait_connected(None)
+        is_first = True
         while len(self._unaccepted) >= self._credit:
-            if self._link.has_failed and self._link.failure is not None:
-                raise self._link.failure
-            if self._room is None:
-                self._room = anyio.Event()
-            await self._room.wait()
+            if self._link.has_failed:
+                raise fresh(self._link.failure or ClientClosed("the client is closed"))
+            turn = anyio.Event()
+            # Who was woken and found the room taken is the next.
+            (self._queue.append if is_first else self._queue.appendleft)(turn)
+            is_first = False
+            try:
+                await turn.wait()
+            except BaseException:
+                if turn.is_set():
+                    self._wake_queue()
+                else:
+                    self._queue.remove(turn)
+                raise
+
+    def _wake_queue(self) -> None:
+        """Wake as many as there is room for; all of them when there will be none."""
+        room = self._credit - len(self._unaccepted)
+        while self._queue and (room > 0 or self._link.has_failed):
+            self._queue.popleft().set()
+            room -= 1
 
     def _begin(
         self,
@@ -419,10 +444,8 @@ class Submitter:
     ) -> JobHandle[Any]:
         """Put one submission into the outbox and remember it. No checkpoint."""
         self._n = n = self._n + 1
-        job_id = new_id(self._clock(), self._random(10))
-        outcome: Outcome | None = None
-        if watch and len(self._waits) < self._max_watches:
-            outcome = self._waits[job_id] = Outcome()
+        job_id = new_id(self._clock() + self._ahead_s, self._random(10))
+        outcome = self._waits.expect(job_id) if watch else None
         message = m.Submit(
             n,
             job_id,
@@ -464,42 +487,55 @@ class Submitter:
         group = submission.group
         group.left -= 1
         if error is not None:
-            self._waits.pop(submission.message.id, None)
+            self._waits.forget(submission.message.id)
             group.error = group.error or error
         if group.left == 0:
             group.changed.set()
-        if self._room is not None:
-            self._room.set()
-            self._room = None
 
-    async def _give_up(self, group: _Group) -> CrecheError:
-        """The time for a submission is up: withdraw it, and say what is known of it."""
-        late = {n: s for n, s in self._unaccepted.items() if s.group is group}
-        if not late:
-            if self._link.is_connected:
-                return SubmitTimeout(
-                    f"{self._credit:,} submissions of this client already wait to be accepted: "
-                    "nothing was sent"
-                )
-            return self._unreachable()
-        ids = [submission.message.id for submission in late.values()]
-        states: list[JobState | None] = []
-        if self._link.is_connected:
-            with anyio.move_on_after(2.0):
-                states = await self.cancel(ids, "withdrawn by its submitter")
-        for n in late:
-            self._unaccepted.pop(n, None)
-        for job_id in ids:
-            self._waits.pop(job_id, None)
-        some = id_to_text(ids[0]) if len(ids) == 1 else f"{len(ids)} jobs"
-        limit = f"{self._timeout_s:g} s"
-        if states and all(state in (None, JobState.CANCELLED) for state in states):
-            return SubmitTimeout(
-                f"the plane had no room for {some} within {limit}; withdrawn: nothing will run"
+    async def _give_up(self, group: _Group, *, is_whole: bool) -> None:
+        """The time for *group* is up: withdraw what was not accepted, and raise what is known.
+
+        Returns if all of it was accepted in the meantime. Not *is_whole*: something of it was not
+        even begun, as there was no room or no connection.
+        """
+        late = {n: s.message.id for n, s in self._unaccepted.items() if s.group is group}
+        was_sent = any(self._unaccepted[n].was_sent for n in late)
+        states = await self._withdraw(list(late.values()))
+        withdrawn = doubtful = 0
+        for (n, job_id), state in zip(late.items(), states, strict=True):
+            if state is JobState.CANCELLED:
+                withdrawn += 1
+            elif n in self._unaccepted:
+                doubtful += 1
+            if self._unaccepted.pop(n, None) is not None:
+                self._waits.forget(job_id)
+        self._wake_queue()
+        some = id_to_text(next(iter(late.values()))) if len(late) == 1 else f"{len(late):,} jobs"
+        limit = "in time" if self._timeout_s is None else f"within {self._timeout_s:g} s"
+        if doubtful and was_sent:
+            raise SubmissionUncertain(f"{some}: sent, and not answered {limit}")
+        if doubtful or (not is_whole and not self._link.is_connected):
+            raise self._unreachable()
+        if withdrawn:
+            what = "it was" if withdrawn == 1 else f"{withdrawn:,} were"
+            raise SubmitTimeout(
+                f"the plane had no room for {some} {limit}; {what} withdrawn and will not run"
             )
-        if not any(submission.was_sent for submission in late.values()):
-            return self._unreachable()
-        return SubmissionUncertain(f"{some}: sent, and not answered within {limit}")
+        if not is_whole:
+            raise SubmitTimeout(
+                f"{self._credit:,} submissions of this client already wait to be accepted, and "
+                f"none was {limit}: this was not sent"
+            )
+
+    async def _withdraw(self, ids: Sequence[bytes]) -> Sequence[JobState | None]:
+        """Cancel submissions; return the state of each, None where it is not known."""
+        if ids and self._link.is_connected:
+            with anyio.move_on_after(_WITHDRAW_S):
+                try:
+                    return await self.cancel(ids, "withdrawn by its submitter")
+                except CrecheError:
+                    pass  # Nothing is known then, and that is what is said.
+        return [None] * len(ids)
 
     def _unreachable(self) -> PlaneUnreachable:
         failure = self._link.failure
@@ -512,44 +548,7 @@ class Submitter:
         """Return the outcome to wait for, and have it pushed if it is not already."""
         if isinstance(job, JobHandle) and job._outcome is not None and job._submitter is self:
             return job._outcome
-        job_id = to_id(job)
-        outcome = self._waits.get(job_id)
-        if outcome is None:
-            outcome = self._waits[job_id] = Outcome()
-            self._link.post(m.Watch([job_id]))
-        if isinstance(job, JobHandle) and job._submitter is self:
-            job._outcome = outcome
-        return outcome
-
-    async def _ask(self, message: m.Ask | m.Cancel) -> Any:
-        if self._link.has_failed:
-            raise self._link.failure or ClientClosed("the client is closed")
-        question = self._questions[message.ref] = _Question(message)
-        self._link.post(message)
-        try:
-            with self._time_limit():
-                await question.event.wait()
-        finally:
-            self._questions.pop(message.ref, None)
-        if question.error is not None:
-            raise question.error
-        if not question.event.is_set():
-            raise self._unreachable()
-        return question.answer
-
-    def _on_ended(self, message: m.Ended) -> None:
-        outcome = self._waits.pop(message.id, None)
-        if outcome is not None:
-            try:
-                state = JobState(message.state)
-            except ValueError:
-                state = None
-            outcome.fill(state, message.outcome)
-
-    def _on_view(self, message: m.View) -> None:
-        view = self._views.get(message.ref)
-        if view is not None:
-            view.offer(message.body)
+        return self._waits.watch(to_id(job))
 
     def _on_rare(self, message: m.Message) -> None:
         if isinstance(message, m.Declined):
@@ -562,46 +561,20 @@ class Submitter:
             if self._on_warning is not None:
                 self._on_warning(message.why)
         elif isinstance(message, m.Missing):
-            outcome = self._waits.pop(message.id, None)
-            if outcome is not None:
-                text = id_to_text(message.id)
-                kind = ResultForgotten if message.is_forgotten else UnknownJob
-                outcome.fill(None, None, kind(text))
+            kind = ResultForgotten if message.is_forgotten else UnknownJob
+            self._waits.end(message.id, None, None, kind(id_to_text(message.id)))
         elif isinstance(message, m.Answer):
-            question = self._questions.get(message.ref)
-            if question is not None:
-                question.answer = message.body
-                question.event.set()
+            self._asking.on_answer(message)
         elif isinstance(message, m.AskFailed):
-            question = self._questions.get(message.ref)
-            if question is not None:
-                question.error = Refused(message.code, message.why)
-                question.event.set()
-            view = self._views.get(message.ref)
-            if view is not None:
-                view.fail(Refused(message.code, message.why))
+            self._asking.on_failed(message)
+        elif isinstance(message, m.View):
+            self._asking.on_view(message)
+        else:
+            raise RemoteProtocolError(f"the plane sent a {type(message).__name__} to a client")
 
 
-class _Subscription:
-    """The newest view of a topic, and whoever waits for the next."""
-
-    def __init__(self, message: m.Subscribe) -> None:
-        self.message = message
-        self._newest: Any = None
-        self._error: CrecheError | None = None
-        self._has_news = anyio.Event()
-
-    def offer(self, body: Any) -> None:
-        self._newest = body
-        self._has_news.set()
-
-    def fail(self, error: CrecheError) -> None:
-        self._error = error
-        self._has_news.set()
-
-    async def next(self) -> Any:
-        await self._has_news.wait()
-        if self._error is not None:
-            raise self._error
-        self._has_news = anyio.Event()
-        return self._newest
+def _limit(welcome: m.Welcome, name: str) -> int:
+    value = welcome.limits.get(name)
+    if type(value) is not int or value < 1:
+        raise RemoteProtocolError(f"the plane's welcome says {name}={value!r}")
+    return value

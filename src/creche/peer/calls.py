@@ -1,0 +1,70 @@
+"""What a call is made of: checked before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from creche.errors import InvalidArguments
+from creche.model.priority import Priority
+from creche.tasks.task import MAX_NAME_LENGTH, SubmitOptions, Task
+
+
+def no_task(thing: object) -> InvalidArguments:
+    """Return the error for what was given in place of a task."""
+    return InvalidArguments(
+        f"{thing!r} is neither a task nor a task's name: decorate the function with @task"
+    )
+
+
+def name_of(task: Task[..., Any] | str) -> str:
+    """Return the name that a task is submitted by.
+
+    Raises:
+        InvalidArguments: it is no task, or no name that a task can have.
+    """
+    if isinstance(task, Task):
+        return task.name
+    if not isinstance(task, str):
+        raise no_task(task)
+    return _checked_name("a task's name", task)
+
+
+def _checked_name(what: str, name: object) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise InvalidArguments(
+            f"{what} is a text of 1 to {MAX_NAME_LENGTH} characters: {name!r:.80}"
+        )
+    return str(name)
+
+
+def checked_options(queue: str | None, priority: Priority | str | None) -> SubmitOptions:
+    """Return the options that a call gives.
+
+    Raises:
+        InvalidArguments: they name no queue, or no priority.
+    """
+    try:
+        urgency = None if priority is None else Priority.parse(priority)
+    except ValueError as error:
+        raise InvalidArguments(str(error)) from None
+    return SubmitOptions(
+        queue=None if queue is None else _checked_name("a queue's name", queue), priority=urgency
+    )
+
+
+def parts_of(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the positional and the keyword arguments of one call of `submit_many`.
+
+    Raises:
+        InvalidArguments: it is neither a sequence nor a mapping.
+    """
+    if type(call) in (tuple, list):
+        return call, {}
+    if isinstance(call, Mapping):
+        return (), call
+    if isinstance(call, Sequence) and not isinstance(call, str | bytes | bytearray):
+        return tuple(call), {}
+    raise InvalidArguments(
+        f"a call is a sequence of arguments or a mapping of keywords, not {call!r:.80}"
+    )
