@@ -1,0 +1,152 @@
+"""The application: which commands there are, and what happens to an error that leaves one.
+
+Everything here is loaded by `creche --help`, so it imports no command and nothing of the rooms
+below but errors. A command returns its exit code, or None when it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError, Group
+
+from creche.cli.exits import Exit, blamed, exit_of, lines_of
+from creche.cli.output import say
+from creche.cli.settings import sources, usage_line
+from creche.errors import SettingsError
+
+_RUN = Group("Run", sort_key=1)
+_JOBS = Group("Jobs", sort_key=2)
+_LOOK = Group("Look", sort_key=3)
+_KEEP = Group("Keep and measure", sort_key=4)
+
+# name, where it is, its line in the help, its group. A command's own help has the whole of it.
+_COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
+    ("control-plane", "control_plane:control_plane", "Run the plane, workers and page.", _RUN),
+    ("worker", "worker:worker", "Run jobs for a plane.", _RUN),
+    ("gui", "gui:gui", "Serve the live page of a plane.", _RUN),
+    ("demo", "demo:demo", "Index Python's standard library, one job a file.", _RUN),
+    ("submit", "submit:submit", "Run a task and print its result.", _JOBS),
+    ("status", "jobs:status", "Show one job.", _JOBS),
+    ("result", "jobs:result", "Wait for a job and print its result.", _JOBS),
+    ("cancel", "jobs:cancel", "Cancel a job.", _JOBS),
+    ("jobs", "jobs:app", "List jobs.", _JOBS),
+    ("list", "tasks:list_tasks", "List the tasks that workers have announced.", _LOOK),
+    ("queues", "queues:app", "List queues and their lanes.", _LOOK),
+    ("workers", "workers:app", "List workers.", _LOOK),
+    ("health", "health:health", "Ask whether the plane is well.", _LOOK),
+    ("store", "store:app", "Look after a store file.", _KEEP),
+    ("bench", "bench:bench", "Measure this machine: jobs a second, latency, CPU a job.", _KEEP),
+)  # fmt: skip
+
+
+def version() -> str:
+    """Return the installed version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return f"creche {installed('creche')}"
+    except PackageNotFoundError:  # run from a source folder that was never installed
+        return "creche (not installed)"
+
+
+def make_app(chosen: str | None = None) -> App:
+    """Return the application, with commands that are imported when they are called.
+
+    *chosen* is the command that will be: its help is its own, and not the one line listed here.
+    """
+    names = [name for name, *_ in _COMMANDS]
+    app = App(
+        name="creche",
+        help="Background jobs for Python, with nothing to install beside it.",
+        help_epilogue="Every option is also CRECHE_<OPTION>, and a key in creche.toml.",
+        version=version,
+        # Markdown wraps a docstring's lines anew; loading its renderer is a third of the time that
+        # `creche --help` may take, so the list of commands does without.
+        help_format="markdown" if chosen in names else "plaintext",
+        backend="trio",
+    )
+    for name, place, line, group in _COMMANDS:
+        text = None if name == chosen else line
+        app.command(f"creche.cli.{place}", name=name, help=text, group=group)
+    # FastWorker's second name for it; one line in the help is enough.
+    app.command("creche.cli.worker:worker", name="subworker", show=False)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code. Errors become lines on stderr."""
+    try:
+        words, given = _leading_options(arguments)
+        _check_command(words)
+        app = make_app(words[0] if words else None)
+        app.config = sources(given)
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        say("error", usage_line(error))
+        say("hint", f"`creche {' '.join((*_command_of(error), '--help'))}` lists what there is")
+        return Exit.USAGE
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else Exit.DONE
+    except BaseException as error:
+        return _report(error)
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and end it with the command's exit code."""
+    # What a task returned may hold what the terminal's encoding has not.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:])
+    if code == Exit.INTERRUPTED:
+        # Ended by the signal itself, as a shell expects of what it runs in a loop.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(code)
+
+
+def _report(error: BaseException) -> Exit:
+    cause = blamed(error)
+    for line in lines_of(cause, whole=error):
+        say("", line)
+    if isinstance(cause, BrokenPipeError):
+        # Python flushes stdout once more at the end; nobody is there to read it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return exit_of(cause)
+
+
+def _leading_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Split off what FastWorker has before the command: ``--log-level LEVEL``."""
+    words = list(arguments)
+    given: dict[str, str] = {}
+    while words and words[0].partition("=")[0] == "--log-level":
+        name, equals, value = words.pop(0).partition("=")
+        if not equals:
+            if not words:
+                raise SettingsError(f"{name} requires a level")
+            value = words.pop(0)
+        given[name] = value
+    return words, given
+
+
+def _check_command(words: Sequence[str]) -> None:
+    # Left to cyclopts, finding out which commands there are would load them all.
+    known = [name for name, *_ in _COMMANDS] + ["subworker"]
+    if words and not words[0].startswith("-") and words[0] not in known:
+        near = get_close_matches(words[0], known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`creche --help` lists them"
+        raise SettingsError(f"there is no command {words[0]!r}: {hint}")
+
+
+def _command_of(error: CycloptsError) -> tuple[str, ...]:
+    return tuple(error.command_chain or ())

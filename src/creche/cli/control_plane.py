@@ -1,0 +1,381 @@
+"""`creche control-plane`: the plane, with local workers and the live page beside it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import trio
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from creche import __version__
+from creche.channel import trio_ws
+from creche.channel.base import Handler, Listen
+from creche.channel.handshake import authority, parse_url
+from creche.cli import logs
+from creche.cli.exits import Exit
+from creche.cli.options import (
+    DEFAULT_URL,
+    FLAG,
+    Count,
+    CountOrNone,
+    ListenOption,
+    LogLevel,
+    Names,
+    Port,
+    Seconds,
+)
+from creche.cli.output import has_colour, say
+from creche.cli.processes import (
+    ParentPipe,
+    argv,
+    ignore_terminal,
+    stop_signals,
+    wait_for_parent_to_end,
+)
+from creche.cli.stores import open_store
+from creche.engine.children import Child
+from creche.engine.plane import Running, run_plane
+from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
+from creche.errors import ListenError, SettingsError
+from creche.store.base import Durability, Retention
+
+logger = logging.getLogger("creche.plane")
+
+DEFAULT_PORT = 5570
+
+CHECK_S = 60.0
+"""How long importing the task modules may take before the plane is started."""
+
+
+async def control_plane(
+    *,
+    task_modules: Names | None = None,
+    listen: ListenOption = DEFAULT_URL,
+    store: Annotated[str, Parameter(metavar="STORE")] = "sqlite:creche.db",
+    workers: CountOrNone = 1,
+    concurrency: Count = 10,
+    gui: Annotated[bool, Parameter(name="--gui", negative="--no-gui")] = True,
+    gui_host: Annotated[str, Parameter(metavar="HOST")] = "127.0.0.1",
+    gui_port: Port = 8080,
+    gui_insecure: Annotated[bool, FLAG] = False,
+    drain_timeout: Annotated[float, Parameter(validator=Number(gte=0), metavar="S")] = 30.0,
+    keep_alive: Seconds = 10.0,
+    grace: Seconds = 15.0,
+    lease: Seconds = 60.0,
+    window: Count = 10_000,
+    fairness: Count | None = None,
+    result_cache_size: Count | None = None,
+    result_cache_ttl: Seconds | None = None,
+    result_cache_bytes: Count | None = None,
+    log_level: LogLevel = "info",
+    worker_id: Annotated[str, Parameter(show=False)] = "local",
+    ready_fd: Annotated[int | None, Parameter(show=False, show_env_var=False)] = None,
+    parent_pipe: ParentPipe = None,
+) -> int:
+    """Run the plane: queues, store, local workers and the live page.
+
+    The first SIGTERM or Ctrl-C refuses what is new and lets running jobs end, the second ends it at
+    once; accepted jobs are in the store either way.
+
+    Args:
+        task_modules: Where the tasks are: modules (shop.tasks) or files (shop/tasks.py). Local
+            workers import them; the plane does not. Without any there are no local workers.
+        store: Where jobs are kept: sqlite:PATH, or memory: for as long as the plane runs.
+        workers: How many local worker processes to run.
+        concurrency: How many jobs each of them runs at a time.
+        gui: Serve the live page.
+        gui_host: Where the page listens.
+        gui_port: Its port; 0 takes a free one.
+        gui_insecure: Let the page listen on more than this machine's loopback: everybody who
+            reaches it may look.
+        drain_timeout: How many seconds running jobs have to end when the plane stops.
+        keep_alive: How often peers are pinged, in seconds.
+        grace: How many seconds a session outlives its connection.
+        lease: How many seconds a silent worker keeps its jobs.
+        window: Jobs of one lane that are held in memory; what is beyond waits in the store.
+        fairness: After so many jobs have overtaken a lower lane it may pass once; strict order
+            when not given.
+        result_cache_size: How many results are kept: with memory: 10,000, else any number.
+        result_cache_ttl: For how many seconds: with memory: an hour, else 7 days.
+        result_cache_bytes: For how many bytes of them: with memory: 256 MiB, else 4 GiB.
+        worker_id: What the local workers' names begin with.
+    """
+    ignore_terminal(parent_pipe)
+    logs.set_up(log_level)
+    host, port = _address(listen)
+    durability = open_store(store).durability
+    settings = _settings(
+        durability,
+        Retention(result_cache_size, result_cache_bytes, result_cache_ttl),
+        keep_alive_s=keep_alive,
+        grace_s=grace,
+        lease_s=lease,
+        drain_s=drain_timeout,
+        window=window,
+        fairness=fairness,
+    )
+    page = _reserve(gui_host, gui_port, is_open=gui_insecure) if gui else None
+    # The plane never imports user code, so a child finds out whether the workers will be able to.
+    modules = (task_modules or []) if workers else []
+    tasks = await _check(modules) if modules else []
+    local = _LocalWorkers(
+        modules, workers if modules else 0, concurrency, worker_id, settings, log_level
+    )
+
+    def children(running: Running) -> list[Child]:
+        url = running.addresses[0]
+        found = local.children(url)
+        if page is not None:
+            found.append(_page_child(url, gui_host, page, gui_insecure, log_level))
+        return found
+
+    def on_ready(running: Running) -> None:
+        where = f"http://{authority(gui_host, page)}" if page is not None else None
+        _print_banner(running, store, where, local, tasks)
+        if ready_fd is not None:
+            with open(ready_fd, "w", encoding="utf-8") as pipe:
+                json.dump({"addresses": running.addresses, "epoch": running.epoch}, pipe)
+
+    run = partial(
+        run_plane,
+        partial(open_store, store),
+        _Listener(host, port),
+        settings,
+        children=children,
+    )
+    return await _until_stopped(run, on_ready, settings.drain_s, parent_pipe)
+
+
+def _address(listen: str) -> tuple[str, int]:
+    """Return host and port of ``--listen``; port 0 stays 0."""
+    target = parse_url(listen)
+    if target.is_tls:
+        raise SettingsError(
+            "--listen is ws:// for now: put what ends TLS (nginx, Caddy, ...) before the plane"
+        )
+    port = urlsplit(listen).port
+    return target.host, DEFAULT_PORT if port is None else port
+
+
+def _settings(durability: Durability, given: Retention, **options: Any) -> PlaneSettings:
+    usual = DISK_RETENTION if durability is Durability.DISK else MEMORY_RETENTION
+    retention = replace(
+        usual,
+        max_count=usual.max_count if given.max_count is None else given.max_count,
+        max_bytes=usual.max_bytes if given.max_bytes is None else given.max_bytes,
+        max_age_s=usual.max_age_s if given.max_age_s is None else given.max_age_s,
+    )
+    try:
+        return PlaneSettings(retention=retention, **options)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+async def _until_stopped(
+    run: Callable[..., Any],
+    on_ready: Callable[[Running], None],
+    drain_s: float,
+    parent_pipe: int | None,
+) -> Exit:
+    """Run the plane until a signal has stopped it; the second one does not wait."""
+    stop = trio.Event()
+    code = Exit.DONE
+    async with trio.open_nursery() as nursery:
+
+        async def on_signals() -> None:
+            nonlocal code
+            with stop_signals(parent_pipe) as signals:
+                async for number in signals:
+                    if stop.is_set():
+                        code = Exit(128 + number)
+                        nursery.cancel_scope.cancel()
+                        return
+                    say("", f"stopping; running jobs have {drain_s:g} s (again: stop at once)")
+                    stop.set()
+
+        async def on_orphaned(pipe: int) -> None:
+            await wait_for_parent_to_end(pipe)
+            nursery.cancel_scope.cancel()
+
+        async def plane() -> None:
+            async with trio.open_nursery() as inner:
+                on_ready(await inner.start(partial(run, stop=stop)))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(on_signals)
+        if parent_pipe is not None:
+            nursery.start_soon(on_orphaned, parent_pipe)
+        nursery.start_soon(plane)
+    return code
+
+
+class _Listener:
+    """The plane's `Listen`: the port that it was given first is the one it keeps in later
+    epochs."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+
+    async def __call__(
+        self,
+        handler: Handler,
+        /,
+        *,
+        handler_nursery: trio.Nursery | None = None,
+        task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen; see `creche.channel.base.Listen`."""
+        listener = self
+
+        class Remembering:
+            def started(self, addresses: tuple[str, ...] = ()) -> None:
+                listener._port = parse_url(addresses[0]).port
+                task_status.started(addresses)
+
+        await trio_ws.serve(
+            handler,
+            host=self._host,
+            port=self._port,
+            handler_nursery=handler_nursery,
+            task_status=Remembering(),
+        )
+
+
+_: type[Listen] = _Listener
+
+
+# --- local workers and the page -----------------------------------------------------------------
+
+
+async def _check(modules: Sequence[str]) -> list[str]:
+    """Import the task modules in a child and return the names of their tasks.
+
+    Raises:
+        SystemExit: it could not; the child has said why.
+    """
+    # Loaded once, so that what they lack is said before anything listens.
+    command = argv("worker", "--check", "--task-modules", *modules)
+    with trio.move_on_after(CHECK_S):
+        done = await trio.run_process(command, capture_stdout=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(Exit.USAGE)
+        report = json.loads(done.stdout)
+        for warning in report["warnings"]:
+            say("warning", warning)
+        return [str(task["name"]) for task in report["tasks"]]
+    raise SettingsError(
+        f"importing {', '.join(modules)} took more than {CHECK_S:g} s: what do they do on import?"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalWorkers:
+    """The worker processes beside the plane."""
+
+    modules: Sequence[str]
+    number: int
+    concurrency: int
+    prefix: str
+    settings: PlaneSettings
+    log_level: str
+
+    def children(self, url: str) -> list[Child]:
+        """Return what the plane is to keep running."""
+        # The plane's pid is in the names: after a crash the old workers may still be there for
+        # their grace, and two of one name cannot be told apart.
+        names = [f"{self.prefix}-{os.getpid()}-{n}" for n in range(1, self.number + 1)]
+        return [Child(name, partial(self._argv, name, url)) for name in names]
+
+    def _argv(self, name: str, url: str, pipe: int) -> Sequence[str]:
+        return argv(
+            *("worker", "--connect", url, "--worker-id", name),
+            *("--concurrency", str(self.concurrency)),
+            *("--drain-timeout", str(max(self.settings.drain_s, 0.1))),
+            *("--grace", str(self.settings.grace_s)),
+            *("--log-level", self.log_level),
+            *("--parent-pipe", str(pipe), "--task-modules", *self.modules),
+        )
+
+
+def _page_child(url: str, host: str, port: int, is_open: bool, log_level: str) -> Child:
+    words = ["gui", "--connect", url, "--host", host, "--port", str(port)]
+    words += ["--insecure"] if is_open else []
+    words += ["--log-level", log_level, "--parent-pipe"]
+    return Child("the page", lambda pipe: argv(*words, str(pipe)))
+
+
+def _reserve(host: str, port: int, *, is_open: bool) -> int:
+    """Return the page's port: the free one that was taken, or *port*, if it can be listened on.
+
+    The page's process binds it later. Were it not looked at here, a port in use would only be a
+    line in the log, below a banner that promises a page.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            bound, number = probe.getsockname()[:2]
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ListenError(
+            f"the page cannot listen on {authority(host, port)}: {why}: "
+            "choose another --gui-port, or leave it out with --no-gui"
+        ) from None
+    if not is_open and not ipaddress.ip_address(bound).is_loopback:
+        raise SettingsError(
+            f"the page has no authentication, so it listens on loopback only, not on {host!r}: "
+            "use 127.0.0.1, or say that everybody who reaches it may look (--gui-insecure)"
+        )
+    return int(number)
+
+
+# --- what is said when it is ready --------------------------------------------------------------
+
+
+def _print_banner(
+    running: Running,
+    store: str,
+    page: str | None,
+    local: _LocalWorkers,
+    tasks: Sequence[str],
+) -> None:
+    is_coloured = has_colour(sys.stderr)
+
+    def bold(text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if is_coloured else text
+
+    facts = [("page", page)] if page is not None else []
+    facts += [("plane", address) for address in running.addresses]
+    facts.append(("store", f"{store} (epoch {running.epoch})"))
+    if local.number:
+        slots = local.number * local.concurrency
+        facts.append(("workers", f"{local.number}, {slots} slots"))
+        facts.append(("tasks", _shortened(tasks)))
+    else:
+        facts.append(("workers", "none here: `creche worker --task-modules ...` joins"))
+    lines = [bold(f"creche {__version__} is ready"), ""]
+    lines += [f"  {name:<8}{value}" for name, value in facts]
+    lines += ["", "  Ctrl-C stops it.", ""]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,42 @@
+"""`creche health`: a probe that asks the plane only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from creche.cli.connection import ask
+from creche.cli.exits import Exit
+from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, Seconds
+from creche.cli.output import moment_text, print_json
+
+
+async def health(
+    *,
+    ready: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    timeout: Annotated[Seconds, Parameter(show_env_var=False)] = 2.0,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """Ask whether the plane is well: exit code 0 if so, 4 when it cannot be reached.
+
+    Args:
+        ready: Exit code 1 unless the plane has recovered and takes jobs. Workers do not count.
+        timeout: How many seconds the plane has to answer.
+    """
+    answer = await ask(connect, "health", timeout)
+    if as_json:
+        print_json(answer)
+    else:
+        print(_line(answer))
+    return Exit.FAILED if ready and not answer["ready"] else Exit.DONE
+
+
+def _line(answer: dict[str, Any]) -> str:
+    counts = ", ".join(f"{number:,} {state}" for state, number in answer["jobs"].items() if number)
+    return (
+        f"{'ready' if answer['ready'] else 'not ready'}, epoch {answer['epoch']} since "
+        f"{moment_text(answer.get('started_at'))}, jobs kept in {answer['durability']}: "
+        f"{counts or 'none'}"
+    )

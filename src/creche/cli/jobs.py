@@ -1,0 +1,168 @@
+"""`creche status`, `result`, `cancel` and `jobs ls`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from creche.cli.connection import ask, open_client
+from creche.cli.exits import Exit
+from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
+from creche.cli.output import (
+    Column,
+    bytes_text,
+    cell,
+    moment_cell,
+    moment_text,
+    print_facts,
+    print_json,
+    print_table,
+)
+from creche.cli.submit import wait_and_print
+from creche.errors import SettingsError, UnknownJob
+from creche.model.job import JobState
+from creche.peer.handle import to_id
+
+app = App(name="jobs", help="List jobs.")
+
+PAGE = 500
+"""Jobs asked for at a time; the plane bounds one answer."""
+
+
+async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+    """Show one job: its state, and when and where it ran.
+
+    The exit code is 0 whatever the state is, and 3 for an id that the plane does not know.
+    """
+    record = await ask(connect, "job", id=to_id(job_id))
+    if record is None:
+        raise UnknownJob(job_id)
+    if as_json:
+        print_json({"job": record})
+    else:
+        print_facts(_facts(record))
+    return Exit.DONE
+
+
+def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
+    state = str(record["state"])
+    if record.get("parked"):
+        state += f" ({record['parked']})"
+    facts = [
+        ("id", str(record["id"])),
+        ("task", str(record["task"])),
+        ("state", state),
+        ("queue", f"{record.get('queue') or '-'} ({record.get('priority') or '-'})"),
+        ("attempt", str(record.get("attempt", 0))),
+    ]
+    if record.get("losses"):
+        facts.append(("losses", str(record["losses"])))
+    if record.get("worker"):
+        facts.append(("worker", str(record["worker"])))
+    moments = ("submitted", "started", "ended")
+    facts += [(name, moment_text(record.get(f"{name}_at"))) for name in moments]
+    facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
+    facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
+    return facts
+
+
+async def result(
+    job_id: JobId,
+    *,
+    timeout: Seconds = 60.0,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """Wait for a job's end and print its result, as `creche submit` does.
+
+    Args:
+        timeout: How many seconds to wait. The job goes on when they run out.
+    """
+    async with open_client(connect) as client:
+        return await wait_and_print(client.job(job_id), timeout, as_json=as_json)
+
+
+async def cancel(
+    job_id: JobId,
+    *,
+    reason: Annotated[str, Parameter(show_env_var=False)] = "",
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """Cancel a job, and print the state it is in then.
+
+    The exit code is 0 if the job is cancelled or about to be, and 1 if it had begun or ended.
+
+    Args:
+        reason: Kept with the job, for whoever waits for it.
+    """
+    async with open_client(connect) as client:
+        state = await client.job(job_id).cancel(reason)
+    if as_json:
+        print_json({"id": job_id, "state": state.word})
+    else:
+        print(state.word)
+    is_cancelled = state in (JobState.CANCELLED, JobState.CANCELLING)
+    return Exit.DONE if is_cancelled else Exit.FAILED
+
+
+_COLUMNS = (
+    Column("ID", cell("id"), is_whole=True),
+    Column("STATE", cell("state")),
+    Column("TASK", cell("task")),
+    Column("QUEUE", cell("queue")),
+    Column("PRIORITY", cell("priority")),
+    Column("TRY", cell("attempt"), is_number=True),
+    Column("WORKER", cell("worker")),
+    Column("SUBMITTED", moment_cell("submitted_at")),
+)
+
+
+@app.command(name="ls")
+async def ls(
+    *,
+    state: Annotated[Names | None, Parameter(show_env_var=False)] = None,
+    task: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
+    queue: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
+    limit: Count = 50,
+    quiet: Annotated[bool, FLAG, Parameter(name=("--quiet", "-q"), show_env_var=False)] = False,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """List jobs, newest first.
+
+    Args:
+        state: Only jobs in this state; several words, or with commas.
+        task: Only jobs of this task.
+        queue: Only jobs of this queue.
+        limit: How many at the most.
+        quiet: Print ids only.
+    """
+    states = [_state_word(word) for word in state or ()]
+    records: list[dict[str, Any]] = []
+    async with open_client(connect) as client:
+        before_seq = None
+        while len(records) < limit:
+            count = min(PAGE, limit - len(records))
+            params = {"states": states, "task": task, "queue": queue, "limit": count}
+            answer = await client.ask("jobs", {**params, "before_seq": before_seq})
+            records += answer["jobs"]
+            if len(answer["jobs"]) < count:
+                break
+            before_seq = records[-1]["seq"]
+    if as_json:
+        print_json({"jobs": records})
+    elif quiet:
+        for record in records:
+            print(record["id"])
+    else:
+        print_table(_COLUMNS, records, empty="no jobs")
+    return Exit.DONE
+
+
+def _state_word(word: str) -> str:
+    try:
+        return JobState.parse(word).word
+    except ValueError as error:
+        raise SettingsError(f"--state: {error}") from None

@@ -1,0 +1,77 @@
+"""Processes of ours: how they are started, and how they end with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import sysconfig
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import trio
+from cyclopts import Parameter
+
+import creche
+from creche.cli.exits import Exit
+
+ParentPipe: TypeAlias = Annotated[int | None, Parameter(show=False, show_env_var=False)]
+"""The number of an inherited file descriptor that is at its end when the parent is gone."""
+
+
+def argv(*words: str) -> list[str]:
+    """Return the command line of another `creche` of this installation.
+
+    ``-P``: what lies in the working directory must not stand in for a module of ours.
+    """
+    return [sys.executable, "-P", "-m", "creche", *words]
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment, so that a child finds the same `creche`."""
+    root = str(Path(creche.__file__).parent.parent)
+    found = dict(os.environ)
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        others = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = root + os.pathsep + others if others else root
+    return found
+
+
+def ignore_terminal(parent_pipe: int | None) -> None:
+    """As somebody's child, leave Ctrl-C to the parent: it decides when this process ends."""
+    if parent_pipe is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+async def wait_for_parent_to_end(parent_pipe: int) -> None:
+    """Return when the other end of the pipe is closed, which `kill -9` of the parent does too."""
+    async with trio.lowlevel.FdStream(parent_pipe) as stream:
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some(64):
+                pass
+
+
+@contextmanager
+def stop_signals(parent_pipe: int | None) -> Iterator[AsyncIterator[int]]:
+    """Yield the stream of signals that ask this process to stop."""
+    asking = [signal.SIGTERM] if parent_pipe is not None else [signal.SIGTERM, signal.SIGINT]
+    with trio.open_signal_receiver(*asking) as signals:
+        yield signals
+
+
+async def unless_terminated(run: Callable[[], Awaitable[Exit]]) -> Exit:
+    """Run a command that has children and files to clean up: SIGTERM cancels it, as Ctrl-C does."""
+    code: Exit = Exit.TERMINATED
+    async with trio.open_nursery() as nursery:
+
+        async def on_signal() -> None:
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+        nursery.start_soon(on_signal)
+        code = await run()
+        nursery.cancel_scope.cancel()
+    return code

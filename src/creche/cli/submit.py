@@ -1,0 +1,172 @@
+"""`creche submit`: run a task by name, and print its result."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from creche.cli.connection import SUBMIT_S, open_client
+from creche.cli.exits import Exit, exit_of
+from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, PriorityOption, Seconds
+from creche.cli.output import print_json, say
+from creche.cli.values import (
+    parse_arguments,
+    parse_json_arguments,
+    result_text,
+    signature_of,
+)
+from creche.client.client import Client
+from creche.errors import JobEnded, JobFailed, ResultTimeout, SettingsError
+from creche.model.job import JobState
+from creche.peer.handle import JobHandle
+from creche.tasks.task import SubmitOptions
+
+_Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
+
+
+async def submit(
+    task: Annotated[str | None, Parameter(show_env_var=False)] = None,
+    /,
+    *words: Annotated[str, Parameter(name="ARGS", show_env_var=False)],
+    kwargs: Annotated[list[str] | None, _Words, Parameter(metavar="K=V")] = None,
+    json_args: Annotated[str | None, Parameter(show_env_var=False, metavar="JSON")] = None,
+    priority: PriorityOption = None,
+    queue: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    non_blocking: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    timeout: Seconds = 60.0,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+    task_name: Annotated[str | None, Parameter(show=False, show_env_var=False)] = None,
+    args: Annotated[list[str] | None, _Words, Parameter(show=False)] = None,
+) -> int:
+    """Run a task and print its result.
+
+    ARGS become true or false, an int, a float, or else text; a parameter that the task declares as
+    `str` keeps its text. The result alone goes to stdout: text bare, everything else as JSON.
+    What a failed job raised goes to stderr.
+
+    Args:
+        task: The task's name, as `creche list` shows it.
+        words: Its positional arguments.
+        kwargs: Keyword arguments, as key=value; repeated, or several in a row.
+        json_args: All arguments as JSON: a list, or an object of keyword arguments.
+        queue: Where the job goes; the task's own queue when not given.
+        non_blocking: Print the job's id and leave; nobody waits for the result.
+        timeout: How many seconds to wait for the result. The job goes on when they run out.
+        task_name: The task's name (FastWorker's spelling).
+        args: Its positional arguments (FastWorker's spelling).
+    """
+    name, texts = _told(task, words, task_name, args)
+    async with open_client(connect, SUBMIT_S) as client:
+        declaration = await client.ask("task", {"name": name})
+        call_args, call_kwargs = _call(declaration, texts, kwargs or (), json_args)
+        handle = await _submit(client, name, call_args, call_kwargs, SubmitOptions(queue, priority))
+        if non_blocking:
+            print_json({"id": handle.id}) if as_json else print(handle.id)
+            return Exit.DONE
+        return await wait_and_print(handle, timeout, as_json=as_json)
+
+
+def _told(
+    task: str | None,
+    words: tuple[str, ...],
+    task_name: str | None,
+    args: list[str] | None,
+) -> tuple[str, tuple[str, ...]]:
+    """Return the task's name and its positional arguments, by whichever spelling they came."""
+    if task_name is not None:
+        # With the name as an option, the first word is an argument as all others.
+        words = words if task is None else (task, *words)
+        task = task_name
+    if task is None:
+        raise SettingsError("which task? `creche submit TASK [ARGS...]`; `creche list` names them")
+    if args is not None and words:
+        raise SettingsError("--args is another spelling of ARGS: give the arguments once")
+    return task, words if args is None else tuple(args)
+
+
+def _call(
+    declaration: Any, words: tuple[str, ...], kwargs: list[str] | tuple[()], json_args: str | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the call's arguments, checked if its signature is known: nothing is sent before."""
+    signature = signature_of(declaration)
+    values, named = parse_arguments(words, kwargs, signature)
+    if json_args is not None:
+        given = parse_json_arguments(json_args)
+        if isinstance(given, list):
+            if values:
+                raise SettingsError("--json-args holds a list: leave ARGS out")
+            values = given
+        else:
+            both = sorted(named.keys() & given.keys())
+            if both:
+                raise SettingsError(f"--json-args and --kwargs both give {both[0]!r}")
+            named |= given
+    if signature is not None:
+        signature.check(values, named)
+    return values, named
+
+
+async def _submit(
+    client: Client,
+    name: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    options: SubmitOptions,
+) -> JobHandle[Any]:
+    # `delay` has keywords of its own: a task with parameters of those names gets the others by
+    # position only, which its signature has just allowed or refused.
+    clash = sorted({"priority", "queue"} & kwargs.keys())
+    if clash:
+        raise SettingsError(
+            f"a keyword argument cannot be named {clash[0]!r} here: give it by position"
+        )
+    send = functools.partial(client.delay, name, *args, **kwargs)
+    return await send(priority=options.priority, queue=options.queue)
+
+
+async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_json: bool) -> int:
+    """Wait for a job's end and print it; return the exit code.
+
+    Without ``--json`` how a job ended otherwise is raised, so that it is reported like any error.
+    """
+    try:
+        value = await handle.result(timeout)
+    except ResultTimeout as late:
+        if as_json:
+            print_json({"id": handle.id, "state": None})
+        say("error", str(late))
+        say("hint", f"`creche result {handle.id}` waits again")
+        return Exit.WAITED_OUT
+    except JobEnded as ended:
+        if not as_json:
+            raise
+        print_json(_ended(handle.id, ended))
+        return exit_of(ended)
+    if as_json:
+        print_json({"id": handle.id, "state": JobState.SUCCEEDED.word, "result": value})
+    else:
+        print(result_text(value))
+    return Exit.DONE
+
+
+def _ended(job_id: str, ended: JobEnded) -> dict[str, Any]:
+    state = _STATES.get(type(ended).__name__, JobState.EXPIRED).word
+    document: dict[str, Any] = {"id": job_id, "state": state, "why": ended.why}
+    if isinstance(ended, JobFailed):
+        document["error"] = {
+            "type": ended.type,
+            "message": ended.message,
+            "notes": list(getattr(ended, "__notes__", ())),
+            "traceback": ended.traceback,
+        }
+    return document
+
+
+_STATES = {
+    "JobFailed": JobState.FAILED,
+    "JobCancelled": JobState.CANCELLED,
+    "JobLost": JobState.LOST,
+}

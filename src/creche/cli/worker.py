@@ -1,0 +1,192 @@
+"""`creche worker` (and `subworker`, its name in FastWorker): run jobs for a plane."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+
+import trio
+from cyclopts import Parameter
+
+from creche import __version__
+from creche.channel import trio_ws
+from creche.cli import logs
+from creche.cli.exits import Exit
+from creche.cli.options import (
+    DEFAULT_URL,
+    FLAG,
+    Connect,
+    Count,
+    LogLevel,
+    Names,
+    Seconds,
+)
+from creche.cli.processes import (
+    ParentPipe,
+    ignore_terminal,
+    stop_signals,
+    wait_for_parent_to_end,
+)
+from creche.errors import SettingsError
+from creche.tasks import LoadReport, load, task_registry
+from creche.worker.runner import Worker
+from creche.worker.settings import WorkerSettings
+
+logger = logging.getLogger("creche.worker")
+
+FIRST_NOTICE_S = 3.0
+NOTICE_S = 60.0
+"""A worker waits for its plane as long as it takes, and says so this often."""
+
+LEAVE_S = 2.0
+"""After the plane was told goodbye, nothing is owed to anyone: a body that cannot be stopped ends
+with the process, after this time."""
+
+
+async def worker(
+    *,
+    task_modules: Names | None = None,
+    connect: Connect = DEFAULT_URL,
+    queues: Names | None = None,
+    concurrency: Count = 10,
+    worker_id: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    drain_timeout: Seconds = 30.0,
+    log_level: LogLevel = "info",
+    check: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    grace: Annotated[Seconds, Parameter(show=False, show_env_var=False)] = 15.0,
+    parent_pipe: ParentPipe = None,
+) -> int:
+    """Run jobs for a plane.
+
+    A worker waits for its plane, and dials again when the connection ends. The first SIGTERM or
+    Ctrl-C makes it take nothing new and leave when its jobs are done, the second stops them.
+
+    Args:
+        task_modules: Where the tasks are: modules (shop.tasks) or files (shop/tasks.py).
+        queues: What to listen on, most important first. When not given: `default`, and the
+            queues that its tasks name.
+        concurrency: How many jobs run at a time.
+        worker_id: Its name, which no other worker of the plane may have. When not given: host and
+            process id.
+        drain_timeout: How many seconds jobs have to end when the worker stops.
+        check: Import the task modules, print what is in them as JSON, and leave.
+    """
+    ignore_terminal(parent_pipe)
+    if not task_modules:
+        raise SettingsError("which tasks? --task-modules names the modules they are in")
+    if check:
+        return _check(task_modules)
+    logs.set_up(log_level)
+    for warning in load(task_modules).warnings:
+        logger.warning(warning)
+    chosen = queues or _queues_of_tasks()
+    made = Worker(
+        task_registry,
+        dial=partial(trio_ws.dial, connect),
+        url=connect,
+        worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
+        queues=chosen,
+        concurrency=concurrency,
+        settings=WorkerSettings(drain_s=drain_timeout),
+        version=__version__,
+    )
+    return await _Shift(made, parent_pipe, grace).run()
+
+
+def _check(modules: Sequence[str]) -> Exit:
+    # A module may print when it is imported; that must not get into our JSON.
+    told = os.dup(1)
+    os.dup2(2, 1)
+    report: LoadReport = load(modules)
+    sys.stdout.flush()
+    with open(told, "w", encoding="utf-8") as out:
+        document = {
+            "v": 1,
+            "modules": report.modules,
+            "tasks": [task_registry.get(name).declaration() for name in report.tasks],  # type: ignore[union-attr]
+            "queues": _queues_of_tasks(),
+            "warnings": report.warnings,
+        }
+        json.dump(document, out)
+        out.write("\n")
+    return Exit.DONE
+
+
+def _queues_of_tasks() -> list[str]:
+    named = {task.defaults.queue for task in task_registry}
+    return ["default", *sorted(name for name in named if name and name != "default")]
+
+
+class _Shift:
+    """One worker from its start to its end: who may end it, and what is said meanwhile."""
+
+    def __init__(self, worker: Worker, parent_pipe: int | None, grace_s: float) -> None:
+        self._worker = worker
+        self._parent_pipe = parent_pipe
+        self._grace_s = grace_s
+        self._asked = 0
+        self._code = Exit.DONE
+
+    async def run(self) -> Exit:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._on_signals, nursery.cancel_scope)
+            nursery.start_soon(self._tell)
+            nursery.start_soon(self._leave_for_good)
+            if self._parent_pipe is not None:
+                nursery.start_soon(self._on_orphaned, self._parent_pipe)
+            await self._worker.run()
+            nursery.cancel_scope.cancel()
+        return self._code
+
+    async def _on_signals(self, scope: trio.CancelScope) -> None:
+        with stop_signals(self._parent_pipe) as signals:
+            async for number in signals:
+                self._asked += 1
+                if self._asked > 1:
+                    self._code = Exit(128 + number)
+                if self._asked > 2:
+                    scope.cancel()
+                self._worker.begin_drain("it was told to stop")
+
+    async def _on_orphaned(self, parent_pipe: int) -> None:
+        """The plane that started this worker has ended. In good order, it tells us by a signal as
+        well, and either one after the other makes us hurry. If it crashed, what runs may go on: a
+        plane that is started anew within the grace is found and takes the results."""
+        await wait_for_parent_to_end(parent_pipe)
+        self._worker.begin_drain("its plane is gone")
+        await trio.sleep(self._grace_s)
+        if not self._worker.link.is_connected:
+            self._worker.begin_drain("its plane did not come back")
+
+    async def _tell(self) -> None:
+        """Say when the plane is found, lost, or has not been there for long."""
+        link = self._worker.link
+        notice_s = FIRST_NOTICE_S
+        while True:
+            with trio.move_on_after(notice_s):
+                await link.wait_connected(None)
+            if not link.is_connected:
+                why = f" ({link.failure})" if link.failure is not None else ""
+                logger.warning("waiting for the plane at %s%s", link.url, why)
+                notice_s = NOTICE_S
+                continue
+            logger.info(
+                "worker %s is connected to %s, listening on %s",
+                *(self._worker.worker_id, link.url, ", ".join(self._worker.queues)),
+            )
+            notice_s = FIRST_NOTICE_S
+            while link.is_connected:  # noqa: ASYNC110 - see below
+                # Resuming is the link's business and takes milliseconds: this only tells of it.
+                await trio.sleep(1.0)
+
+    async def _leave_for_good(self) -> None:
+        await self._worker.has_left.wait()
+        await trio.sleep(LEAVE_S)
+        sys.stdout.flush()
+        os._exit(self._code)

@@ -1,0 +1,41 @@
+"""`creche workers ls`: who runs jobs."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from creche.cli.connection import ask
+from creche.cli.exits import Exit
+from creche.cli.options import DEFAULT_URL, Connect, Json
+from creche.cli.output import Column, Row, cell, moment_cell, print_json, print_table
+
+app = App(name="workers", help="List workers.")
+
+
+def _running(row: Row) -> str:
+    running = row.get("running")
+    return str(len(running)) if isinstance(running, list) else str(running or 0)
+
+
+_COLUMNS = (
+    Column("WORKER", cell("name"), is_whole=True),
+    Column("STATE", cell("state")),
+    Column("QUEUES", cell("queues")),
+    Column("RUNNING", _running, is_number=True),
+    Column("SLOTS", cell("slots"), is_number=True),
+    Column("LENT", cell("lent"), is_number=True),
+    Column("HOST", cell("host")),
+    Column("PID", cell("pid"), is_number=True),
+    Column("SINCE", moment_cell("since")),
+)
+
+
+@app.command(name="ls")
+async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+    """List the workers that are connected, or away for less than their grace."""
+    answer = await ask(connect, "workers")
+    if as_json:
+        print_json(answer)
+    else:
+        print_table(_COLUMNS, answer["workers"], empty="no workers")
+    return Exit.DONE
