@@ -181,8 +181,8 @@ class Ledger:
         """Update what changed, together what is equal: most of a batch was leased together."""
         seqs, states, lanes, stored, *others = changes
         groups: dict[Row, list[int]] = defaultdict(list)
-        for seq, *values in zip(seqs, lanes, stored, states, *others, strict=True):
-            groups[tuple(values)].append(seq)
+        for seq, *becomes in zip(seqs, lanes, stored, states, *others, strict=True):
+            groups[tuple(becomes)].append(seq)
         alone: list[Row] = []
         for values, members in groups.items():
             if len(members) < FEW:

@@ -1,0 +1,200 @@
+"""What can be done with the file of an SQLite store from outside the plane.
+
+Synchronous, and run where they are called: `info`, `verify` and `backup` work beside a plane that
+has the file, `compact` needs it alone. A backup is a store like any other; verifying it is the
+check that it can be restored, and restoring is copying it to where the plane looks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from creche.errors import StoreError, StoreUnusable
+from creche.store.sqlite_file import (
+    FileLock,
+    as_store_full,
+    check_file,
+    describe,
+    is_unwritable,
+    open_to_read,
+    open_to_write,
+)
+from creche.store.sqlite_history import History
+
+INFO_S = 10.0
+"""How long `info` may take (seconds)."""
+
+# What must hold in every store, each as a query for what breaks it, with how many there are first.
+_INVARIANTS = {
+    "unfinished jobs have an end": (
+        "SELECT count(*) FROM job WHERE state < 10 AND (ending IS NOT NULL OR stored IS NULL)"
+    ),
+    "ended jobs have no end, or wait in a lane": (
+        "SELECT count(*) FROM job LEFT JOIN ending e ON e.n = job.ending WHERE state >= 10"
+        " AND state < 20 AND (e.seq IS NOT job.seq OR stored IS NOT NULL)"
+    ),
+    "forgotten jobs have no tombstone, or a payload": (
+        "SELECT count(*) FROM job LEFT JOIN tombstone t ON t.n = job.ending WHERE state >= 20"
+        " AND (t.seq IS NOT job.seq OR stored IS NOT NULL OR payload IS NOT NULL)"
+    ),
+    "ends are nobody's": (
+        "SELECT (SELECT count(*) FROM ending)"
+        " - (SELECT count(*) FROM job WHERE state >= 10 AND state < 20)"
+    ),
+    "tombstones are nobody's": (
+        "SELECT (SELECT count(*) FROM tombstone) - (SELECT count(*) FROM job WHERE state = 20)"
+    ),
+    "jobs are in a state that does not exist": (
+        "SELECT count(*) FROM job WHERE state NOT IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 20)"
+    ),
+    "jobs have lost their payload": (
+        "SELECT count(*) FROM job LEFT JOIN large ON large.seq = job.seq WHERE state < 20"
+        " AND coalesce(length(job.payload), length(large.payload)) IS NOT payload_bytes"
+    ),
+    "large payloads are nobody's": (
+        "SELECT count(*) FROM large LEFT JOIN job ON job.seq = large.seq"
+        " WHERE job.seq IS NULL OR job.payload IS NOT NULL OR state = 20"
+    ),
+    "outcomes have another size than is recorded": (
+        "SELECT count(*) FROM ending WHERE length(outcome) IS NOT outcome_bytes"
+    ),
+    "jobs have a seq that would be given again": (
+        "SELECT count(*) FROM job WHERE seq >= (SELECT next_seq FROM ledger WHERE name = 'main')"
+    ),
+}
+
+
+def info(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return facts about the store at *path*, as `HistoryStore.info` does.
+
+    Raises:
+        StoreUnusable: there is no store of ours.
+        StoreError: it cannot be read.
+    """
+    path = os.path.abspath(path)
+    with closing(open_to_read(path)) as connection:
+        return History(connection, path, INFO_S).info()
+
+
+def verify(path: str | os.PathLike[str]) -> list[str]:
+    """Return what is wrong with the store at *path*, a sentence each: nothing if it is sound.
+
+    Looks at every page and every job; a million jobs take some seconds.
+
+    Raises:
+        StoreUnusable: there is no store of ours.
+    """
+    path = os.path.abspath(path)
+    with closing(open_to_read(path)) as connection:
+        try:
+            problems = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            if problems != ["ok"]:
+                return problems
+            # One transaction: a plane may be writing meanwhile.
+            connection.execute("BEGIN")
+            return _broken_invariants(connection)
+        except sqlite3.Error as error:
+            return [f"the file cannot be read: {describe(error)}"]
+
+
+def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
+    problems = []
+    for sentence, query in _INVARIANTS.items():
+        (found,) = connection.execute(query).fetchone()
+        if found:
+            problems.append(f"{found:,} {sentence}")
+    counts, kept_bytes = connection.execute(
+        "SELECT counts, kept_bytes FROM ledger WHERE name = 'main'"
+    ).fetchone()
+    recorded = {int(state): jobs for state, jobs in json.loads(counts).items()}
+    counted = dict(connection.execute("SELECT state, count(*) FROM job GROUP BY state"))
+    if recorded != counted:
+        problems.append(f"the jobs by state are {counted}, and recorded as {recorded}")
+    (size,) = connection.execute(
+        "SELECT coalesce(sum(payload_bytes + coalesce(outcome_bytes, 0)), 0)"
+        " FROM ending JOIN job ON job.seq = ending.seq"
+    ).fetchone()
+    if size != kept_bytes:
+        problems.append(f"ended jobs take {size:,} bytes, recorded as {kept_bytes:,}")
+    return problems
+
+
+def backup(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
+    """Copy the store at *path*, as it is at one moment, to the new file *target*; return its size
+    in bytes. A plane may go on writing; its log grows until the copy is done.
+
+    Nothing appears at *target* before the copy is whole and on disk.
+
+    Raises:
+        StoreUnusable: there is no store of ours, or *target* is there already.
+        StoreFull: the copy could not be written; nothing is left of it.
+    """
+    target = os.path.abspath(target)
+    if os.path.lexists(target):
+        raise StoreUnusable(f"{target} is there already: name a new file for the backup")
+    folder = os.path.dirname(target)
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise StoreUnusable(f"{target} cannot be made: its folder is not there, or not writable")
+    part = Path(f"{target}.part")
+    with closing(open_to_read(os.path.abspath(path))) as source:
+        try:
+            part.unlink(missing_ok=True)
+            with closing(sqlite3.connect(part)) as copy:
+                # All pages in one step: in several, every commit between them would start it anew.
+                source.backup(copy, pages=-1)
+            _sync(part)
+            part.rename(target)
+        except (sqlite3.Error, OSError) as error:
+            raise _as_error(error, target) from error
+        finally:
+            part.unlink(missing_ok=True)
+    _sync(Path(target).parent)
+    return os.path.getsize(target)
+
+
+def compact(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Rewrite the store at *path* without its free pages; return its size in bytes before and
+    after. Needs as much room again while it runs.
+
+    Raises:
+        StoreLocked: a plane has the file.
+        StoreUnusable: there is no store of ours, or it is not writable.
+        StoreFull: there was no room; the store is as it was.
+    """
+    path = os.path.abspath(path)
+    check_file(path, to_write=False)
+    check_file(path)
+    lock = FileLock.take(path, os.getpid())
+    try:
+        with closing(open_to_write(path)) as connection:
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                before = os.path.getsize(path)
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                raise _as_error(error, path) from error
+        return before, os.path.getsize(path)
+    finally:
+        lock.release()
+
+
+def _as_error(error: sqlite3.Error | OSError, path: str) -> StoreError:
+    if isinstance(error, OSError):
+        return StoreUnusable(f"{path} cannot be written: {error.strerror}")
+    if is_unwritable(error):
+        return as_store_full(error)
+    return StoreError(f"{path}: {describe(error)}")
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

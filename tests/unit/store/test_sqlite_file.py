@@ -1,0 +1,251 @@
+"""The database file: its lock, what is refused, how its schema is brought forward."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from creche.errors import StoreLocked, StoreUnusable
+from creche.store.sqlite_file import (
+    APPLICATION_ID,
+    FileLock,
+    check_file,
+    migrate,
+    migrations,
+    open_to_read,
+    open_to_write,
+)
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    """Return every file of *folder* as it is."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def a_database(path: Path, *statements: str) -> Path:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    return path
+
+
+# --- the lock -----------------------------------------------------------------------------------
+
+
+def test_one_file_has_one_lock_by_whatever_name_it_is_reached(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    path.touch()
+    other = tmp_path / "other.db"
+    other.symlink_to(path)
+    lock = FileLock.take(str(path), 4711)
+    with pytest.raises(StoreLocked) as caught:
+        FileLock.take(str(other), 4712)
+    assert caught.value.pid == 4711
+    lock.release()
+    FileLock.take(str(other), 4712).release()
+
+
+def test_a_released_lock_leaves_nothing(tmp_path: Path) -> None:
+    FileLock.take(str(tmp_path / "creche.db"), 1).release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_that_a_crash_left_locks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "creche.db.lock").write_text("4711\n")
+    lock = FileLock.take(str(tmp_path / "creche.db"), 4712)
+    assert (tmp_path / "creche.db.lock").read_text() == "4712\n"
+    lock.release()
+
+
+def test_waiting_for_a_lock_ends_when_it_is_released(tmp_path: Path) -> None:
+    path = str(tmp_path / "creche.db")
+    first = FileLock.take(path, 1)
+    looks = 0
+
+    def release_at_the_third_look() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            first.release()
+        return False
+
+    FileLock.take(path, 2, wait_s=30.0, give_up=release_at_the_third_look).release()
+    assert looks == 3
+
+
+def test_waiting_for_a_lock_ends_when_nobody_wants_it_any_more(tmp_path: Path) -> None:
+    path = str(tmp_path / "creche.db")
+    lock = FileLock.take(path, 1)
+    with pytest.raises(StoreLocked):
+        FileLock.take(path, 2, wait_s=3600.0, give_up=lambda: True)
+    lock.release()
+
+
+def test_a_lock_whose_pid_cannot_be_read_is_a_lock(tmp_path: Path) -> None:
+    path = str(tmp_path / "creche.db")
+    lock = FileLock.take(path, 1)
+    (tmp_path / "creche.db.lock").write_text("")
+    with pytest.raises(StoreLocked) as caught:
+        FileLock.take(path, 2)
+    assert caught.value.pid is None
+    assert "in use by another plane" in str(caught.value)
+    lock.release()
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"x", b"garbage " * 4096, b"SQLite format 3\x00", b"\0" * 4096],
+    ids=["one byte", "text", "a cut-off header", "zeros"],
+)
+def test_what_is_no_database_is_refused_and_not_touched(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "creche.db"
+    path.write_bytes(content)
+    before = all_bytes(tmp_path)
+    with pytest.raises(StoreUnusable, match="is not a database"):
+        check_file(str(path))
+    assert all_bytes(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_another_programs_database_is_refused_and_not_touched(tmp_path: Path, mode: str) -> None:
+    path = a_database(tmp_path / "creche.db", f"PRAGMA journal_mode={mode}", "CREATE TABLE job (a)")
+    before = all_bytes(tmp_path)
+    check_file(str(path))  # its header says nothing of whose it is
+    with pytest.raises(StoreUnusable, match="another program's database"):
+        open_to_write(str(path))
+    assert all_bytes(tmp_path) == before
+
+
+def test_a_marked_database_of_another_program_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = a_database(tmp_path / "creche.db", "PRAGMA application_id=77", "CREATE TABLE job (a)")
+    with pytest.raises(StoreUnusable, match="another program's database"):
+        check_file(str(path))
+
+
+def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    open_to_write(str(path)).close()
+    a_database(path, "PRAGMA user_version=9999")
+    before = all_bytes(tmp_path)
+    with pytest.raises(StoreUnusable, match=r"newer version of Creche.*9999"):
+        check_file(str(path))
+    assert all_bytes(tmp_path) == before
+
+
+def test_a_newer_schema_that_is_still_in_the_log_is_refused_and_not_touched(
+    tmp_path: Path,
+) -> None:
+    """As a newer version leaves it that was killed right after its migration."""
+    (tmp_path / "living").mkdir()
+    (tmp_path / "dead").mkdir()
+    living = tmp_path / "living" / "creche.db"
+    open_to_write(str(living)).close()
+    with closing(sqlite3.connect(living, isolation_level=None)) as newer:
+        newer.execute("PRAGMA user_version=9999")
+        for name in ("creche.db", "creche.db-wal"):
+            (tmp_path / "dead" / name).write_bytes((tmp_path / "living" / name).read_bytes())
+    dead = tmp_path / "dead" / "creche.db"
+    before = all_bytes(dead.parent)
+    check_file(str(dead))
+    with pytest.raises(StoreUnusable, match="newer version of Creche"):
+        open_to_write(str(dead))
+    assert all_bytes(dead.parent) == before
+
+
+def test_a_folder_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable, match="is a folder"):
+        check_file(str(tmp_path))
+    with pytest.raises(StoreUnusable, match="there is no folder"):
+        check_file(str(tmp_path / "nowhere" / "creche.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    open_to_write(str(path)).close()
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 8000)
+    check_file(str(path))
+    with pytest.raises(StoreUnusable, match="cannot be opened"):
+        open_to_write(str(path))
+    with pytest.raises(StoreUnusable, match="cannot be read"):
+        open_to_read(str(path))
+
+
+def test_nothing_is_read_where_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable, match="there is no store"):
+        open_to_read(str(tmp_path / "creche.db"))
+    (tmp_path / "creche.db").touch()
+    with pytest.raises(StoreUnusable, match="is empty"):
+        open_to_read(str(tmp_path / "creche.db"))
+
+
+def test_a_store_that_was_cut_off_while_it_was_made_is_made_anew(tmp_path: Path) -> None:
+    path = a_database(tmp_path / "creche.db", "PRAGMA journal_mode=WAL")
+    assert path.stat().st_size > 0
+    check_file(str(path))
+    open_to_write(str(path)).close()
+    open_to_read(str(path)).close()
+
+
+# --- the schema ---------------------------------------------------------------------------------
+
+
+def test_a_new_store_is_marked_as_ours_and_synced_with_every_commit(tmp_path: Path) -> None:
+    with closing(open_to_write(str(tmp_path / "creche.db"))) as connection:
+        settings = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("application_id", "user_version", "journal_mode", "synchronous")
+        }
+    assert settings == {
+        "application_id": APPLICATION_ID,
+        "user_version": max(migrations()),
+        "journal_mode": "wal",
+        "synchronous": 2,
+    }
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert list(migrations()) == [*range(1, len(migrations()) + 1)]
+
+
+def test_a_store_is_brought_forward_by_the_steps_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "0001.sql").write_text("CREATE TABLE a (x); -- one; with a comment\n")
+    (tmp_path / "0002.sql").write_text("INSERT INTO a\n  VALUES ('a;b');\nCREATE TABLE b (y);\n")
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE a (x)")
+        connection.execute("PRAGMA user_version=1")
+        migrate(connection, tmp_path)
+        migrate(connection, tmp_path)
+        assert connection.execute("SELECT x FROM a").fetchall() == [("a;b",)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_a_step_that_fails_leaves_the_one_before_it(tmp_path: Path) -> None:
+    (tmp_path / "0001.sql").write_text("CREATE TABLE a (x);\n")
+    (tmp_path / "0002.sql").write_text("CREATE TABLE b (y);\nINSERT INTO nowhere VALUES (1);\n")
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+            migrate(connection, tmp_path)
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("a",)]
+
+
+def test_reading_beside_a_writer_sees_its_commits_and_leaves_its_files(tmp_path: Path) -> None:
+    path = str(tmp_path / "creche.db")
+    with closing(open_to_write(path)) as writer:
+        with closing(open_to_read(path)) as reader:
+            writer.execute("INSERT INTO task VALUES ('resize', x'00', 1.0)")
+            assert reader.execute("SELECT count(*) FROM task").fetchone() == (1,)
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                reader.execute("DELETE FROM task")
+        assert os.path.exists(path + "-wal")
+    assert [file.name for file in tmp_path.iterdir()] == ["creche.db"]

@@ -1,0 +1,153 @@
+"""What can be done with a store's file from outside the plane."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from creche.errors import StoreLocked, StoreUnusable
+from creche.store.base import Batch, Retention, Store
+from creche.store.sqlite import SqliteStore
+from creche.store.sqlite_tools import backup, compact, info, verify
+from creche.testing.store_rows import NOW, bounded, change, end, new_job, prune_all
+
+pytestmark = pytest.mark.trio
+
+
+def names(folder: Path) -> list[str]:
+    """Return what is in *folder*."""
+    return sorted(os.listdir(folder))
+
+
+async def a_busy_store(path: Path) -> Store:
+    """Return an open store that has jobs of every kind."""
+    store = bounded(SqliteStore(path))
+    await store.open(NOW)
+    jobs = [
+        new_job(n, stored=n > 80, payload=b"x" * (5000 if n % 7 == 0 else 20))
+        for n in range(1, 101)
+    ]
+    await store.commit(Batch(jobs=jobs))
+    await store.commit(Batch(ends=[end(n) for n in range(1, 31)]))
+    await store.prune(NOW, Retention(10, None, None), ())
+    await store.commit(Batch(changes=[change(n) for n in range(31, 51)]))
+    return store
+
+
+async def test_facts_are_read_with_and_without_a_plane(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    store = await a_busy_store(path)
+    running = info(path)
+    assert running == {name: fact for name, fact in (await store.info()).items() if name != "pid"}
+    await store.aclose()
+    closed = info(path)
+    assert closed["wal_bytes"] == 0
+    counted = {name: closed[name] for name in ("jobs", "unfinished", "ended", "tombstones")}
+    assert counted == {"jobs": 100, "unfinished": 70, "ended": 10, "tombstones": 20}
+
+
+async def test_a_sound_store_has_no_problems_with_and_without_a_plane(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    store = await a_busy_store(path)
+    assert verify(path) == []
+    await store.aclose()
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("DELETE FROM ending WHERE seq = 25", "ended jobs have no end"),
+        ("DELETE FROM tombstone WHERE seq = 5", "forgotten jobs have no tombstone"),
+        ("UPDATE job SET stored = NULL WHERE seq = 60", "unfinished jobs have an end"),
+        ("UPDATE job SET stored = 1 WHERE seq = 25", "or wait in a lane"),
+        ("DELETE FROM job WHERE seq = 25", "ends are nobody's"),
+        ("DELETE FROM job WHERE seq = 5", "tombstones are nobody's"),
+        ("DELETE FROM large WHERE seq = 70", "jobs have lost their payload"),
+        ("INSERT INTO large VALUES (3, x'00')", "large payloads are nobody's"),
+        ("UPDATE ending SET outcome = x'00' WHERE seq = 25", "another size"),
+        ("UPDATE job SET state = 17 WHERE seq = 60", "a state that does not exist"),
+        ("UPDATE ledger SET next_seq = 7", "would be given again"),
+        ("UPDATE ledger SET counts = '{}'", "the jobs by state"),
+        ("UPDATE ledger SET kept_bytes = 1", "ended jobs take"),
+    ],
+)
+async def test_each_harm_done_to_a_store_is_found(tmp_path: Path, harm: str, said: str) -> None:
+    path = tmp_path / "creche.db"
+    await (await a_busy_store(path)).aclose()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute(harm).rowcount == 1
+    assert any(said in problem for problem in verify(path)), verify(path)
+
+
+async def test_a_torn_page_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    await (await a_busy_store(path)).aclose()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(os.urandom(4096))
+    assert verify(path)
+
+
+async def test_a_backup_beside_a_plane_is_the_store_of_one_moment(tmp_path: Path) -> None:
+    path, target = tmp_path / "creche.db", tmp_path / "copy.db"
+    store = await a_busy_store(path)
+    assert backup(path, target) == target.stat().st_size
+    await store.commit(Batch(jobs=[new_job(500)]))
+    await store.aclose()
+    assert verify(target) == []
+    restored = bounded(SqliteStore(target))
+    found = await restored.open(NOW)
+    assert (found.epoch, found.next_seq, found.ended, len(found.held)) == (2, 101, 10, 50)
+    await restored.aclose()
+    assert names(tmp_path) == ["copy.db", "creche.db"]
+
+
+async def test_a_backup_replaces_nothing(tmp_path: Path) -> None:
+    path, target = tmp_path / "creche.db", tmp_path / "copy.db"
+    await (await a_busy_store(path)).aclose()
+    target.write_text("precious")
+    with pytest.raises(StoreUnusable, match="is there already"):
+        backup(path, target)
+    assert target.read_text() == "precious"
+
+
+async def test_a_backup_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    await (await a_busy_store(path)).aclose()
+    with pytest.raises(StoreUnusable):
+        backup(path, tmp_path / "nowhere" / "copy.db")
+    assert names(tmp_path) == ["creche.db"]
+
+
+async def test_compacting_gives_back_what_pruning_freed(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    store = await a_busy_store(path)
+    await store.commit(Batch(ends=[end(n) for n in range(31, 101)]))
+    await prune_all(store, NOW, Retention(0, None, None, tombstone_s=0.0))
+    with pytest.raises(StoreLocked) as caught:
+        compact(path)
+    assert caught.value.pid == os.getpid()
+    await store.aclose()
+    before, after = compact(path)
+    assert path.stat().st_size == after < before
+    assert verify(path) == []
+    assert names(tmp_path) == ["creche.db"]
+
+
+@pytest.mark.parametrize("tool", [info, verify, compact, lambda path: backup(path, f"{path}.copy")])
+async def test_a_file_that_is_no_store_is_refused_by_every_tool(
+    tmp_path: Path, tool: Callable[[Path], object]
+) -> None:
+    for content in (None, b"", b"garbage" * 1000):
+        if content is not None:
+            (tmp_path / "creche.db").write_bytes(content)
+        with pytest.raises(StoreUnusable):
+            tool(tmp_path / "creche.db")
+        assert names(tmp_path) == (["creche.db"] if content is not None else [])
