@@ -168,8 +168,10 @@ class Peer:
 class House:
     """A plane in memory and the way to its door."""
 
-    def __init__(self, settings: PlaneSettings, make_store: Callable[[], Store] | None) -> None:
-        self.listener = MemoryListener()
+    def __init__(
+        self, settings: PlaneSettings, make_store: Callable[[], Store] | None, capacity: int
+    ) -> None:
+        self.listener = MemoryListener(capacity=capacity)
         self.settings = settings
         self.stop = trio.Event()
         self.running: Running | None = None
@@ -207,9 +209,13 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    settings: PlaneSettings = DEFAULT_SETTINGS, make_store: Callable[[], Store] | None = None
+    settings: PlaneSettings = DEFAULT_SETTINGS,
+    make_store: Callable[[], Store] | None = None,
+    *,
+    capacity: int = 64,
 ) -> AsyncIterator[House]:
-    """A plane that runs while the block does, and is cancelled at its end."""
+    """A plane that runs while the block does, and is cancelled at its end; *capacity* is how many
+    frames may be on their way in one direction of a connection."""
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(House(settings, make_store).run)
+        yield await nursery.start(House(settings, make_store, capacity).run)
         nursery.cancel_scope.cancel()

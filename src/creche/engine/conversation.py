@@ -147,7 +147,7 @@ class Conversations:
             raise Refused("stopping", "the plane is stopping")
         if len(core.sessions) >= core.settings.sessions:
             raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
-        session = Session(hello, role)
+        session = Session(hello, role, core.settings.outbox_bytes)
         if role is Role.WORKER:
             older = core.sessions.worker(hello.name)
             if older is not None:
@@ -217,8 +217,6 @@ class Conversations:
             # Once a frame, not once a message:
             core.dispatch.run()
             core.journal.wake()
-            if outbox.size_bytes > core.settings.outbox_bytes:
-                raise ChannelBroken("the peer does not read what it asked for")
 
     def _finished(self, session: Session, message: m.Finished) -> None:
         if not check_report(message.state):

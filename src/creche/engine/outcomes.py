@@ -82,8 +82,8 @@ class Outcomes:
         self, session: Session, seq: int, job_id: bytes, state: JobState, outcome: bytes | None
     ) -> None:
         if session.outbox is not None:
-            session.outbox.put(m.Ended(job_id, int(state), outcome))
             session.unreceived.append(seq)
+            session.post(m.Ended(job_id, int(state), outcome))
 
     def _add(self, session: Session, seq: int) -> None:
         if seq in session.watching:

@@ -17,8 +17,9 @@ from creche.wire.session import Role
 class Session:
     """One peer. What belongs to workers only is empty for the others."""
 
-    def __init__(self, hello: m.Hello, role: Role) -> None:
+    def __init__(self, hello: m.Hello, role: Role, outbox_bytes: int) -> None:
         self.id = hello.session
+        self._outbox_bytes = outbox_bytes
         self.role = role
         self.name = hello.name
         self.incarnation = hello.incarnation
@@ -66,9 +67,17 @@ class Session:
         return self.outbox is not None
 
     def post(self, message: m.Message) -> None:
-        """Send *message* with the next frame; a peer that is not connected resumes by facts."""
-        if self.outbox is not None:
-            self.outbox.put(message)
+        """Send *message* with the next frame; a peer that is not connected resumes by facts.
+
+        A peer that does not read what it asked for is cut, and keeps its session.
+        """
+        outbox = self.outbox
+        if outbox is not None:
+            outbox.put(message)
+            if outbox.size_bytes > self._outbox_bytes:
+                outbox.clear()
+                if self.cut is not None:
+                    self.cut("the peer does not read what it asked for")
 
     def has_room(self, look_ahead: int, look_ahead_s: float) -> bool:
         """Whether the worker may be given one more attempt: a slot is free, or what it has is

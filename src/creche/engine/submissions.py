@@ -156,8 +156,6 @@ class Submissions:
             return "bad-task", f"a task's name has 1 to {MAX_NAME} characters"
         if message.queue is not None and not 0 < len(message.queue) <= MAX_NAME:
             return "bad-queue", f"a queue's name has 1 to {MAX_NAME} characters"
-        if message.priority is not None and not 0 <= message.priority < len(Priority):
-            return "bad-priority", f"{message.priority} is no priority: they are 0 to 3"
         if message.flags & m.RESENT and made_at(message.id) < core.now() - core.tombstone_s:
             # Its tombstone may be gone by now, so nobody can tell whether it ran.
             return "uncertain", "sent again too late to tell whether it was accepted: not run"
