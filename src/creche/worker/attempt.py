@@ -32,11 +32,6 @@ class Stage(Enum):
     """Handed back or dropped before it began."""
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether it may still be handed back."""
-        return self is Stage.WAITING
-
-    @property
     def is_in(self) -> bool:
         """Whether its body is in."""
         return self is Stage.RUNNING

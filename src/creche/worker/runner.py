@@ -13,6 +13,7 @@ A draining worker empties the inner one before it lets go of the outer one.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import socket
@@ -32,6 +33,7 @@ from creche.tasks.registry import Registry
 from creche.wire import codec
 from creche.wire import messages as m
 from creche.wire.session import Role
+from creche.worker.ahead import LookAhead
 from creche.worker.attempt import Attempt, Home
 from creche.worker.executors.coroutine import CoroutineExecutor, run_body
 from creche.worker.executors.thread import ThreadExecutor
@@ -45,15 +47,17 @@ from creche.worker.watchdog import Watchdog
 logger = logging.getLogger("creche.worker")
 
 _BATCH_S = 0.001
-"""While many results come from threads, they are collected this often instead of one by one: waking
-the loop costs as much as several small jobs, and a millisecond is not noticed by anyone who has
-many."""
+"""While there are many results, they are collected this often instead of one by one: waking the
+loop and sending a frame cost as much as several small jobs, and a millisecond is not noticed by
+anyone who has many."""
+
+_MANY = 4
+_STREAM_S = 0.0002
+"""So many results at a time are many, and so are results that follow each other this closely. A job
+that is submitted when the one before has ended takes longer, and is reported at once."""
 
 _SETTINGS = WorkerSettings()
 _LINK_SETTINGS = LinkSettings()
-
-_MANY = 4
-"""So many results at a time are many. A lone result is reported at once."""
 
 
 class Worker:
@@ -116,13 +120,11 @@ class Worker:
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
         self._threads = ThreadExecutor(self._floor, self._on_thread_left)
         self._lease = LeaseWatch(self.link, self._floor, on_lost=self._abandon, on_held=self._pump)
+        self._ahead = LookAhead(self._floor, settings.look_ahead_s, on_late=self._hand_back)
         # What is ours by right: waiting, running, or finished in a thread and not collected.
         self._held: dict[Token, Attempt] = {}
         # Attempts that are not, but whose bodies are still in. They keep their slots.
         self._strays: set[Attempt] = set()
-        # Offers that had to wait, with the moment at which they are handed back.
-        self._ahead: deque[tuple[float, list[Attempt]]] = deque()
-        self._ahead_news = trio.Event()
         self._done: deque[Attempt] = deque()
         self._is_nudged = False
         self._nudged = trio.Event()
@@ -188,7 +190,7 @@ class Worker:
                     )
                     services.start_soon(self._keep_session, services.cancel_scope)
                     services.start_soon(self._lease.run)
-                    services.start_soon(self._hand_back_in_time)
+                    services.start_soon(self._ahead.run)
                     services.start_soon(self._collect)
                     await self._begun.wait()
                     task_status.started()
@@ -326,7 +328,7 @@ class Worker:
             self.link.post(m.HandBack([[o.seq, o.epoch, o.attempt] for o in unknown]))
         if fresh:
             self._pump()
-            self._note_ahead(fresh)
+            self._ahead.note(fresh)
         if rest:
             self.submitter.handle(rest)
 
@@ -404,13 +406,20 @@ class Worker:
         self._nudged.set()
 
     async def _collect(self) -> None:
-        """Report what threads have done, and begin what that makes room for."""
+        """Report what bodies have left behind, and begin what that makes room for."""
+        last_at = -math.inf
         while True:
             await self._nudged.wait()
             self._nudged = trio.Event()
-            while self._collect_now() >= _MANY:
-                self._is_nudged = True
-                await trio.sleep(_BATCH_S)
+            is_stream = True
+            while is_stream:
+                now = trio.current_time()
+                number = self._collect_now()
+                is_stream = number >= _MANY or (number > 0 and now - last_at < _STREAM_S)
+                last_at = now
+                if is_stream:
+                    self._is_nudged = True
+                    await trio.sleep(_BATCH_S)
 
     def _collect_now(self) -> int:
         """Report what is done so far; return how much it was."""
@@ -452,7 +461,7 @@ class Worker:
                 attempt.stop(why)
         self._say_capacity()
 
-    # --- slots and look-ahead -------------------------------------------------------------------
+    # --- slots, and what is given back ----------------------------------------------------------
 
     def _adjust(self) -> None:
         """Let bodies begin, or not, and tell the plane."""
@@ -464,26 +473,6 @@ class Worker:
         if capacity != self._said:
             self._said = capacity
             self.link.post(m.Capacity(*capacity))
-
-    def _note_ahead(self, fresh: Iterable[Attempt]) -> None:
-        late = [attempt for attempt in fresh if attempt.stage.is_waiting]
-        if late:
-            self._ahead.append((trio.current_time() + self._settings.look_ahead_s, late))
-            self._ahead_news.set()
-
-    async def _hand_back_in_time(self) -> None:
-        """Hand back offers that have waited too long for a slot; one timer for all of them."""
-        while True:
-            if not self._ahead:
-                self._ahead_news = trio.Event()
-                await self._ahead_news.wait()
-            # Not for each frame of offers, but for what has come together in a part of the time.
-            await trio.sleep_until(self._ahead[0][0] + self._settings.look_ahead_s / 5)
-            now = trio.current_time()
-            late: list[Attempt] = []
-            while self._ahead and self._ahead[0][0] <= now:
-                late += self._ahead.popleft()[1]
-            self._hand_back(self._floor.drop(late))
 
     def _hand_back(self, attempts: Sequence[Attempt]) -> None:
         """Give attempts that were taken off the floor before they began to somebody else."""
