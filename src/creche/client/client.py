@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib import metadata
@@ -268,14 +268,14 @@ class Client:
     @overload
     def map(
         self, task: Task[Concatenate[T, ...], R], values: Iterable[T], *, ordered: bool = True
-    ) -> AsyncIterator[R]: ...
+    ) -> AsyncGenerator[R, None]: ...
     @overload
     def map(
         self, task: str, values: Iterable[Any], *, ordered: bool = True
-    ) -> AsyncIterator[Any]: ...
+    ) -> AsyncGenerator[Any, None]: ...
     def map(
         self, task: Task[..., Any] | str, values: Iterable[Any], *, ordered: bool = True
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """Run *task* once for each value and yield the results: in the order of the values, or,
         with ``ordered=False``, as they come. Raises what a failed job raises, where its turn
         comes."""
@@ -283,7 +283,7 @@ class Client:
 
     def as_completed(
         self, handles: Iterable[JobHandle[R]], *, timeout: float | None = None
-    ) -> AsyncIterator[JobHandle[R]]:
+    ) -> AsyncGenerator[JobHandle[R], None]:
         """Yield the handles in the order in which their jobs end. *timeout* seconds bound the
         whole; then `TimeoutError` is raised and the jobs go on."""
         return self._open().as_completed(handles, timeout=timeout)
@@ -342,7 +342,7 @@ class Client:
         """
         return await self._open().ask(question, params)
 
-    def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncIterator[Any]:
+    def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncGenerator[Any, None]:
         """Yield views of *topic* as they change, at most *hz* a second; a slow reader skips to the
         newest. Ends with the caller's block, and lives through reconnects."""
         return self._open().watch_topic(topic, hz=hz)

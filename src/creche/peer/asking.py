@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -111,7 +111,7 @@ class Asking:
             raise self._unanswered()
         return question.answer
 
-    async def watch_topic(self, topic: str, hz: float) -> AsyncIterator[Any]:
+    async def watch_topic(self, topic: str, hz: float) -> AsyncGenerator[Any, None]:
         """Yield views of *topic*; see `Submitter.watch_topic`."""
         message = m.Subscribe(self._next_ref(), topic, hz)
         _check(message)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -266,7 +266,7 @@ class Submitter:
 
     async def map(
         self, task: Task[..., R] | str, values: Iterable[Any], *, ordered: bool = True
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R, None]:
         """Run *task* once for each value and yield the results: in the order of the values, or,
         with ``ordered=False``, as they come. Raises what a failed job raises, where its turn
         comes."""
@@ -280,7 +280,7 @@ class Submitter:
 
     async def as_completed(
         self, handles: Iterable[JobHandle[R]], *, timeout: float | None = None
-    ) -> AsyncIterator[JobHandle[R]]:
+    ) -> AsyncGenerator[JobHandle[R], None]:
         """Yield the handles in the order in which their jobs end. *timeout* seconds bound the
         whole; then `TimeoutError` is raised and the jobs go on."""
         deadline = None if timeout is None else anyio.current_time() + timeout
@@ -349,7 +349,7 @@ class Submitter:
         """
         return await self._asking.ask(lambda ref: m.Ask(ref, question, dict(params or {})))
 
-    def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncIterator[Any]:
+    def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncGenerator[Any, None]:
         """Yield views of *topic* as they change, at most *hz* a second; a slow reader skips to the
         newest. Ends with the caller's block, and lives through reconnects.
 
