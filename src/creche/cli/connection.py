@@ -24,7 +24,14 @@ async def open_client(url: str, timeout_s: float = ASK_S) -> AsyncIterator[Clien
         PlaneUnreachable: no plane answered within *timeout_s*.
         Refused: the plane does not want this peer.
     """
-    async with Client(url, timeout=timeout_s, on_warning=_warn) as client:
+    said: set[str] = set()
+
+    def warn(why: str) -> None:
+        if why not in said:  # the plane warns of each job; many of one kind are one warning here
+            said.add(why)
+            say("warning", why)
+
+    async with Client(url, timeout=timeout_s, on_warning=warn) as client:
         yield client
 
 
@@ -32,7 +39,3 @@ async def ask(url: str, question: str, timeout_s: float = ASK_S, **params: Any) 
     """Connect, ask one question, and return the answer. Raises as `open_client` does."""
     async with open_client(url, timeout_s) as client:
         return await client.ask(question, params)
-
-
-def _warn(why: str) -> None:
-    say("warning", why)

@@ -1,0 +1,122 @@
+"""`creche bench`: figures of this machine, from real processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from creche.cli.bench_load import USUAL_JOBS, Executor, Mode, measure
+from creche.cli.bench_rest import measure_backlog, measure_idle
+from creche.cli.exits import Exit
+from creche.cli.options import Count, Json, Seconds
+from creche.cli.output import print_facts, print_json, say
+from creche.cli.processes import unless_terminated
+from creche.cli.stores import sqlite_path
+from creche.errors import SettingsError
+
+# None of these comes from the environment or a file: a bench must never meet the store of a plane
+# that this shell happens to be set up for.
+_Own = Parameter(show_env_var=False)
+
+
+async def bench(
+    *,
+    mode: Annotated[Mode, _Own] = "bulk",
+    jobs: Annotated[Count | None, _Own] = None,
+    store: Annotated[str, _Own, Parameter(metavar="STORE")] = "sqlite:bench.db",
+    executor: Annotated[Executor, _Own] = "thread",
+    backlog: Annotated[Count | None, _Own] = None,
+    idle: Annotated[Seconds | None, _Own] = None,
+    as_json: Json = False,
+) -> int:
+    """Measure this machine: jobs a second, latency, CPU a job.
+
+    Runs a plane with its store, one worker, and one client, as processes. Every result is checked;
+    the exit code is 1 if one was lost, wrong, or made twice.
+
+    Args:
+        mode: single: one submit call a job, many in flight. bulk: submit_many.
+        jobs: How many; when not given, some seconds of work.
+        store: sqlite:PATH or memory:. The file is made in a temporary folder, beside PATH if that
+            names a folder, and removed in the end.
+        executor: Run tasks in threads (def) or on the worker's loop (async def).
+        backlog: Measure something else: the plane's memory for so many queued jobs, and how long
+            it takes to start again with them.
+        idle: Measure something else: the CPU of plane, store and worker, with nothing to do for so
+            many seconds.
+    """
+    if backlog is not None and idle is not None:
+        raise SettingsError("--backlog and --idle are two benches: ask for one at a time")
+    return await unless_terminated(
+        partial(
+            _bench,
+            mode=mode,
+            jobs=jobs or USUAL_JOBS[mode],
+            store=store,
+            executor=executor,
+            backlog=backlog,
+            idle=idle,
+            as_json=as_json,
+        )
+    )
+
+
+async def _bench(
+    *,
+    mode: Mode,
+    jobs: int,
+    store: str,
+    executor: Executor,
+    backlog: int | None,
+    idle: float | None,
+    as_json: bool,
+) -> Exit:
+    where, own = _place_of(store)
+    with tempfile.TemporaryDirectory(prefix="creche-bench-", dir=where) as name:
+        folder = Path(name)
+        if backlog is not None:
+            if sqlite_path(store) is None:
+                raise SettingsError("--backlog needs sqlite: a memory store has only its window")
+            figures = await measure_backlog(folder, backlog, own)
+        elif idle is not None:
+            figures = await measure_idle(folder, idle, own)
+        else:
+            figures = await measure(folder, mode=mode, jobs=jobs, store=own, executor=executor)
+    figures["store"] = store
+    figures |= {"python": platform.python_version(), "cpus": os.cpu_count()}
+    if as_json:
+        print_json(figures)
+    else:
+        print_facts(_facts(figures))
+    bad = [name for name in ("wrong", "lost", "duplicated") if figures.get(name)]
+    for name in bad:
+        say("error", f"{figures[name]} jobs: {name}")
+    return Exit.FAILED if bad else Exit.DONE
+
+
+def _place_of(store: str) -> tuple[str | None, str]:
+    """Return the folder in which the bench makes a folder of its own (None: where the system has
+    its temporary files), and the store in there. A path says on which disk, and is itself left
+    alone."""
+    path = sqlite_path(store)
+    if path is None:
+        return None, store
+    folder, name = os.path.split(path)
+    return os.path.abspath(folder) if folder else None, f"sqlite:{name or 'bench.db'}"
+
+
+def _facts(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            facts += _facts(value, f"{prefix}{name} ")
+        else:
+            text = f"{value:,}" if isinstance(value, int | float) else str(value)
+            facts.append((f"{prefix}{name}".replace("_", " "), text))
+    return facts

@@ -1,0 +1,36 @@
+"""The tasks of `creche bench`; they count themselves, so that a job that ran twice is seen where it
+ran."""
+
+from __future__ import annotations
+
+from creche import task
+
+_seen: set[int] = set()
+_again = 0
+
+
+@task(name="bench.echo")
+def echo(number: int) -> int:
+    """Return *number*, in a thread."""
+    _note(number)
+    return number
+
+
+@task(name="bench.echo_async")
+async def echo_async(number: int) -> int:
+    """Return *number*, on the worker's loop."""
+    _note(number)
+    return number
+
+
+@task(name="bench.runs")
+def runs() -> dict[str, int]:
+    """Say how many jobs this process ran, and how many of them it had run before."""
+    return {"runs": len(_seen) + _again, "again": _again}
+
+
+def _note(number: int) -> None:
+    global _again
+    if number in _seen:
+        _again += 1
+    _seen.add(number)
