@@ -1,0 +1,214 @@
+"""The page's process: a session with the plane, and Hypercorn for the browsers, in one nursery.
+
+Hypercorn's own `serve` runs all connections in one nursery without a fence, so a protocol error in
+one ends the server (its issue 225). Here each connection of Hypercorn's is fenced, its sends are
+bounded (they are shielded, so a reader that stops reading would outlast any deadline), and there is
+an end to how many there are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import wrap_app
+
+from creche.channel.base import Dial
+from creche.dashboard.app import BEAT_S, make_app
+from creche.dashboard.live import MAX_STREAMS, Live
+from creche.errors import ListenError, SettingsError
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+GRACE_S = 1.0
+SEND_S = 20.0
+"""A reader that takes nothing for so long is cut; longer than a heartbeat, as a sleeping tab is."""
+MAX_CONNECTIONS = 4 * MAX_STREAMS
+"""A browser holds up to six connections to a host, most of them idle and ended after seconds."""
+
+logger = logging.getLogger("creche.dashboard")
+
+
+async def run_gui(
+    connect: str,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    *,
+    insecure: bool = False,
+    dial: Dial | None = None,
+    stop: trio.Event | None = None,
+    grace_s: float = GRACE_S,
+    beat_s: float = BEAT_S,
+    max_streams: int = MAX_STREAMS,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the live page of the plane at *connect* until *stop* is set, or this is cancelled.
+
+    Reports the page's address once it listens, whether there is a plane or not: without one the
+    page says so, and goes on when the plane is back. When stopped, browsers are told goodbye and
+    have *grace_s* seconds to take it; when cancelled, they are cut.
+
+    Args:
+        connect: the plane's URL.
+        host: where to listen; anything but loopback only with *insecure*, as there is no
+            authentication.
+        port: 0 takes a free one.
+        insecure: whether everybody who reaches *host* may look.
+        dial: opens the connection to the plane in place of the WebSocket.
+        stop: ends this gracefully.
+        grace_s: seconds for the goodbye.
+        beat_s: seconds between a silent stream's heartbeats.
+        max_streams: how many browsers may look at once.
+
+    Raises:
+        SettingsError: *host* is not loopback, or *connect* is no URL of a plane.
+        ListenError: the port is in use, or the host is not this machine's.
+        Refused: the plane does not want this peer, and never will.
+    """
+    is_open = not is_loopback(host)
+    if is_open and not insecure:
+        raise SettingsError(
+            f"the page has no authentication, so it listens on loopback only, not on {host!r}: "
+            "use 127.0.0.1, or say that everybody who reaches it may look (--gui-insecure)"
+        )
+    stop = trio.Event() if stop is None else stop
+    live = Live(connect, dial=dial, max_streams=max_streams)
+    hosts = None if is_open else {"127.0.0.1", "localhost", "[::1]", _authority(host).lower()}
+    server = Server(wrap_app(make_app(live, hosts=hosts, beat_s=beat_s), 0, "asgi"), grace_s)
+    listeners = await _open_listeners(host, port)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live.run)
+        bound = listeners[0].socket.getsockname()[1]
+        task_status.started(f"http://{_authority(host)}:{bound}")
+        await server.run(listeners, stop=stop, say_goodbye=live.close)
+        nursery.cancel_scope.cancel()
+
+
+class Server:
+    """Hypercorn's connections, in a nursery of ours.
+
+    The application has nothing to start or to stop, so the lifespan protocol is left out.
+    """
+
+    def __init__(self, app: AppWrapper, grace_s: float) -> None:
+        self._app = app
+        self._grace_s = grace_s
+        self._context = WorkerContext(None)
+        self._config = Config()
+        self._config.errorlog = logger
+        self._config.include_server_header = False
+        self._open: set[_Wire] = set()
+        self._emptied = trio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
+    async def run(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        stop: trio.Event,
+        say_goodbye: Callable[[], None],
+    ) -> None:
+        """Serve until *stop* is set; then refuse, say goodbye, and cut what is left in the end."""
+        async with trio.open_nursery() as connections:
+            try:
+                async with trio.open_nursery() as intake:
+                    serve = partial(trio.serve_listeners, handler_nursery=connections)
+                    intake.start_soon(serve, self._handle, listeners)
+                    await stop.wait()
+                    intake.cancel_scope.cancel()
+                say_goodbye()
+                await self._context.terminated.set()
+                with trio.move_on_after(self._grace_s):
+                    while self._open:
+                        await self._emptied.wait()
+            finally:
+                # Before the nursery is cancelled: a shielded send ends only with its socket.
+                for wire in self._open:
+                    wire.cut()
+                connections.cancel_scope.cancel()
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            await trio.aclose_forcefully(stream)
+            return
+        wire = _Wire(stream)
+        self._open.add(wire)
+        state = ConnectionState({})
+        try:
+            await TCPServer(self._app, self._config, self._context, state, wire)  # type: ignore[arg-type]
+        except* Exception as errors:
+            # The fence: whatever one peer makes Hypercorn stumble over, the others go on.
+            logger.info("a connection ended by a protocol error: %s", errors.exceptions[0])
+        finally:
+            wire.cut()
+            self._open.discard(wire)
+            if not self._open:
+                self._emptied.set()
+                self._emptied = trio.Event()
+
+
+class _Wire:
+    """One TCP connection as Hypercorn uses it, with sends that end."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+
+    async def send_all(self, data: bytes) -> None:
+        """Send, or break the connection when the reader takes nothing for too long."""
+        with trio.move_on_after(SEND_S):
+            await self._stream.send_all(data)
+            return
+        self.cut()
+        raise trio.BrokenResourceError(f"the reader took nothing for {SEND_S:g} s")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive."""
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_eof(self) -> None:
+        """End our half."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close."""
+        await self._stream.aclose()
+
+    def cut(self) -> None:
+        """Close at once; whoever waits on it, even shielded, is woken. Again: does nothing."""
+        self.socket.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*. Of names only ``localhost`` is known."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host.strip("[]") or None)
+    except OSError as error:
+        where = f"{_authority(host)}:{port}"
+        why = error.strerror or str(error)
+        raise ListenError(f"the page cannot listen on {where}: {why}") from None
+
+
+def _authority(host: str) -> str:
+    """Return *host* as it stands in a URL."""
+    return f"[{host.strip('[]')}]" if ":" in host else host
