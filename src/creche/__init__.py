@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from creche.client.blocking import BlockingClient, BlockingJobHandle
     from creche.client.client import Client
     from creche.errors import (
         ChannelBroken,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BlockingClient",
+    "BlockingJobHandle",
     "ChannelBroken",
     "ChannelClosed",
     "Client",
@@ -101,6 +104,8 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "BlockingClient": "creche.client.blocking",
+    "BlockingJobHandle": "creche.client.blocking",
     "Client": "creche.client.client",
     "JobContext": "creche.worker.context",
     "JobHandle": "creche.peer.handle",

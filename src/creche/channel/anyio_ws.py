@@ -68,6 +68,11 @@ class AnyioChannel:
         """The address of the other end: ``127.0.0.1:5570``."""
         return self._peer
 
+    def fileno(self) -> int:
+        """Return the number of the socket, -1 once it is closed. For who forks."""
+        number: int = self._stream.extra(SocketAttribute.raw_socket).fileno()
+        return number
+
     async def send(self, frame: bytes) -> None:
         """See `Channel.send`."""
         if self._end is not None:

@@ -366,7 +366,7 @@ class Client:
     def _begin(self) -> _Session:
         if self._session is not None:
             raise ClientClosed("the client is open already: open each client once at a time")
-        dial = self._dial if self._dial is not None else _dial_websocket(self.url)
+        dial = self._dial if self._dial is not None else websocket_dial(self.url)
         self._thread = threading.get_ident()
         self._session = _Session(self, dial, self._timeout_s, self._on_warning)
         return self._session
@@ -504,7 +504,8 @@ def _checked_name(name: object) -> str:
     return name
 
 
-def _dial_websocket(url: str) -> Dial:
+def websocket_dial(url: str) -> Dial:
+    """Return what dials the plane at *url*."""
     # Only a client that dials needs the WebSocket library.
     from creche.channel import anyio_ws
 
