@@ -60,9 +60,10 @@ class Keeper:
             return
         _, now, plane_pid, lock_wait_s = request
         try:
+            check_file(self._path)
             lock = FileLock.take(self._path, plane_pid, lock_wait_s, self._calls.is_closed)
             try:
-                check_file(self._path)
+                check_file(self._path)  # again: it had time to become something else
                 connection = open_to_write(self._path)
                 ledger = Ledger(connection)
                 answer = (OK, ledger.open(now))

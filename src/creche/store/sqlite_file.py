@@ -76,9 +76,14 @@ class FileLock:
             if time.monotonic() >= ends_at or give_up():
                 raise StoreLocked(path, _read_pid(lock_path))
             time.sleep(LOCK_POLL_S)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % pid, 0)
-        return cls(fd, lock_path)
+        lock = cls(fd, lock_path)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % pid, 0)
+        except OSError as error:
+            lock.release()
+            raise StoreUnusable(f"{path} cannot be used: {lock_path}: {error.strerror}") from None
+        return lock
 
     def release(self) -> None:
         """Give the lock back."""
@@ -197,7 +202,8 @@ def open_to_write(path: str) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if is_new:
-            Path(path).unlink(missing_ok=True)
+            for file in (path, path + "-wal", path + "-shm"):
+                Path(file).unlink(missing_ok=True)
         if isinstance(error, sqlite3.Error):
             raise StoreUnusable(f"{path} cannot be opened: {describe(error)}") from error
         raise
