@@ -195,6 +195,7 @@ _RANGES = {
     "state": (JobState.SUCCEEDED, JobState.EXPIRED),  # said of ends only
 }
 _LENGTHS = {"id": ID_BYTES, "session": 16, "incarnation": 16}
+_PEERS = ("client", "worker")
 _TOKEN_INTS = 3
 
 _new_tuple = tuple.__new__
@@ -216,6 +217,8 @@ class _Shape:
                 self._ints.append((at, *_RANGES.get(name, (0, MAX_INT))))
             elif name in _LENGTHS:
                 self._lengths.append((at, _LENGTHS[name]))
+            elif name == "role":
+                self._more.append((at, _wrong_role))
             elif (check := _closer_look(hints[name])) is not None:
                 self._more.append((at, check))
         # Rows of the same types are common: the ones seen to be right are looked up. There are only
@@ -273,6 +276,10 @@ def _closer_look(hint: Any) -> Callable[[Any], str | None] | None:
     if hint == m.Facts:
         return _wrong_facts
     return _LISTS[hint] if getattr(hint, "__origin__", None) is list else None
+
+
+def _wrong_role(role: str) -> str | None:
+    return None if role in _PEERS else f"is one of {', '.join(_PEERS)}"
 
 
 def _wrong_number(value: float) -> str | None:

@@ -33,6 +33,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "ids": st.lists(st.binary(min_size=16, max_size=16), max_size=4),
     "session": st.binary(min_size=16, max_size=16),
     "incarnation": st.binary(min_size=16, max_size=16),
+    "role": st.sampled_from(["client", "worker"]),
     "priority": st.integers(0, 3),
     "state": st.integers(10, 14),
     "tokens": st.lists(TOKENS, max_size=4),
@@ -80,7 +81,7 @@ def sample(cls: type[Any]) -> m.Message:
     """One plain message of class *cls*, always the same."""
     by_name = {
         "id": b"i" * 16, "session": b"s" * 16, "incarnation": b"p" * 16, "priority": 2,
-        "state": 10, "hz": 2.0, "ids": [b"i" * 16], "tokens": [[1, 2, 3]],
+        "state": 10, "hz": 2.0, "role": "client", "ids": [b"i" * 16], "tokens": [[1, 2, 3]],
     }  # fmt: skip
     by_hint: list[tuple[Any, Any]] = [
         (int, 7), (str, "text"), (bytes, b"bytes"), (bool, True), (Any, {"a": [1]}),

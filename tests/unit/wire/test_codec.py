@@ -329,6 +329,7 @@ def test_there_are_integer_fields_to_test() -> None:
         [m.KIND_OF[m.Submit], 1, b"x" * 16, None, None, None, b"", 0, None],
         [m.KIND_OF[m.Hello], [1], "client", b"x" * 15, "n", b"x" * 16, [], {}, None],
         [m.KIND_OF[m.Hello], [1], "client", b"x" * 16, "n", b"", [], {}, None],
+        [m.KIND_OF[m.Hello], [1], "plane", b"x" * 16, "n", b"x" * 16, [], {}, None],
         [m.KIND_OF[m.Hello], ["1"], "client", b"x" * 16, "n", b"x" * 16, [], {}, None],
         [m.KIND_OF[m.Hello], [1], "client", b"x" * 16, "n", b"x" * 16, [1], {}, None],
     ],
