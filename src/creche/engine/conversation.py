@@ -16,6 +16,7 @@ from creche.channel.base import Channel
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session
 from creche.errors import ChannelBroken, ChannelClosed, Refused, RemoteProtocolError
+from creche.events import PeerCame, PeerLeft, PeerRefused
 from creche.peer.outbox import Outbox, send_from
 from creche.wire import codec
 from creche.wire import messages as m
@@ -72,11 +73,11 @@ class Conversations:
         except (ChannelBroken, ChannelClosed) as error:
             logger.debug("%s: %s", channel.peer, error)
         except RemoteProtocolError as error:
-            logger.warning("%s broke the protocol: %s", _who(session, channel), error)
-            await self._refuse(channel, grammar, outbox, m.Refusal("protocol", str(error)))
-        except Refused as refusal:
-            logger.info("%s is refused: %s", _who(session, channel), refusal)
-            await self._refuse(channel, grammar, outbox, m.Refusal(refusal.code, refusal.why))
+            refusal = m.Refusal("protocol", str(error))
+            await self._refuse(channel, grammar, outbox, session, refusal)
+        except Refused as refused:
+            refusal = m.Refusal(refused.code, refused.why)
+            await self._refuse(channel, grammar, outbox, session, refusal)
         finally:
             if session is not None:
                 self._disconnected(session, outbox)
@@ -139,6 +140,7 @@ class Conversations:
             self._worker_came(session, hello)
         self._watch_silence(session)
         core.workers_changed()
+        core.events.emit(PeerCame(session.name, role.value, is_resumed))
         return session
 
     def _new_session(self, hello: m.Hello, role: Role) -> Session:
@@ -272,6 +274,7 @@ class Conversations:
             return
         session.is_over = True
         core = self._core
+        core.events.emit(PeerLeft(session.name, session.role.value, why))
         core.sessions.remove(session)
         core.outcomes.forget(session)
         core.submissions.forget(session)
@@ -317,9 +320,16 @@ class Conversations:
         session.timer = timers.call_at(session.heard_at + lease_s, check)
 
     async def _refuse(
-        self, channel: Channel, grammar: Grammar, outbox: Outbox, refusal: m.Refusal
+        self,
+        channel: Channel,
+        grammar: Grammar,
+        outbox: Outbox,
+        session: Session | None,
+        refusal: m.Refusal,
     ) -> None:
         """Say the last word, if the peer still listens; bounded."""
+        who = channel.peer if session is None else f"{session.role.value} {session.name}"
+        self._core.events.emit(PeerRefused(who, refusal.code, refusal.why))
         with trio.move_on_after(1.0, shield=True):
             try:
                 while frame := outbox.take():
@@ -353,7 +363,3 @@ def _check_worker(facts: m.Facts) -> None:
 
 def _is_token(token: Any) -> bool:
     return isinstance(token, list) and len(token) == 3 and all(type(n) is int for n in token)
-
-
-def _who(session: Session | None, channel: Channel) -> str:
-    return channel.peer if session is None else f"{session.role.value} {session.name}"

@@ -23,6 +23,7 @@ from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettin
 from creche.engine.submissions import Submissions, parent_of
 from creche.engine.timers import Timers
 from creche.errors import StoreFull
+from creche.events import Hub, StoreFailing, StoreWorks
 from creche.model.job import JobState, check_move
 from creche.store.base import Duplicate, Durability, JobRow, Recovery, Store
 from creche.wire import messages as m
@@ -41,15 +42,23 @@ class Core:
         store: not yet opened.
         plane: the plane's id, told to peers.
         clock: UTC seconds.
+        events: is told what happens.
     """
 
     def __init__(
-        self, store: Store, settings: PlaneSettings, *, plane: str, clock: Callable[[], float]
+        self,
+        store: Store,
+        settings: PlaneSettings,
+        *,
+        plane: str,
+        clock: Callable[[], float],
+        events: Hub,
     ) -> None:
         self.store = store
         self.settings = settings
         self.plane = plane
         self.now = clock
+        self.events = events
         self.spills = store.durability is Durability.DISK
         """Whether what is beyond a lane's window waits in the store, or its submitter waits."""
         self.retention = settings.retention or (DISK_RETENTION if self.spills else MEMORY_RETENTION)
@@ -358,8 +367,7 @@ class Core:
 
     def _on_health(self, why: str | None) -> None:
         self.note()
-        if why is None:
-            logger.warning("the store works again")
+        self.events.emit(StoreWorks() if why is None else StoreFailing(why))
 
     def _on_new_lane(self, lane: Lane) -> None:
         self.journal.lane(lane)

@@ -10,7 +10,6 @@ else is kept and tried again until there is room."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,8 +22,6 @@ from creche.errors import StoreFull
 from creche.model.job import JobState
 from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow
 from creche.wire import messages as m
-
-logger = logging.getLogger("creche.plane")
 
 RETRY_S = 1.0
 """How long to wait before a failing disk is tried again."""
@@ -225,9 +222,8 @@ class Journal:
 
     def _decline_arrivals(self, entries: Entries, batch: Batch, why: str) -> None:
         if self.failing is None:
-            logger.error("the store takes nothing: %s", why)
+            self._on_health(why)
         self.failing = why
-        self._on_health(why)
         declined, entries.arrivals = entries.arrivals, []
         gone = {arrival.job.seq for arrival in declined}
         batch.jobs = []

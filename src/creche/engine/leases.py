@@ -8,12 +8,12 @@ again as soon as that is on disk; a job whose attempts keep losing workers is se
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job, holder_name
 from creche.engine.sessions import Session
+from creche.events import AttemptsLost
 from creche.model.failure import Failure
 from creche.model.job import JobState, check_move
 from creche.store.base import End
@@ -22,8 +22,6 @@ from creche.wire.payload import encode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
-
-logger = logging.getLogger("creche.plane")
 
 Token = tuple[int, int, int]
 _REPORTED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
@@ -133,7 +131,7 @@ class Leases:
             else:
                 self._free(job, is_counted=False)
         if jobs:
-            logger.warning("worker %s: %s; %d jobs go back", session.name, why, len(jobs))
+            self._core.events.emit(AttemptsLost(session.name, len(jobs), why))
         self._core.journal.wake()
 
     def lose_older(self, session: Session) -> None:

@@ -16,7 +16,6 @@ Stopping has three steps: refuse what is new, drain until the time for it is up,
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,10 +31,9 @@ from creche.engine.core import Core
 from creche.engine.settings import PlaneSettings
 from creche.engine.views import Views
 from creche.errors import CrecheError, ListenError, StoreError, StoreUnavailable
+from creche.events import CoreRestarts, Hub, Subscriber, log
 from creche.store.base import Store
 from creche.wire import messages as m
-
-logger = logging.getLogger("creche.plane")
 
 DEFAULT_SETTINGS = PlaneSettings()
 
@@ -67,6 +65,7 @@ async def run_plane(
     stop: trio.Event | None = None,
     clock: Callable[[], float] = time.time,
     random: Callable[[int], bytes] = os.urandom,
+    subscribers: Sequence[Subscriber] = (log,),
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a plane until *stop* is set and it has drained, or until it is cancelled.
@@ -75,7 +74,9 @@ async def run_plane(
         make_store: makes the store, not yet opened; called for each epoch.
         listen: listens for peers; called for each epoch, and must bind the same address again.
         children: processes to keep running beside the core once it is ready.
-        clock: UTC seconds. random: random bytes.
+        clock: UTC seconds.
+        random: random bytes.
+        subscribers: told what happens; the log by default.
 
     Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was
     accepted is in the store.
@@ -85,6 +86,9 @@ async def run_plane(
         ListenError: the address cannot be listened on.
     """
     failure: CrecheError | None = None
+    events = Hub()
+    for subscriber in subscribers:
+        events.subscribe(subscriber)
     try:
         await _run_epochs(
             make_store,
@@ -94,6 +98,7 @@ async def run_plane(
             trio.Event() if stop is None else stop,
             clock,
             random(8).hex(),
+            events,
             task_status,
         )
     except* (StoreError, ListenError) as group:
@@ -110,6 +115,7 @@ async def _run_epochs(
     stop: trio.Event,
     clock: Callable[[], float],
     plane: str,
+    events: Hub,
     task_status: trio.TaskStatus[Running],
 ) -> None:
     """Run core after core, each until its store is lost; children run beside them all."""
@@ -125,14 +131,14 @@ async def _run_epochs(
                 task_status.started(running)
 
         while True:
-            core = Core(make_store(), settings, plane=plane, clock=clock)
+            core = Core(make_store(), settings, plane=plane, clock=clock, events=events)
             try:
                 await _run_core(core, listen, stop, report)
                 break
             except* StoreUnavailable as lost:
                 if not reported:
                     raise
-                logger.error("the store was lost; starting again: %s", _first(lost))
+                events.emit(CoreRestarts(str(_first(lost))))
             await trio.sleep(RESTART_S)
         # The core has ended in good order, and so do the children.
         beside.cancel_scope.cancel()
