@@ -33,7 +33,7 @@ from creche.cli.processes import (
     stop_signals,
     wait_for_parent_to_end,
 )
-from creche.errors import SettingsError
+from creche.errors import ClientClosed, SettingsError
 from creche.tasks import LoadReport, load, task_registry
 from creche.worker.runner import Worker
 from creche.worker.settings import WorkerSettings
@@ -135,7 +135,7 @@ class _Shift:
 
     async def run(self) -> Exit:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._on_signals, nursery.cancel_scope)
+            nursery.start_soon(self._on_signals)
             nursery.start_soon(self._tell)
             nursery.start_soon(self._leave_for_good)
             if self._parent_pipe is not None:
@@ -144,14 +144,16 @@ class _Shift:
             nursery.cancel_scope.cancel()
         return self._code
 
-    async def _on_signals(self, scope: trio.CancelScope) -> None:
+    async def _on_signals(self) -> None:
         with stop_signals(self._parent_pipe) as signals:
             async for number in signals:
                 self._asked += 1
                 if self._asked > 1:
                     self._code = Exit(128 + number)
                 if self._asked > 2:
-                    scope.cancel()
+                    # Not by cancelling: a body may shield itself from that.
+                    sys.stdout.flush()
+                    os._exit(self._code)
                 self._worker.begin_drain("it was told to stop")
 
     async def _on_orphaned(self, parent_pipe: int) -> None:
@@ -159,7 +161,7 @@ class _Shift:
         well, and either one after the other makes us hurry. If it crashed, what runs may go on: a
         plane that is started anew within the grace is found and takes the results."""
         await wait_for_parent_to_end(parent_pipe)
-        self._worker.begin_drain("its plane is gone")
+        self._worker.begin_drain("the plane that started it has ended")
         await trio.sleep(self._grace_s)
         if not self._worker.link.is_connected:
             self._worker.begin_drain("its plane did not come back")
@@ -169,8 +171,11 @@ class _Shift:
         link = self._worker.link
         notice_s = FIRST_NOTICE_S
         while True:
-            with trio.move_on_after(notice_s):
-                await link.wait_connected(None)
+            try:
+                with trio.move_on_after(notice_s):
+                    await link.wait_connected(None)
+            except ClientClosed:
+                return  # it has left; a body that cannot be hurried may still be in
             if not link.is_connected:
                 why = f" ({link.failure})" if link.failure is not None else ""
                 logger.warning("waiting for the plane at %s%s", link.url, why)

@@ -1,0 +1,226 @@
+"""A real `creche worker` process, a real socket, and real signals, against a scripted plane."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from tests.unit.worker.scripted import ScriptedPlane, eventually, failure_in, offer, value_of
+
+from creche.channel import trio_ws
+from creche.model.job import JobState
+from creche.wire import messages as m
+
+pytestmark = pytest.mark.trio
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+WRITTEN = ("out.txt", "err.txt")
+
+TASKS = """
+import os, sys, threading, time
+import trio
+from creche import task
+from creche.worker.context import current_job
+
+@task
+def pid():
+    return os.getpid()
+
+@task
+def hang():
+    threading.Event().wait()
+
+@task
+async def sleep(seconds):
+    print("begun", flush=True)
+    await trio.sleep(seconds)
+    return "slept"
+
+@task
+async def never_leaves():
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+@task
+def shouts(text):
+    print(text)
+    print(text.upper(), file=sys.stderr)
+
+@task
+def forks():
+    pid = os.fork()
+    if pid == 0:
+        print("in the child")
+        return "two workers!"
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+@task
+def exits():
+    sys.exit(3)
+
+@task
+async def interrupts():
+    raise KeyboardInterrupt
+
+@task
+def interrupts_in_a_thread():
+    raise KeyboardInterrupt
+
+@task
+async def blocks(seconds):
+    time.sleep(seconds)
+"""
+
+
+class Running:
+    """A worker process, and what it has written so far."""
+
+    def __init__(self, process: trio.Process, folder: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._folder = folder
+
+    @property
+    def out(self) -> str:
+        return (self._folder / "out.txt").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self._folder / "err.txt").read_text()
+
+    async def ends(self) -> int:
+        """Wait for the process to end, and return its code."""
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def a_worker(folder: Path, plane: ScriptedPlane, *more: str) -> AsyncIterator[Running]:
+    """Run a worker process that has met *plane*; it is killed at the end if it has not ended."""
+    (folder / "tasks.py").write_text(TASKS)
+    command = [sys.executable, "-m", "creche", "worker", "--task-modules", "tasks", *more]
+    with ExitStack() as files, trio.fail_after(60):
+        out, err = (files.enter_context((folder / name).open("wb")) for name in WRITTEN)
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio_ws.serve, plane.handle, host="127.0.0.1", port=0)
+            (url,) = await nursery.start(serve)
+            process = await trio.lowlevel.open_process(
+                [*command, "--connect", url, "--worker-id", "w1"],
+                cwd=folder,
+                env=os.environ | {"PYTHONPATH": str(SOURCE)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+            worker = Running(process, folder)
+            try:
+                await plane.until(lambda: plane.all(m.Capacity))
+                yield worker
+            except BaseException:
+                print(worker.err, file=sys.stderr)
+                raise
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+                nursery.cancel_scope.cancel()
+
+
+async def test_sigterm_lets_jobs_end_and_the_worker_says_goodbye(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, "--concurrency", "1") as worker:
+        plane.say(offer(1, "sleep", 0.3), offer(2, "pid"))
+        await eventually(lambda: "begun" in worker.out)
+        worker.process.send_signal(signal.SIGTERM)
+        assert value_of(await plane.one(1)) == "slept"
+        assert await worker.ends() == 0
+    assert len(plane.all(m.Goodbye)) == 1
+
+
+async def test_a_second_sigterm_does_not_wait_for_jobs(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane) as worker:
+        plane.say(offer(1, "sleep", 1000), offer(2, "pid"))
+        await plane.one(2)
+        worker.process.send_signal(signal.SIGTERM)
+        await plane.until(lambda: plane.all(m.Capacity)[-1] == m.Capacity(0, 0))
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.ends() == 128 + signal.SIGTERM
+    assert [report.seq for report in plane.all(m.Finished)] == [2]
+    assert len(plane.all(m.Goodbye)) == 1
+
+
+@pytest.mark.parametrize("name", ["hang", "never_leaves"])
+async def test_a_body_that_never_leaves_does_not_keep_the_process(
+    tmp_path: Path, name: str
+) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, "--drain-timeout", "0.1") as worker:
+        plane.say(offer(1, name), offer(2, "pid"))
+        await plane.one(2)
+        worker.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: "stops what still runs" in worker.err)
+        worker.process.send_signal(signal.SIGTERM)  # spares the test the time for clean-up
+        await worker.ends()
+    assert f"{name} (job 00000000-0000-0000-0000-000000000001)" in worker.err
+    assert len(plane.all(m.Goodbye)) == 1
+
+
+async def test_bad_bodies_fail_their_jobs_and_the_process_goes_on(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane) as worker:
+        names = ["exits", "interrupts", "interrupts_in_a_thread"]
+        plane.say(*(offer(seq, name) for seq, name in enumerate(names)))
+        plane.offer(10, "forks")
+        await plane.one(10)  # what others print is not in the child's buffer then
+        plane.offer(11, "shouts", "hello")
+        reports = await plane.finished(5)
+        plane.offer(12, "pid")
+        assert value_of(await plane.one(12)) == worker.pid
+        worker.process.send_signal(signal.SIGTERM)
+        code = await worker.ends()
+    assert failure_in(reports[0]).type == "SystemExit"
+    assert failure_in(reports[0]).message == "3"
+    assert failure_in(reports[1]).type == "KeyboardInterrupt"
+    assert failure_in(reports[2]).type == "KeyboardInterrupt"
+    assert value_of(reports[10]) == 0
+    assert value_of(reports[11]) is None
+    assert len(plane.hellos) == 1
+    assert code == 0
+    assert sorted(worker.out.split("\n")) == ["", "hello", "in the child"]
+    assert "HELLO\n" in worker.err
+
+
+async def test_a_body_that_blocks_the_loop_is_named_on_stderr(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane) as worker:
+        plane.offer(1, "blocks", 1.6)
+        assert (await plane.one(1)).state == JobState.SUCCEEDED
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.ends()
+    line = TASKS.splitlines().index("    time.sleep(seconds)") + 1
+    assert f"by task 'blocks' at {tmp_path}/tasks.py:{line} in blocks()" in worker.err
+
+
+async def test_a_killed_worker_comes_back_as_another_incarnation(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane) as worker:
+        plane.say(offer(1, "sleep", 1000), offer(2, "pid"))
+        await plane.one(2)
+        worker.process.kill()
+        assert await worker.ends() == -signal.SIGKILL
+    plane.said.clear()
+    async with a_worker(tmp_path, plane):
+        first, second = plane.hellos
+    assert second.name == first.name
+    assert second.incarnation != first.incarnation
+    assert second.session != first.session
+    assert second.facts["held"] == []
