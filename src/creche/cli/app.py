@@ -65,7 +65,7 @@ def make_app(chosen: str | None = None) -> App:
     app = App(
         name="creche",
         help="Background jobs for Python, with nothing to install beside it.",
-        help_epilogue="Every option is also CRECHE_<OPTION>, and a key in creche.toml.",
+        help_epilogue="An option such as --store is also CRECHE_STORE, and store in creche.toml.",
         version=version,
         # Markdown wraps a docstring's lines anew; loading its renderer is a third of the time that
         # `creche --help` may take, so the list of commands does without.

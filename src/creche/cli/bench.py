@@ -17,8 +17,8 @@ from creche.cli.exits import Exit
 from creche.cli.options import Count, Json, Seconds
 from creche.cli.output import print_facts, print_json, say
 from creche.cli.processes import unless_terminated
-from creche.cli.stores import sqlite_path
 from creche.errors import SettingsError
+from creche.store.urls import parse_store_url
 
 # None of these comes from the environment or a file: a bench must never meet the store of a plane
 # that this shell happens to be set up for.
@@ -81,7 +81,7 @@ async def _bench(
     with tempfile.TemporaryDirectory(prefix="creche-bench-", dir=where) as name:
         folder = Path(name)
         if backlog is not None:
-            if sqlite_path(store) is None:
+            if parse_store_url(store).kind != "sqlite":
                 raise SettingsError("--backlog needs sqlite: a memory store has only its window")
             figures = await measure_backlog(folder, backlog, own)
         elif idle is not None:
@@ -104,11 +104,11 @@ def _place_of(store: str) -> tuple[str | None, str]:
     """Return the folder in which the bench makes a folder of its own (None: where the system has
     its temporary files), and the store in there. A path says on which disk, and is itself left
     alone."""
-    path = sqlite_path(store)
-    if path is None:
+    url = parse_store_url(store)
+    if url.kind != "sqlite":
         return None, store
-    folder, name = os.path.split(path)
-    return os.path.abspath(folder) if folder else None, f"sqlite:{name or 'bench.db'}"
+    folder, name = os.path.split(url.path)
+    return os.path.abspath(folder) if folder else None, f"sqlite:{name}"
 
 
 def _facts(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

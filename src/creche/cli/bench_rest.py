@@ -21,7 +21,7 @@ HEAD = 50_000
 """Jobs that are there before memory is measured first: they fill the window and what grows to its
 usual size with the first load. With a smaller backlog, a half of it."""
 
-SETTLE_S = 2.0
+SETTLE_S = 1.0
 """Before a measurement, so that what is under way is not in it."""
 
 

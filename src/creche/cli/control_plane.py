@@ -43,12 +43,12 @@ from creche.cli.processes import (
     stop_signals,
     wait_for_parent_to_end,
 )
-from creche.cli.stores import open_store
 from creche.engine.children import Child
 from creche.engine.plane import Running, run_plane
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
 from creche.errors import ListenError, SettingsError
 from creche.store.base import Durability, Retention
+from creche.store.urls import make_store
 
 logger = logging.getLogger("creche.plane")
 
@@ -114,7 +114,7 @@ async def control_plane(
     ignore_terminal(parent_pipe)
     logs.set_up(log_level)
     host, port = _address(listen)
-    durability = open_store(store).durability
+    durability = make_store(store).durability
     settings = _settings(
         durability,
         Retention(result_cache_size, result_cache_bytes, result_cache_ttl),
@@ -149,7 +149,7 @@ async def control_plane(
 
     run = partial(
         run_plane,
-        partial(open_store, store),
+        partial(make_store, store),
         _Listener(host, port),
         settings,
         children=children,

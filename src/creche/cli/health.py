@@ -34,9 +34,10 @@ async def health(
 
 
 def _line(answer: dict[str, Any]) -> str:
+    kept = "in memory" if answer["durability"] == "memory" else f"on {answer['durability']}"
     counts = ", ".join(f"{number:,} {state}" for state, number in answer["jobs"].items() if number)
     return (
         f"{'ready' if answer['ready'] else 'not ready'}, epoch {answer['epoch']} since "
-        f"{moment_text(answer.get('started_at'))}, jobs kept in {answer['durability']}: "
+        f"{moment_text(answer.get('started_at'))}, jobs kept {kept}: "
         f"{counts or 'none'}"
     )

@@ -109,7 +109,7 @@ async def cancel(
 
 _COLUMNS = (
     Column("ID", cell("id"), is_whole=True),
-    Column("STATE", cell("state")),
+    Column("STATE", cell("state"), is_whole=True),
     Column("TASK", cell("task")),
     Column("QUEUE", cell("queue")),
     Column("PRIORITY", cell("priority")),

@@ -42,6 +42,10 @@ def print_json(document: Mapping[str, Any]) -> None:
     print(to_json({"v": JSON_VERSION, **document}, indent=2 if is_read_by_people else None))
 
 
+LEAST_WIDTH = 8
+"""What is left of a column on a narrow terminal: enough to tell its cells apart."""
+
+
 class Column(NamedTuple):
     """One column of a table. `text` makes a row's cell; `is_whole` is never cut, however narrow the
     terminal is."""
@@ -70,14 +74,15 @@ def _print_drawn(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
+        widest = max(len(column.title), *(len(row[i]) for row in cells))
         table.add_column(
             column.title,
             justify="right" if column.is_number else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=max(len(row[i]) for row in cells) if column.is_whole else None,
+            min_width=widest if column.is_whole else min(widest, LEAST_WIDTH),
         )
     for row in cells:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
@@ -145,17 +150,22 @@ def cell(key: str) -> Callable[[Row], str]:
 
 
 def moment_cell(key: str) -> Callable[[Row], str]:
-    """Return what makes a cell of a moment."""
-    return lambda row: moment_text(row.get(key))
+    """Return what makes a cell of a moment; on a terminal it is short."""
+    return lambda row: moment_text(row.get(key), is_short=sys.stdout.isatty())
 
 
-def moment_text(at: float | None) -> str:
-    """Return a moment (UTC seconds) in local time with its offset, ``-`` for None."""
+def moment_text(at: float | None, *, is_short: bool = False) -> str:
+    """Return a moment (UTC seconds) in local time with its offset, ``-`` for None. The short form
+    is to the second, and without the date if that is today's."""
     from datetime import UTC, datetime
 
     if at is None:
         return "-"
-    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "milliseconds")
+    moment = datetime.fromtimestamp(at, UTC).astimezone()
+    if not is_short:
+        return moment.isoformat(" ", "milliseconds")
+    is_today = moment.date() == datetime.now(moment.tzinfo).date()
+    return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M")
 
 
 def bytes_text(size: float | None) -> str:

@@ -1,0 +1,564 @@
+"""The command line against a real plane: real processes, real signals, a real file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from creche.cli.app import run
+from creche.cli.cost import children_of
+
+SOURCE = Path(__file__).parents[2] / "src"
+BOUND_S = 60.0
+
+TASKS = '''
+import time
+from creche import task
+
+print("a module may print when it is imported")
+
+@task
+def add(a: int, b: int = 10) -> int:
+    """Add two numbers."""
+    return a + b
+
+@task
+async def hello(name: str) -> str:
+    return f"hello {name!r}"
+
+@task(queue="images", priority="high")
+def shape(path: str):
+    return {"path": path, "raw": b"ab"}
+
+@task
+def boom(why: str):
+    raise ValueError(f"no: {why}")
+
+@task
+def nap(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+'''
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return what a child of these tests sees: this source, and no settings from outside."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CRECHE_", "FASTWORKER_"))}
+    return kept | {"PYTHONPATH": str(SOURCE), "NO_COLOR": "1"} | more
+
+
+def creche(*words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "creche", *words],
+        cwd=cwd,
+        env=environment(**more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait for something that no process tells us of."""
+    ends_at = time.monotonic() + BOUND_S
+    while not is_so():
+        assert time.monotonic() < ends_at, f"{what} within {BOUND_S:g} s"
+        time.sleep(0.02)
+
+
+def group_is_gone(pid: int) -> bool:
+    """Whether nothing is left of the session that *pid* led, zombies apart."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == pid and state != "Z":
+            return False
+    return True
+
+
+@dataclass
+class Plane:
+    """A `creche control-plane` that is ready."""
+
+    process: subprocess.Popen[str]
+    url: str
+    folder: Path
+    log: Path
+    others: list[int] = field(default_factory=list)
+    """The pids of its children: store, workers, page."""
+
+    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against this plane. In this process, as starting another takes longer than
+        what is asked of it; what the console's script adds is tested below."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, chdir(self.folder):
+            for name, value in {"CRECHE_CONNECT": self.url, **more}.items():
+                patch.setenv(name, value)
+            with redirect_stdout(out), redirect_stderr(err):
+                code = run(words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    def data(self, *words: str) -> Any:
+        """Run a command with ``--json`` and return its document."""
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout)
+        assert document["v"] == 1
+        return document
+
+    def note_children(self) -> None:
+        """Remember which processes belong to the plane."""
+        self.others = children_of(self.process.pid)
+
+    def is_all_gone(self) -> bool:
+        """Whether nothing of the plane and its children is left."""
+        return all(group_is_gone(pid) for pid in (self.process.pid, *self.others))
+
+    def end(self) -> None:
+        """Leave nothing behind, however a test went."""
+        for pid in (self.process.pid, *self.others):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def start(folder: Path, *words: str) -> Plane:
+    """Start a plane on a free port, in a session of its own, and wait until it is ready."""
+    told, tells = os.pipe()
+    log = folder / "plane.log"
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "creche", "control-plane", "--ready-fd", str(tells)),
+                *("--listen", "ws://127.0.0.1:0", *words),
+            ],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            text=True,
+            pass_fds=(tells,),
+            start_new_session=True,
+        )
+    os.close(tells)
+    with open(told, encoding="utf-8") as pipe:
+        text = pipe.read()  # at its end when the plane is ready, or gone
+    plane = Plane(process, json.loads(text)["addresses"][0] if text else "", folder, log)
+    if not text:
+        plane.end()
+        raise AssertionError(f"the plane did not start: {log.read_text()}")
+    plane.note_children()
+    return plane
+
+
+def wait_for_workers(plane: Plane, number: int) -> None:
+    until(lambda: len(plane.data("workers", "ls")["workers"]) == number, f"{number} workers")
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """One plane with one worker, for the tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("plane")
+    (folder / "tasks.py").write_text(TASKS)
+    made = start(folder, "--no-gui", "--task-modules", "tasks")
+    try:
+        wait_for_workers(made, 1)
+        yield made
+    finally:
+        made.end()
+
+
+def lines(text: str) -> list[str]:
+    return text.splitlines()
+
+
+# --- submitting ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        (["add", "1", "-3"], "-2"),
+        (["add", "5"], "15"),
+        (["hello", "12"], "hello '12'"),
+        (["hello", "--kwargs", "name=true"], "hello 'true'"),
+        (["add", "--kwargs", "a=1", "b=2"], "3"),
+        (["add", "--kwargs", "a=1", "--kwargs", "b=2"], "3"),
+        (["add", "--json-args", "[1, 2]"], "3"),
+        (["add", "--json-args", '{"a": 1, "b": 2}'], "3"),
+        (["add", "1", "--json-args", '{"b": 2}'], "3"),
+        (["shape", "7"], '{"path": "7", "raw": "YWI="}'),
+        (["--task-name", "add", "--args", "1", "-2", "--priority", "high"], "-1"),
+    ],
+    ids=" ".join,
+)
+def test_stdout_is_the_result_alone(plane: Plane, words: list[str], result: str) -> None:
+    done = plane.run("submit", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, result + "\n", "")
+
+
+def test_a_failed_job_prints_its_remote_traceback_and_exits_1(plane: Plane) -> None:
+    done = plane.run("submit", "boom", "it")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = lines(done.stderr)
+    assert said[0] == "Traceback (most recent call last):"
+    assert 'raise ValueError(f"no: {why}")' in done.stderr
+    assert "ValueError: no: it" in said
+    assert said[-1].startswith("error: job ")
+    failed = plane.run("submit", "boom", "it", "--json")
+    document = json.loads(failed.stdout)
+    assert failed.returncode == 1
+    assert document["state"] == "failed"
+    assert document["error"]["type"] == "ValueError"
+
+
+def test_wrong_arguments_are_refused_before_anything_is_sent(plane: Plane) -> None:
+    before = plane.data("jobs", "ls", "--task", "add")["jobs"]
+    done = plane.run("submit", "add", "1", "2", "3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "too many positional arguments" in done.stderr
+    assert plane.data("jobs", "ls", "--task", "add")["jobs"] == before
+
+
+def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> None:
+    done = plane.run("submit", "nap", "1.5", "--timeout", "0.1")
+    assert (done.returncode, done.stdout) == (6, "")
+    job_id = lines(done.stderr)[0].split()[2]
+    assert "it goes on" in done.stderr
+    again = plane.run("result", job_id)
+    assert (again.returncode, again.stdout) == (0, "slept\n")
+
+
+def test_an_unknown_task_is_parked_and_its_submitter_warned_with_near_names(plane: Plane) -> None:
+    done = plane.run("submit", "ad", "1", "--non-blocking")
+    assert done.returncode == 0
+    job_id = done.stdout.strip()
+    assert "'ad'" in done.stderr
+    assert "did you mean 'add'?" in done.stderr
+    (job,) = plane.data("jobs", "ls", "--task", "ad")["jobs"]
+    assert (job["id"], job["state"]) == (job_id, "parked")
+    assert plane.run("status", job_id).stdout.count("parked") == 1
+    cancelled = plane.run("cancel", "--task-id", job_id)
+    assert (cancelled.returncode, cancelled.stdout) == (0, "cancelled\n")
+    assert plane.run("result", job_id).returncode == 7
+    assert plane.run("cancel", job_id).returncode == 0
+
+
+def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
+    done = plane.run("submit", "add", "1", "2", "--non-blocking")
+    job_id = done.stdout.strip()
+    assert (done.returncode, done.stdout, done.stderr) == (0, job_id + "\n", "")
+    assert plane.run("result", job_id).stdout == "3\n"
+    document = plane.data("status", job_id)["job"]
+    assert (document["id"], document["state"], document["task"]) == (job_id, "succeeded", "add")
+    finished = plane.run("cancel", job_id)
+    assert (finished.returncode, finished.stdout) == (1, "succeeded\n")
+
+
+@pytest.mark.parametrize("job_id", ["nonsense", "01a20a69-b76a-7d7a-ab7c-6c35fa21e62e"])
+@pytest.mark.parametrize("command", ["status", "result", "cancel"])
+def test_an_unknown_id_is_code_3(plane: Plane, command: str, job_id: str) -> None:
+    done = plane.run(command, job_id)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(lines(done.stderr)) == 1
+    assert job_id in done.stderr
+
+
+def test_the_command_is_a_process_like_any_other(plane: Plane) -> None:
+    done = creche("submit", "hello", "ä", cwd=plane.folder, CRECHE_CONNECT=plane.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello 'ä'\n", "")
+    done = creche("submit", "boom", "x", cwd=plane.folder, CRECHE_CONNECT=plane.url)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_ctrl_c_ends_a_wait_quietly(plane: Plane) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "creche", "submit", "nap", "3", "--queue", "nobody-listens"],
+        cwd=plane.folder,
+        env=environment(CRECHE_CONNECT=plane.url),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        listed = ("jobs", "ls", "--queue", "nobody-listens")
+        until(lambda: len(plane.data(*listed)["jobs"]) == 1, "the job is there")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=BOUND_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
+
+
+# --- looking ------------------------------------------------------------------------------------
+
+
+def test_every_list_has_a_table_and_a_document(plane: Plane) -> None:
+    plane.run("submit", "shape", "x")
+    tasks = plane.data("list")["tasks"]
+    assert [task["name"] for task in tasks] == ["add", "boom", "hello", "nap", "shape"]
+    assert "add(a: int, b: int = 10) -> int" in plane.run("list").stdout
+    queues = {queue["queue"]: queue for queue in plane.data("queues", "ls")["queues"]}
+    (lane,) = [lane for lane in queues["images"]["lanes"] if lane["priority"] == "high"]
+    assert lane["channel"]["max_buffer_size"] == lane["window"]
+    assert lines(plane.run("queues", "ls").stdout)[0].split()[:2] == ["QUEUE", "PRIORITY"]
+    (worker,) = plane.data("workers", "ls")["workers"]
+    assert worker["queues"] == ["default", "images"]
+    assert worker["name"] in plane.run("workers", "ls").stdout
+
+
+def test_lists_of_jobs_are_filtered_limited_and_never_cut(plane: Plane) -> None:
+    ids = [plane.run("submit", "hello", "x", "--non-blocking").stdout.strip() for _ in range(3)]
+    listed = plane.run("jobs", "ls", "--task", "hello", "--limit", "2", COLUMNS="20")
+    rows = lines(listed.stdout)
+    assert [row.split()[0] for row in rows] == ["ID", ids[2], ids[1]]
+    quiet = plane.run("jobs", "ls", "--task", "hello", "-q", "--limit", "3")
+    assert lines(quiet.stdout) == ids[::-1]
+    states = {job["state"] for job in plane.data("jobs", "ls", "--state", "failed,lost")["jobs"]}
+    assert states <= {"failed"}
+
+
+def test_a_plane_without_workers_is_ready_all_the_same(tmp_path: Path) -> None:
+    made = start(tmp_path, "--no-gui", "--store", "memory:")
+    try:
+        done = made.run("health", "--ready")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("ready, epoch 1 ")
+        document = made.data("health")
+        assert (document["ready"], document["durability"]) == (True, "memory")
+    finally:
+        made.end()
+
+
+def test_a_reader_that_leaves_is_no_error(plane: Plane) -> None:
+    pipeline = f"{sys.executable} -m creche jobs ls --limit 1000 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", pipeline],
+        cwd=plane.folder,
+        env=environment(CRECHE_CONNECT=plane.url),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)  # 0 when all was written before the reader left
+
+
+# --- starting and stopping ----------------------------------------------------------------------
+
+
+def test_a_module_that_cannot_be_imported_is_shown_with_its_cause(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import creche\nprice = 1 / 0\n")
+    for words in (["control-plane", "--no-gui"], ["worker"]):
+        done = creche(*words, "--task-modules", "broken", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = lines(done.stderr)
+        assert "'broken'" in line
+        assert "ZeroDivisionError: division by zero" in line
+        assert "broken.py:2" in line
+    assert not (tmp_path / "creche.db").exists()
+
+
+def test_a_second_plane_on_the_same_file_leaves_with_the_holders_pid(plane: Plane) -> None:
+    words = ("control-plane", "--no-gui", "--listen", "127.0.0.1:0", "--store")
+    done = creche(*words, "sqlite:creche.db", cwd=plane.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"pid {plane.process.pid}" in done.stderr
+    assert len(lines(done.stderr)) == 1
+
+
+def test_a_port_in_use_is_code_2(plane: Plane, tmp_path: Path) -> None:
+    words = ("control-plane", "--no-gui", "--store", "memory:", "--listen", plane.url)
+    done = creche(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert str(urlsplit(plane.url).port) in done.stderr
+    assert len(lines(done.stderr)) == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ("control-plane", "--store", "memory:", "--listen", "127.0.0.1:0")
+        done = creche(*words, "--gui-port", port, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--gui-port" in done.stderr
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("these are notes\n" * 100)
+    done = creche("control-plane", "--no-gui", "--store", "sqlite:notes.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not a database" in done.stderr
+    assert file.read_text() == "these are notes\n" * 100
+
+
+def test_the_first_signal_lets_running_jobs_end_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    made = start(tmp_path, "--gui-port", "0", "--task-modules", "tasks")
+    try:
+        wait_for_workers(made, 1)
+        made.note_children()
+        assert len(made.others) == 3  # store, worker, page
+        job_id = made.run("submit", "nap", "2", "--non-blocking").stdout.strip()
+        states = ("jobs", "ls", "--state", "running")
+        until(lambda: len(made.data(*states)["jobs"]) == 1, "the job runs")
+        made.process.send_signal(signal.SIGTERM)
+        assert made.process.wait(BOUND_S) == 0
+        until(made.is_all_gone, "all processes have ended")
+    finally:
+        made.end()
+    assert "running jobs have 30 s" in made.log.read_text()
+    again = start(tmp_path, "--no-gui")
+    try:
+        done = again.run("result", job_id)
+        assert (done.returncode, done.stdout) == (0, "slept\n")
+    finally:
+        again.end()
+
+
+def test_the_second_signal_does_not_wait(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    made = start(tmp_path, "--no-gui", "--task-modules", "tasks")
+    try:
+        wait_for_workers(made, 1)
+        made.note_children()
+        made.run("submit", "nap", "600", "--non-blocking")
+        states = ("jobs", "ls", "--state", "running")
+        until(lambda: len(made.data(*states)["jobs"]) == 1, "the job runs")
+        made.process.send_signal(signal.SIGINT)
+        until(lambda: "stopping" in made.log.read_text(), "the plane stops")
+        made.process.send_signal(signal.SIGINT)
+        assert made.process.wait(BOUND_S) in (130, -signal.SIGINT)
+        until(made.is_all_gone, "all processes have ended")
+        assert "Traceback" not in made.log.read_text()
+    finally:
+        made.end()
+
+
+def test_a_killed_plane_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    options = ("--keep-alive", "0.2", "--grace", "0.5", "--lease", "1")
+    made = start(tmp_path, "--gui-port", "0", "--task-modules", "tasks", *options)
+    try:
+        wait_for_workers(made, 1)
+        made.note_children()
+        assert len(made.others) == 3  # store, worker, page
+        made.process.kill()
+        made.process.wait()
+        until(made.is_all_gone, "all processes have ended")
+    finally:
+        made.end()
+
+
+def test_a_worker_waits_for_its_plane_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*(sys.executable, "-m", "creche", "subworker", "--task-modules", "tasks")]
+    process = subprocess.Popen(
+        [*command, "--connect", f"127.0.0.1:{port}", "--worker-id", "patient"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert f"waiting for the plane at ws://127.0.0.1:{port}" in line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(BOUND_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# --- store, demo, bench -------------------------------------------------------------------------
+
+
+def test_a_store_is_looked_at_and_copied_beside_its_plane_and_compacted_without(
+    plane: Plane, tmp_path: Path
+) -> None:
+    copy = str(tmp_path / "copy.db")
+    facts = plane.data("store", "info")["store"]
+    assert (facts["kind"], facts["durability"]) == ("sqlite", "disk")
+    assert plane.data("store", "verify")["problems"] == []
+    assert plane.data("store", "backup", copy)["size_bytes"] == Path(copy).stat().st_size
+    held = plane.run("store", "compact")
+    assert held.returncode == 2
+    assert f"pid {plane.process.pid}" in held.stderr
+    done = creche("store", "compact", "--store", f"sqlite:{copy}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert creche("store", "verify", "-s", f"sqlite:{copy}", cwd=tmp_path).returncode == 0
+    missing = creche("store", "info", "--store", "sqlite:none.db", cwd=tmp_path)
+    assert missing.returncode == 2
+
+
+def figures(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_demo_agrees_with_the_plain_loop_and_leaves_nothing(tmp_path: Path) -> None:
+    found = figures(creche("demo", "--json", cwd=tmp_path, TMPDIR=str(tmp_path)))
+    assert found["is_right"] is True
+    assert found["totals"] == found["expected"]
+    assert found["jobs"] > 300
+    assert found["totals"]["lines"] > 100_000
+    assert list(tmp_path.iterdir()) == []
+
+
+BENCHES: Sequence[Sequence[str]] = (
+    ("--mode", "bulk"),
+    ("--mode", "single", "--store", "memory:", "--executor", "coroutine"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", BENCHES, ids=" ".join)
+def test_a_bench_checks_every_result(tmp_path: Path, words: Sequence[str]) -> None:
+    words = ("bench", "--jobs", "500", *words, "--json")
+    found = figures(creche(*words, cwd=tmp_path, TMPDIR=str(tmp_path)))
+    assert (found["jobs"], found["checked"]) == (500, 500)
+    assert (found["wrong"], found["lost"], found["duplicated"]) == (0, 0, 0)
+    assert found["jobs_per_s"] > 0
+    assert found["submit_per_s"] >= found["jobs_per_s"]
+    assert set(found["latency_ms"]) == {"p50", "p95", "p99"}
+    assert set(found["cpu_us_per_job"]) == {"plane", "store", "worker", "client", "total"}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_other_benches_measure_a_backlog_and_idleness(tmp_path: Path) -> None:
+    found = figures(creche("bench", "--backlog", "2000", "--json", cwd=tmp_path))
+    assert found["backlog"] == 2000
+    for each in (found, found["unannounced"]):
+        assert each["queued"] == 2000
+        assert isinstance(each["bytes_per_job"], float)
+        assert each["restart_s"] > 0
+    idle = figures(creche("bench", "--idle", "0.5", "--json", cwd=tmp_path))
+    assert set(idle["cpu_percent"]) == {"plane", "store", "worker", "total"}

@@ -1,0 +1,101 @@
+"""The application as a whole: what it loads, what it refuses, and how."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from creche.cli import app as application
+from creche.cli.app import run
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+# What `creche --help` has no use for; each would cost tens of milliseconds.
+HEAVY = ("trio", "anyio", "trio_websocket", "quart", "hypercorn", "cbor2", "sqlite3", "asyncio")
+
+
+def test_the_help_loads_no_room_and_no_heavy_library() -> None:
+    code = (
+        "import sys; from creche.cli.app import run; assert run(['--help']) == 0;"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"PYTHONPATH": str(SOURCE), "PATH": ""},
+    )
+    loaded = set(outcome.stdout.partition("LOADED ")[2].split())
+    assert not loaded & set(HEAVY)
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("creche.")}
+    assert rooms <= {"cli", "errors"}
+    assert "rich.markdown" not in loaded
+
+
+def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, *_ in application._COMMANDS:
+        assert run([name, "--help"]) == 0
+        out, err = capsys.readouterr()
+        assert f"creche {name}" in out
+        assert err == ""
+    for words in (["jobs", "ls"], ["queues", "ls"], ["workers", "ls"], ["store", "backup"]):
+        assert run([*words, "--help"]) == 0
+        assert f"creche {' '.join(words)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["submt"], "did you mean 'submit'?"),
+        (["nonsense"], "`creche --help`"),
+        (["jobs", "lss"], 'Did you mean "ls"'),
+        (["status"], "requires an argument"),
+        (["submit"], "which task?"),
+        (["submit", "a", "--priority", "urgent"], "is no priority"),
+        (["submit", "a", "--tiemout", "3"], "Did you mean --timeout"),
+        (["submit", "a", "1", "--args", "2"], "--args"),
+        (["worker"], "which tasks?"),
+        (["jobs", "ls", "--state", "odd"], "is no job state"),
+        (["control-plane", "--no-gui", "--grace", "5"], "keep-alive"),
+        (["control-plane", "--no-gui", "--listen", "wss://127.0.0.1:0"], "TLS"),
+        (["control-plane", "--no-gui", "--store", "odd:x"], "is no store"),
+        (["control-plane", "--gui-host", "0.0.0.0", "--gui-port", "0"], "--gui-insecure"),
+        (["store", "compact", "--store", "memory:"], "no file"),
+        (["bench", "--backlog", "5", "--idle", "5"], "one at a time"),
+        (["bench", "--backlog", "5", "--store", "memory:"], "sqlite"),
+        (["--log-level"], "requires a level"),
+        (["--log-level", "odd", "worker", "--task-modules", "x"], "log-level"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_code_2_and_a_line_or_two(
+    words: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert part in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) <= 2
+    assert "Traceback" not in err
+
+
+def test_the_version_is_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("creche ")
+
+
+def test_a_plane_that_is_not_there_is_code_4_within_the_deadline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["health", "--connect", "ws://127.0.0.1:1", "--timeout", "0.2"]
+    assert run(words) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no plane answers at ws://127.0.0.1:1" in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,97 @@
+"""Data on stdout, everything else on stderr; nothing is cut and nothing obeyed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from creche.cli.output import (
+    Column,
+    bytes_text,
+    cell,
+    moment_text,
+    print_facts,
+    print_json,
+    print_table,
+    printable,
+    say,
+)
+
+COLUMNS = (Column("ID", cell("id"), is_whole=True), Column("N", cell("n"), is_number=True))
+
+
+def test_a_piped_table_is_plain_columns_that_are_never_cut(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = "x" * 300
+    print_table(COLUMNS, [{"id": long, "n": 5}, {"id": "y", "n": 1234}], empty="none")
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "ID" + " " * 300 + "   N",
+        f"{long}     5",
+        "y" + " " * 299 + "  1234",
+    ]
+    assert err == ""
+
+
+def test_an_empty_table_has_its_titles_on_stdout_and_the_news_on_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_table(COLUMNS, [], empty="nothing there")
+    out, err = capsys.readouterr()
+    assert out == "ID  N\n"
+    assert err == "nothing there\n"
+
+
+def test_a_json_document_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": b"x"})
+    out, _ = capsys.readouterr()
+    assert json.loads(out) == {"v": 1, "a": "eA=="}
+    assert out.count("\n") == 1
+
+
+def test_facts_stand_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts([("a", "1"), ("long", "2"), ("none", "")])
+    assert capsys.readouterr().out == "a     1\nlong  2\nnone\n"
+
+
+def test_what_is_said_goes_to_stderr_without_colour_when_piped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say("error", "no: never")
+    say("", "plain: text")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: no: never\nplain: text\n"
+
+
+def test_control_characters_of_others_are_written_out() -> None:
+    assert printable("a\x1b[31mb\nc\té") == "a\\x1b[31mb\\nc\\té"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        ("", "-"),
+        ([], "-"),
+        (0, "0"),
+        (True, "yes"),
+        (["a", "b"], "a,b"),
+        (1.5, "1.500"),
+    ],
+    ids=repr,
+)
+def test_a_cell_shows_what_there_is(value: object, text: str) -> None:
+    assert cell("k")({"k": value}) == text
+    assert cell("k")({}) == "-"
+
+
+def test_sizes_and_moments_are_for_people() -> None:
+    assert [bytes_text(n) for n in (None, 5, 2048, 3 * 1024**2, 5 * 1024**4)] == [
+        *("-", "5 B", "2.0 KiB", "3.0 MiB", "5120.0 GiB")
+    ]
+    assert moment_text(None) == "-"
+    assert moment_text(0.0)[-6] in "+-"  # always with its offset
+    assert len(moment_text(0.0, is_short=True)) == len("1970-01-01 00:00")
