@@ -155,6 +155,18 @@ async def test_an_at_most_once_job_is_never_run_twice(autojump_clock):
             await other.hears_nothing(m.Offer, 5)
 
 
+async def test_a_task_announced_as_at_most_once_after_its_job_arrived_is_so(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        await client.submitted(1, flags=m.WATCH)
+        worker = house.worker("w")
+        async with worker.connected(**LISTENING):
+            once = {"name": "echo", "delivery": "at-most-once"}
+            await worker.say(m.Announce([once]), m.Capacity(1, 0))
+            await worker.hear(m.Offer)
+        await client.say(m.Ping(1))
+        assert (await client.hear(m.Ended)).state == JobState.LOST
+
+
 async def test_a_goodbye_gives_back_at_once_and_uncounted(autojump_clock):
     async with open_house() as house, house.client().connected() as client:
         job = await client.submitted(1)

@@ -20,14 +20,13 @@ from creche.engine.leases import Leases, make_end
 from creche.engine.outcomes import Outcomes
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
-from creche.engine.submissions import Submissions, parent_of
+from creche.engine.submissions import Submissions, restore_options
 from creche.engine.timers import Timers
 from creche.errors import StoreFull
 from creche.events import Hub, StoreFailing, StoreWorks
 from creche.model.job import JobState, check_move
 from creche.store.base import Duplicate, Durability, JobRow, Recovery, Store
 from creche.wire import messages as m
-from creche.wire.payload import decode_value
 
 logger = logging.getLogger("creche.plane")
 
@@ -93,7 +92,6 @@ class Core:
         """Stored jobs that were cancelled: a read that is under way must not bring them back."""
         self._retired: set[int] = set()
         self._reads = 0
-        self._known_everywhere: dict[tuple[str, str], bool] = {}
         self._ends_since_prune = 0
         self._prune_soon = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -249,25 +247,18 @@ class Core:
 
     def workers_changed(self) -> None:
         """Workers came, went, or know other tasks now."""
-        self._known_everywhere.clear()
+        self.submissions.workers_changed()
         self.note()
 
     def is_known_everywhere(self, task: str, queue: str) -> bool:
         """Whether every worker that listens on *queue* can run *task*; with nobody listening,
         whether anyone ever could."""
-        known = self._known_everywhere.get((task, queue))
-        if known is None:
-            listening = list(self.sessions.listening(queue))
-            known = task in self.catalog and all(task in worker.tasks for worker in listening)
-            if len(self._known_everywhere) > 10_000:
-                self._known_everywhere.clear()
-            self._known_everywhere[task, queue] = known
-        return known
+        listening = self.sessions.listening(queue)
+        return task in self.catalog and all(task in worker.tasks for worker in listening)
 
-    def is_at_most_once(self, task: str, options: m.Facts | None) -> bool:
+    def is_at_most_once(self, job: Job) -> bool:
         """Whether a job may not be run again when its worker is lost."""
-        said = None if options is None else options.get("delivery")
-        return (said or self.catalog.defaults(task).delivery) == AT_MOST_ONCE
+        return (job.delivery or self.catalog.defaults(job.task).delivery) == AT_MOST_ONCE
 
     # --- when a batch is on disk ----------------------------------------------------------------
 
@@ -421,9 +412,8 @@ class Core:
         job.epoch = row.epoch
         job.holder = row.holder
         job.leased_at = row.leased_at
-        job.parent = parent_of(row.options)
-        options = None if row.options is None else decode_value(row.options)
-        job.is_at_most_once = self.is_at_most_once(row.task, options)
+        restore_options(job)
+        job.is_at_most_once = self.is_at_most_once(job)
         self.by_id[row.id] = job
         self.by_seq[row.seq] = job
         return job

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from creche.engine.job import Job, holder_name
+from creche.engine.job import Job
 from creche.engine.lanes import PARKED_BY_TASK
 from creche.engine.sessions import Session
 from creche.model.job import JobState, check_move
@@ -67,8 +67,10 @@ class Dispatch:
         job.state = check_move(job.state, JobState.RUNNING)
         job.attempt += 1
         job.epoch = core.epoch
-        job.holder = holder_name(worker)
+        job.holder = worker.holder
         job.leased_at = core.now()
+        # Now and not on arrival: the task may have been announced since.
+        job.is_at_most_once = core.is_at_most_once(job)
         job.estimate_s = self._estimates.get(job.task, UNKNOWN_S)
         worker.lease(job)
         if job.is_at_most_once:

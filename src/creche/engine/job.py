@@ -9,7 +9,6 @@ from creche.store.base import Change
 
 if TYPE_CHECKING:
     from creche.engine.lanes import Lane
-    from creche.engine.sessions import Session
 
 
 class Job:
@@ -18,6 +17,7 @@ class Job:
     __slots__ = (
         "attempt",
         "children",
+        "delivery",
         "epoch",
         "estimate_s",
         "holder",
@@ -63,7 +63,10 @@ class Job:
         """Whether its lease has ended and that is not on disk yet: it is in no lane."""
         self.is_stored = False
         """Whether it leaves memory for the store's tail with its next change."""
+        self.delivery: str | None = None
+        """What its submission said; None leaves it to the task's announcement."""
         self.is_at_most_once = False
+        """Whether its current attempt is the only one."""
         self.parent: int | None = None
         """The seq of the job that submitted this one."""
         self.children = 0
@@ -72,7 +75,7 @@ class Job:
         self.losses = 0
         self.epoch = 0
         self.holder: str | None = None
-        """The worker process that has the lease, as `holder_name` writes it."""
+        """The worker process that has the lease, as `Session.holder`."""
         self.leased_at: float | None = None
         self.estimate_s = 0.0
         """What its run was thought to take when it was leased."""
@@ -97,8 +100,3 @@ class Job:
             self.holder,
             self.leased_at,
         )
-
-
-def holder_name(session: Session) -> str:
-    """Return what names a worker process in the store, restarts of it told apart."""
-    return f"{session.name}/{session.incarnation.hex()}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from creche.engine.job import Job, holder_name
+from creche.engine.job import Job
 from creche.engine.sessions import Session
 from creche.events import AttemptsLost
 from creche.model.failure import Failure
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from creche.engine.core import Core
 
 Token = tuple[int, int, int]
-_REPORTED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+_REPORTED = {
+    int(state): state for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+}
 
 
 class Leases:
@@ -61,7 +63,7 @@ class Leases:
         session.was_wrong = False
         session.done += 1
         core.dispatch.measured(job, message.run_us)
-        state = JobState(message.state)
+        state = _REPORTED[message.state]
         if state is JobState.FAILED:
             session.failed += 1
         now = core.now()
@@ -86,7 +88,7 @@ class Leases:
         may not have, it is told to stop.
         """
         core = self._core
-        orphans = self._orphans.pop(holder_name(session), {})
+        orphans = self._orphans.pop(session.holder, {})
         named: set[int] = set()
         for seq, epoch, attempt in held:
             job = session.leased.get(seq) or orphans.pop(seq, None)
@@ -138,7 +140,7 @@ class Leases:
         """A new process comes under an old name: whatever the old one held is lost, counted."""
         prefix = f"{session.name}/"
         for holder in [h for h in self._orphans if h.startswith(prefix)]:
-            if holder != holder_name(session):
+            if holder != session.holder:
                 for job in self._orphans.pop(holder).values():
                     self._lost(job, "its worker was started anew")
 
@@ -172,7 +174,7 @@ class Leases:
         job.state = check_move(job.state, JobState.RUNNING)
         job.attempt = attempt
         job.epoch = epoch
-        job.holder = holder_name(session)
+        job.holder = session.holder
         job.leased_at = self._core.now()
         session.lease(job)
         self._core.journal.change(job)

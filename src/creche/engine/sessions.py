@@ -23,6 +23,8 @@ class Session:
         self.role = role
         self.name = hello.name
         self.incarnation = hello.incarnation
+        self.holder = f"{hello.name}/{hello.incarnation.hex()}"
+        """What names this worker process in the store, restarts of it told apart."""
         self.facts = hello.facts
         self.outbox: Outbox | None = None
         """Where messages to the peer go; None while it is not connected."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _OPTIONS = frozenset({"delivery", "parent"})
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
+MAX_REMEMBERED = 10_000
+"""Lanes remembered by what a submission says: a peer can say anything."""
 
 
 class Submissions:
@@ -31,6 +33,8 @@ class Submissions:
         self._core = core
         self._claims: dict[bytes, list[tuple[Session, int]]] = {}
         """Sessions that submitted an id while its first submission was on its way to the disk."""
+        self._lanes: dict[tuple[str, str | None, int | None], Lane] = {}
+        """Where submissions that say the same wait, until workers change."""
         self._waiting: dict[bytes, Lane] = {}
         """Ids that wait for room in a lane, where there is no disk to put them on."""
         self._full: set[Lane] = set()
@@ -119,7 +123,8 @@ class Submissions:
         state = JobState.PARKED if lane.park else JobState.QUEUED
         options = None if message.options is None else encode_value(message.options)
         job = Job(seq, message.id, message.task, lane, state, message.payload, options, core.now())
-        job.is_at_most_once = core.is_at_most_once(message.task, message.options)
+        if message.options is not None:
+            job.delivery = message.options.get("delivery")
         if parent is not None:
             parent.children += 1
             job.parent = parent.seq
@@ -161,9 +166,23 @@ class Submissions:
             return "uncertain", "sent again too late to tell whether it was accepted: not run"
         return None if message.options is None else _check_options(message.options)
 
+    def workers_changed(self) -> None:
+        """Workers came, went, or know other tasks now: jobs may have to wait elsewhere."""
+        self._lanes.clear()
+
     def _lane(self, message: m.Submit) -> Lane:
-        """Return the lane where a new job waits: its level's main lane if every worker that listens
-        there can run it, else the lane of those that wait for its task."""
+        """Return the lane where a new job waits; looked up once for all that say the same."""
+        key = (message.task, message.queue, message.priority)
+        lane = self._lanes.get(key)
+        if lane is None:
+            if len(self._lanes) >= MAX_REMEMBERED:
+                self._lanes.clear()
+            lane = self._lanes[key] = self._find_lane(message)
+        return lane
+
+    def _find_lane(self, message: m.Submit) -> Lane:
+        """Return the level's main lane if every worker that listens there can run the job, else the
+        lane of those that wait for its task."""
         core = self._core
         task = message.task
         said = core.catalog.defaults(task)
@@ -207,9 +226,10 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
     return None
 
 
-def parent_of(options: bytes | None) -> int | None:
-    """Return the seq of the job that submitted the one with these options."""
-    if options is None:
-        return None
-    parent = decode_value(options).get("parent")
-    return None if parent is None else int(parent[0])
+def restore_options(job: Job) -> None:
+    """Set what a job's stored options say of it."""
+    if job.options is not None:
+        options = decode_value(job.options)
+        parent = options.get("parent")
+        job.parent = None if parent is None else int(parent[0])
+        job.delivery = options.get("delivery")

@@ -24,6 +24,9 @@ class JobState(IntEnum):
     FORGOTTEN = 20
     """Ended, and its result pruned: only the id is kept, so that it cannot run again."""
 
+    # An enum's own hash is computed in Python from the name; states are hashed for every job.
+    __hash__ = int.__hash__
+
     @property
     def word(self) -> str:
         """The name in lower case, as in the CLI and on the page."""
