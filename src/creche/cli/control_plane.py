@@ -147,10 +147,11 @@ async def control_plane(
             with open(ready_fd, "w", encoding="utf-8") as pipe:
                 json.dump({"addresses": running.addresses, "epoch": running.epoch}, pipe)
 
+    listen_there: Listen = _Listener(host, port)
     run = partial(
         run_plane,
         partial(make_store, store),
-        _Listener(host, port),
+        listen_there,
         settings,
         children=children,
     )
@@ -240,9 +241,9 @@ class _Listener:
         listener = self
 
         class Remembering:
-            def started(self, addresses: tuple[str, ...] = ()) -> None:
-                listener._port = parse_url(addresses[0]).port
-                task_status.started(addresses)
+            def started(self, value: Any = None) -> None:
+                listener._port = parse_url(value[0]).port
+                task_status.started(value)
 
         await trio_ws.serve(
             handler,
@@ -251,9 +252,6 @@ class _Listener:
             handler_nursery=handler_nursery,
             task_status=Remembering(),
         )
-
-
-_: type[Listen] = _Listener
 
 
 # --- local workers and the page -----------------------------------------------------------------

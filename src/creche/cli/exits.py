@@ -21,7 +21,7 @@ class Exit(IntEnum):
     FAILED = 1
     """A task or an operation failed."""
     USAGE = 2
-    """The command line, a setting, the user's task modules, or the store's file cannot work."""
+    """The command line, a setting, the user's task modules, or the store cannot work."""
     UNKNOWN_ID = 3
     UNREACHABLE = 4
     REFUSED = 5
@@ -42,7 +42,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
     (errors.NotEncodable, Exit.USAGE),
     (errors.TooLarge, Exit.USAGE),
     (errors.ListenError, Exit.USAGE),
-    (errors.StoreUnusable, Exit.USAGE),
+    (errors.StoreError, Exit.USAGE),
     (errors.PlaneUnreachable, Exit.UNREACHABLE),
     (errors.UnknownJob, Exit.UNKNOWN_ID),
     (errors.ResultTimeout, Exit.WAITED_OUT),
