@@ -21,6 +21,7 @@ from creche.worker.attempt import Attempt
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def current_job() -> JobContext:
@@ -103,7 +104,11 @@ class BlockingVerbs:
 
     def submit(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Submit a job; return when it is stored. See `Client.submit`."""
-        return self._call(self._client.submit, task, *args, **kwargs)
+
+        async def submit() -> JobHandle[R]:
+            return await self._client.submit(task, *args, **kwargs)
+
+        return self._call(submit)
 
     def delay(
         self,
@@ -146,14 +151,14 @@ class BlockingVerbs:
     def _client(self) -> Submitter:
         return self._attempt.home.submitter
 
-    def _call(self, verb: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, **kwargs: Any) -> R:
+    def _call(self, verb: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> T:
         home = self._attempt.home
         if os.getpid() != home.pid:
             raise RuntimeError("a process that a job has forked has no connection to the plane")
         call = partial(verb, *args, **kwargs)
         return trio.from_thread.run(self._stoppable, call, trio_token=home.trio_token)
 
-    async def _stoppable(self, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    async def _stoppable(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         attempt = self._attempt
         if attempt.scopes is None:
             attempt.scopes = []

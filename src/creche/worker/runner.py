@@ -237,9 +237,7 @@ class Worker:
         """Let bodies leave, have the last reports settled, and say goodbye; each step is
         bounded."""
         settings = self._settings
-        with trio.move_on_after(settings.drain_s) as self._patience:
-            if self._is_hurried:
-                self._patience.cancel()
+        with trio.move_on_after(0 if self._is_hurried else settings.drain_s) as self._patience:
             while self._held:
                 await self._body_left.wait()
         if self._held:
