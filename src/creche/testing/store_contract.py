@@ -359,6 +359,27 @@ class StoreContract:
         assert [row.seq for row in await store.read_lane(1, 0, 9, 9999)] == [3, 5]
         assert [row.seq for row in await store.read_lane(2, 0, 9, 9999)] == [2]
 
+    async def test_jobs_that_move_together_are_read_where_they_are(self, store: Store) -> None:
+        """Many that become equal, of which some were there before."""
+        jobs = [new_job(n, lane=1 + n % 2, stored=n % 3 == 0) for n in range(1, 61)]
+        await store.commit(Batch(jobs=jobs))
+
+        async def read() -> list[list[int]]:
+            return [
+                [row.seq for row in await store.read_lane(lane, 0, 99, 99_999)] for lane in (1, 2)
+            ]
+
+        waits: dict[str, Any] = {"state": JobState.QUEUED, "holder": None, "leased_at": None}
+        every = [*range(1, 61)]
+        await store.commit(Batch(changes=[change(n, stored=True, **waits) for n in every]))
+        assert await read() == [every, []]
+        await store.commit(Batch(changes=[change(n, lane=2, stored=True, **waits) for n in every]))
+        assert await read() == [[], every]
+        await store.commit(Batch(changes=[change(n, lane=2) for n in every[:30]]))
+        assert await read() == [[], every[30:]]
+        await store.commit(Batch(changes=[change(n, lane=1 + n % 2) for n in every]))
+        assert await read() == [[], []]
+
     async def test_a_read_sees_every_commit_made_before_it(self, store: Store) -> None:
         """The calls wait at the same time; each must see what was asked for before it."""
         seen: list[list[int]] = []
