@@ -80,6 +80,8 @@ async def test_a_job_of_an_unknown_task_is_parked_with_near_names_and_blocks_nob
             assert "'echo'" in (await client.hear(m.Warned)).why
             assert (await client.hear(m.Accepted)).ns == [slip.n]
             await client.submitted(2)
+            await client.submitted(3, task="ehco")
+            assert not [message for message in client.heard if isinstance(message, m.Warned)]
             assert (await worker.hear(m.Offer)).task == "echo"
             record = await client.ask("job", id=slip.id)
             assert (record["state"], record["parked"]) == ("parked", "task:ehco")

@@ -42,6 +42,8 @@ class Session:
         self.unreceived: deque[int] = deque()
         """Seqs of the results sent on this connection that the peer has not said it received."""
         self.unaccepted = 0
+        self.warned: set[str] = set()
+        """Tasks that nobody had announced when this session submitted to them."""
         self.open_asks = 0
 
         # Of a worker:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _OPTIONS = frozenset({"delivery", "parent"})
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
+MAX_WARNED = 1000
+"""Tasks that one session is warned of once; beyond, it is warned each time."""
 MAX_REMEMBERED = 10_000
 """Lanes remembered by what a submission says: a peer can say anything."""
 
@@ -69,7 +71,7 @@ class Submissions:
                     )
                 )
                 return
-        if message.task not in core.catalog:
+        if message.task not in core.catalog and message.task not in session.warned:
             self._warn_unknown(session, message)
         lane = self._lane(message)
         if not core.spills and parent is None and (lane.waiting or not lane.has_room):
@@ -199,6 +201,9 @@ class Submissions:
         return core.lanes.get(key, place)
 
     def _warn_unknown(self, session: Session, message: m.Submit) -> None:
+        """Tell the submitter that nobody knows the task; once a session and task."""
+        if len(session.warned) < MAX_WARNED:
+            session.warned.add(message.task)
         near = self._core.catalog.near(message.task)
         hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
         session.post(
