@@ -446,7 +446,9 @@ class _Session:
     async def run(self) -> None:
         """Keep connected until the link gives up or is left; then nobody waits any more."""
         try:
-            await self.link.run()
+            # What cancels the block does not cut the connection: leaving says goodbye over it.
+            with anyio.CancelScope(shield=True):
+                await self.link.run()
         finally:
             self.submitter.fail(self.link.failure or ClientClosed("the client is closed"))
 

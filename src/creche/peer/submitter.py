@@ -317,21 +317,22 @@ class Submitter:
 
     async def result(self, job: JobHandle[R] | str, timeout: float | None = None) -> R:
         """Wait for a job's end and return its result; see `JobHandle.result`."""
-        text = str.__str__(job)
         outcome = self._watch(job)
+        is_mine = isinstance(job, JobHandle) and job._submitter is self
         if not outcome.is_known:
             try:
                 with self._lending(), anyio.move_on_after(timeout):
                     await outcome.wait()
             except BaseException:
-                # Cancelled. After a timeout the watch stays: who asks again finds the answer.
                 self._waits.abandon(to_id(job), outcome)
                 raise
-            if not outcome.is_known:
-                raise ResultTimeout(text, timeout if timeout is not None else 0.0)
-        if isinstance(job, JobHandle) and job._submitter is self:
-            job._outcome = outcome
-        value: R = outcome.value(text)
+        if is_mine:
+            job._outcome = outcome  # type: ignore[union-attr]
+        if not outcome.is_known:
+            # The watch stays: a handle that is asked again and again finds the answer some time.
+            outcome.is_promised = True
+            raise ResultTimeout(str(job), timeout if timeout is not None else 0.0)
+        value: R = outcome.value(str(job))
         return value
 
     async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
