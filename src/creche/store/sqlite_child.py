@@ -109,9 +109,9 @@ class Keeper:
                 self._questions.send(answer)
             if history is not None:
                 history.close()
-        except BaseException:
+        except BaseException as error:
             # A bug: without this thread the store is no store, so the process ends as a whole.
-            sys.excepthook(*sys.exc_info())
+            sys.excepthook(type(error), error, error.__traceback__)
             _end_at_once(1)
         if not self._is_closing:
             _end_at_once(0)
