@@ -146,7 +146,7 @@ def _job(job: Mapping[str, Any]) -> dict[str, Any]:
         "queue": _text(job.get("queue")),
         "priority": _text(job.get("priority")),
         "state": _text(job.get("state")),
-        "parked": _reason(job.get("parked")),
+        "parked": _reason(job.get("parked"), of=_text(job.get("task"))),
         "attempt": _count(job.get("attempt")),
         "losses": _count(job.get("losses")),
         "worker": _text(job.get("worker")),
@@ -156,11 +156,11 @@ def _job(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(park: Any) -> str:
-    """Say why jobs are parked; the plane's word for it is ``task:NAME``."""
+def _reason(park: Any, of: str = "") -> str:
+    """Say why jobs, or one job of the task *of*, are parked; the plane says ``task:NAME``."""
     kind, _, key = _text(park).partition(":")
     if kind == "task":
-        return f"needs a worker with task {key}"
+        return "for a worker that knows it" if key == of else f"for a worker that knows {key}"
     return f"{kind} {key}".strip()
 
 
