@@ -252,7 +252,8 @@ def test_every_example_of_a_page_runs_in_its_order(page: Path, reader: Reader) -
 
 
 def test_no_block_is_of_a_kind_that_is_not_run() -> None:
-    shown = {"", "text", "cddl"}  # drawings and notations
+    # Drawings, a notation, and a settings file that test_command_line.py reads.
+    shown = {"", "text", "cddl", "toml"}
     kinds = {block.language for page in PAGES for block in blocks_of(page)}
     assert kinds - shown <= LANGUAGES
 
