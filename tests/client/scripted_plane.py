@@ -93,12 +93,15 @@ class Connection:
         self._grammar = Grammar(Role.PLANE, Role.CLIENT)
         self.heard: deque[m.Message] = deque()
         self.hello: m.Hello
+        self.is_greeting = False
+        self.greeted = anyio.Event()
 
     def greet(self, welcome: m.Welcome, frame: bytes) -> bytes:
         """Take a hello, and return the welcome's frame."""
         (hello,) = self._grammar.receive(frame)
         assert isinstance(hello, m.Hello)
         self.hello = hello
+        self.greeted.set()
         return self._grammar.send([welcome])
 
     async def say(self, *messages: m.Message) -> None:
@@ -200,6 +203,7 @@ class ScriptedPlane:
         near, far = End("plane"), End("client")
         near.other, far.other = far, near
         connection = Connection(far)
+        connection.is_greeting = self.greets
         if self.greets:
             far.greet = partial(connection.greet, self.welcome())
         self._waiting.append(connection)
@@ -214,12 +218,15 @@ class ScriptedPlane:
         return m.Welcome(1, 1, False, "memory", {**self.limits, **limits})
 
     async def connection(self) -> Connection:
-        """Wait for the next connection."""
+        """Wait for the next connection; if the plane greets, until it has."""
         with anyio.fail_after(TIMEOUT_S):
             while not self._waiting:
                 self._news = anyio.Event()
                 await self._news.wait()
-        return self._waiting.popleft()
+            connection = self._waiting.popleft()
+            if connection.is_greeting:
+                await connection.greeted.wait()
+        return connection
 
 
 @asynccontextmanager
