@@ -33,3 +33,23 @@ def test_a_small_message_waits_behind_one_piece_at_most() -> None:
     assert [type(message) for message in outbox.take()] == [m.Piece]
     outbox.put(m.Ping(1))
     assert outbox.take()[0] == m.Ping(1)
+
+
+def test_a_goodbye_is_the_last_word() -> None:
+    outbox = Outbox(codec.Limits(piece_bytes=200))
+    outbox.put(submission(1, 300))
+    outbox.put(m.Goodbye("enough"))
+    outbox.put(m.Ping(1))
+    outbox.put(submission(2, 1))
+    words: list[m.Message] = []
+    while frame := outbox.take():
+        words += frame
+    assert {type(word) for word in words[:-1]} == {m.Piece}
+    assert words[-1] == m.Goodbye("enough")
+    assert outbox.is_finished
+    assert not outbox
+    assert outbox.size_bytes == 0
+    # A new connection is a new beginning.
+    outbox.clear()
+    outbox.put(m.Ping(2))
+    assert outbox.take() == [m.Ping(2)]
