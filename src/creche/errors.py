@@ -154,7 +154,7 @@ class StoreUnusable(StoreError):
 
 
 class StoreLocked(StoreUnusable):
-    """Another plane holds the store; `pid` is its store process, None if it could not be read."""
+    """Another plane holds the store; `pid` is that plane's, None if it could not be read."""
 
     def __init__(self, path: str, pid: int | None) -> None:
         super().__init__(path, pid)

@@ -77,7 +77,7 @@ class Leases:
             job = session.leased.get(seq)
             if job is not None and (job.epoch, job.attempt) == (epoch, attempt):
                 session.release(job)
-                self._free(job, is_counted=False)
+                self._free(job)
 
     # --- resumption -----------------------------------------------------------------------------
 
@@ -105,9 +105,9 @@ class Leases:
                 session.post(m.Stop(seq, epoch, attempt, "this attempt has lost its lease"))
         for job in [job for seq, job in session.leased.items() if seq not in named]:
             session.release(job)
-            self._free(job, is_counted=False)
+            self._free(job)
         for job in orphans.values():
-            self._free(job, is_counted=False)
+            self._free(job)
 
     def orphan(self, job: Job) -> None:
         """A job was leased when the last epoch ended: it waits for its worker to name it."""
@@ -131,7 +131,7 @@ class Leases:
             if is_counted:
                 self._lost(job, why)
             else:
-                self._free(job, is_counted=False)
+                self._free(job)
         if jobs:
             self._core.events.emit(AttemptsLost(session.name, len(jobs), why))
         self._core.journal.wake()
@@ -147,21 +147,22 @@ class Leases:
     def _lost(self, job: Job, why: str) -> None:
         core = self._core
         job.losses += 1
-        if job.state is JobState.CANCELLING:
-            core.end(job, JobState.CANCELLED, None, job.leased_at)
-        elif job.is_at_most_once:
+        if job.is_at_most_once and job.state is not JobState.CANCELLING:
             outcome = Failure("creche.JobLost", f"{why}; it may have run, and runs at most once")
             core.end(job, JobState.LOST, encode_value(outcome.as_data()), job.leased_at)
-        elif job.losses >= core.settings.max_losses:
+        elif job.losses >= core.settings.max_losses and job.state is not JobState.CANCELLING:
             outcome = Failure(
                 "creche.WorkerLost", f"set aside: {job.losses} workers were lost with it; {why}"
             )
             core.end(job, JobState.FAILED, encode_value(outcome.as_data()), job.leased_at)
         else:
-            self._free(job, is_counted=True)
+            self._free(job)
 
-    def _free(self, job: Job, *, is_counted: bool) -> None:
+    def _free(self, job: Job) -> None:
         """Give a job back to its lane when that is on disk."""
+        if job.state is JobState.CANCELLING:
+            self._core.end(job, JobState.CANCELLED, None, job.leased_at)
+            return
         job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
         job.holder = None
         job.leased_at = None

@@ -54,7 +54,7 @@ class Submissions:
             session.post(m.Declined(message.n, *refusal))
             return
         parent: Job | None = None
-        if message.options is not None and "parent" in message.options:
+        if message.options is not None and message.options.get("parent") is not None:
             seq, epoch, attempt = message.options["parent"]
             parent = core.leases.held_by(seq, epoch, attempt)
             if parent is None:

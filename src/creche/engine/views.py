@@ -140,8 +140,8 @@ class Views:
         limit = params.get("limit", RECENT)
         if type(limit) is not int or not 1 <= limit <= MAX_ROWS:
             raise BadQuestion(f"limit is a whole number from 1 to {MAX_ROWS}")
-        if before is not None and type(before) is not int:
-            raise BadQuestion("before_seq is a whole number")
+        if before is not None and not (type(before) is int and 0 <= before < 2**63):
+            raise BadQuestion("before_seq is a whole number, and not below 0")
         records = await self._core.store.jobs(
             states=states,
             task=_text(params, "task"),

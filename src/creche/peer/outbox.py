@@ -62,6 +62,7 @@ class Outbox:
         self.size_bytes += size
         if self._wake is not None:
             self._wake.set()
+            self._wake = None
 
     def put_all(self, messages: Iterable[m.Message]) -> None:
         """Add several messages."""

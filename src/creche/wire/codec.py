@@ -44,7 +44,7 @@ class Limits:
     payload_bytes: int = 16 * MIB
     messages: int = 50_000
     depth: int = 32
-    streams: int = 16
+    streams: int = 4
 
 
 DEFAULT_LIMITS = Limits()
@@ -91,6 +91,8 @@ def size_hint(message: m.Message) -> int:
     """
     kind = type(message)
     if kind is m.Submit or kind is m.Offer:
+        if message.options is not None:  # type: ignore[union-attr]
+            return len(encode_message(message))
         return len(message.payload) + 128  # type: ignore[union-attr]
     if kind is m.Finished or kind is m.Ended:
         outcome = message.outcome  # type: ignore[union-attr]

@@ -46,9 +46,9 @@ from creche.worker.watchdog import Watchdog
 
 logger = logging.getLogger("creche.worker")
 
-_BATCH_S = 0.001
+_BATCH_S = 0.002
 """While there are many results, they are collected this often instead of one by one: waking the
-loop and sending a frame cost as much as several small jobs, and a millisecond is not noticed by
+loop and sending a frame cost as much as several small jobs, and two milliseconds are not noticed by
 anyone who has many."""
 
 _MANY = 4
