@@ -213,7 +213,7 @@ async def test_cancelled_and_failed_dials_leave_no_descriptor_behind(dialler: Di
                 with anyio.move_on_after(0.001 * n):
                     async with dialler.dial(url):
                         raise AssertionError("it said nothing")
-        while len(os.listdir("/proc/self/fd")) > before:  # noqa: ASYNC110  the strangers end soon
+        while len(os.listdir("/proc/self/fd")) > before:
             await anyio.sleep(0.01)
 
 

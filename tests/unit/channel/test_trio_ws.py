@@ -58,7 +58,7 @@ class Server:
 
     async def is_quiet(self) -> None:
         """Wait until no connection is left."""
-        while self.nursery.child_tasks:  # noqa: ASYNC110  a nursery has no event for that
+        while self.nursery.child_tasks:
             await trio.sleep(0.001)
 
 

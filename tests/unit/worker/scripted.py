@@ -168,7 +168,7 @@ def failure_in(report: m.Finished) -> Failure:
 async def eventually(condition: Callable[[], object]) -> None:
     """Wait for what a thread brings about without telling anybody."""
     with trio.fail_after(60):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        while not condition():
             await trio.sleep(0.001)
 
 
