@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -53,6 +53,9 @@ from creche.store.urls import make_store
 logger = logging.getLogger("creche.plane")
 
 DEFAULT_PORT = 5570
+
+LOCAL_WORKERS_S = 10.0
+"""How long the plane waits for its local workers before it says that it is ready all the same."""
 
 CHECK_S = 60.0
 """How long importing the task modules may take before the plane is started."""
@@ -140,7 +143,10 @@ async def control_plane(
             found.append(_page_child(url, gui_host, page, gui_insecure, log_level))
         return found
 
-    def on_ready(running: Running) -> None:
+    async def on_ready(running: Running) -> None:
+        # A job of a task that no worker has announced yet would be parked with a warning.
+        with trio.move_on_after(LOCAL_WORKERS_S):
+            await running.core.wait_for_workers(workers if modules else 0)
         where = f"http://{authority(gui_host, page)}" if page is not None else None
         _print_banner(running, store, where, local, tasks)
         if ready_fd is not None:
@@ -185,7 +191,7 @@ def _settings(durability: Durability, given: Retention, **options: Any) -> Plane
 
 async def _until_stopped(
     run: Callable[..., Any],
-    on_ready: Callable[[Running], None],
+    on_ready: Callable[[Running], Awaitable[None]],
     drain_s: float,
     parent_pipe: int | None,
 ) -> Exit:
@@ -211,7 +217,7 @@ async def _until_stopped(
 
         async def plane() -> None:
             async with trio.open_nursery() as inner:
-                on_ready(await inner.start(partial(run, stop=stop)))
+                await on_ready(await inner.start(partial(run, stop=stop)))
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(on_signals)

@@ -111,6 +111,14 @@ class Core:
         while not is_so():
             await self._something.wait()
 
+    async def wait_for_workers(self, number: int) -> None:
+        """Wait until so many workers have announced tasks, or the plane stops."""
+        await self.wait_until(
+            lambda: (
+                self.is_stopping or sum(bool(w.tasks) for w in self.sessions.workers()) >= number
+            )
+        )
+
     def note(self) -> None:
         """Something has happened that a view may show or somebody may wait for."""
         self.revision += 1

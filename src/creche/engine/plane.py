@@ -163,6 +163,7 @@ async def _run_core(
                     await stop.wait()
                     # Refuse what is new. The listener stays for those who resume.
                     core.is_stopping = True
+                    core.note()
                     await _drain(core)
                     intake.cancel_scope.cancel()
                 await _say_goodbye(core)
