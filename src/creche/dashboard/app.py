@@ -97,7 +97,7 @@ def make_app(live: Live, *, hosts: Collection[str] | None, beat_s: float = BEAT_
             return response
         # A HEAD request has no use for a body that never ends.
         body = b"" if request.method == "HEAD" else _StreamBody(live, beat_s)
-        response = app.response_class(body, mimetype="text/event-stream")
+        response = Response(body, mimetype="text/event-stream")
         response.headers["X-Accel-Buffering"] = "no"
         # Quart ends a response after a minute unless told otherwise.
         response.timeout = None
@@ -111,7 +111,7 @@ def make_app(live: Live, *, hosts: Collection[str] | None, beat_s: float = BEAT_
         if filename not in files:
             return problem(404, f"there is no file {filename!r}")
         kind = _KINDS[filename.rpartition(".")[2]]
-        response = app.response_class(files[filename], mimetype=kind)
+        response = Response(files[filename], mimetype=kind)
         response.headers["Cache-Control"] = "no-cache"
         await response.add_etag()
         await response.make_conditional(request)

@@ -2,8 +2,8 @@
 
 Hypercorn's own `serve` runs all connections in one nursery without a fence, so a protocol error in
 one ends the server (its issue 225). Here each connection of Hypercorn's is fenced, its sends are
-bounded (they are shielded, so a reader that stops reading would outlast any deadline), and there is
-an end to how many there are.
+bounded (they are shielded, so a reader that stops reading would outlast any deadline), a send that
+fails ends it whole (issue 210), and there is an end to how many there are.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class Server:
         self._open.add(wire)
         state = ConnectionState({})
         try:
-            await TCPServer(self._app, self._config, self._context, state, wire)  # type: ignore[arg-type]
+            with wire.use:
+                await TCPServer(self._app, self._config, self._context, state, wire)  # type: ignore[arg-type]
         except* Exception as errors:
             # The fence: whatever one peer makes Hypercorn stumble over, the others go on.
             logger.info("a connection ended by a protocol error: %s", errors.exceptions[0])
@@ -164,12 +165,20 @@ class _Wire:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self.socket = stream.socket
+        self.use = trio.CancelScope()
+        """Around all that Hypercorn does with it. It ends with the first send that fails: while a
+        second request waits behind a stream, Hypercorn does not read and would not see the end."""
 
     async def send_all(self, data: bytes) -> None:
         """Send, or break the connection when the reader takes nothing for too long."""
-        with trio.move_on_after(SEND_S):
-            await self._stream.send_all(data)
-            return
+        try:
+            with trio.move_on_after(SEND_S):
+                await self._stream.send_all(data)
+                return
+        except trio.BrokenResourceError:
+            self.use.cancel()
+            raise
+        self.use.cancel()
         self.cut()
         raise trio.BrokenResourceError(f"the reader took nothing for {SEND_S:g} s")
 
@@ -178,12 +187,15 @@ class _Wire:
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def send_eof(self) -> None:
-        """End our half."""
-        await self._stream.send_eof()
+        """End our half. Shielded, as it does not wait: Hypercorn closes from the request's task,
+        which Quart has cancelled by then, and without this the browser never sees the end."""
+        with trio.CancelScope(shield=True):
+            await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        """Close."""
-        await self._stream.aclose()
+        """Close. Shielded as `send_eof` is."""
+        with trio.CancelScope(shield=True):
+            await self._stream.aclose()
 
     def cut(self) -> None:
         """Close at once; whoever waits on it, even shielded, is woken. Again: does nothing."""
