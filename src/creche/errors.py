@@ -232,6 +232,8 @@ class JobFailed(JobEnded):
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__(job_id, f"failed: {type}: {message}" if message else f"failed: {type}")
+        # What it is made of again, as when it comes back from a process pool.
+        self.args = (job_id, type, message, traceback, tuple(notes))
         self.type = type
         self.message = message
         self.traceback = traceback
