@@ -6,6 +6,7 @@ import pytest
 import trio
 from tests.cluster.scripted import open_house
 
+from creche.engine.conversation import SLICE
 from creche.engine.settings import PlaneSettings
 from creche.model.job import JobState
 from creche.wire import messages as m
@@ -34,10 +35,14 @@ async def test_a_submitted_job_is_run_and_its_result_pushed(autojump_clock):
                 assert decode_value(ended.outcome) == 7
 
 
-async def test_a_thousand_submissions_of_one_frame_are_accepted_in_one_frame(autojump_clock):
+async def test_a_thousand_submissions_of_one_frame_are_accepted_in_a_few(autojump_clock):
     async with open_house() as house, house.client().connected() as client:
         await client.say(*(client.submit(i) for i in range(1000)))
-        assert sorted((await client.hear(m.Accepted)).ns) == list(range(1, 1001))
+        answers = [await client.hear(m.Accepted)]
+        while sum(len(answer.ns) for answer in answers) < 1000:
+            answers.append(await client.hear(m.Accepted))
+        assert len(answers) <= 1000 // SLICE + 1
+        assert [n for answer in answers for n in answer.ns] == list(range(1, 1001))
 
 
 async def test_the_most_urgent_is_taken_first_and_then_the_oldest(autojump_clock):

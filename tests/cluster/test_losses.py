@@ -207,6 +207,7 @@ async def test_after_a_restart_leased_jobs_wait_for_their_worker_and_others_run(
                 await worker.ready("echo", slots=1)
                 offer = await worker.hear(m.Offer)
                 free = await client.submitted(2)
+                await trio.sleep(1)
     async with open_house(make_store=lambda: store) as house:
         worker.listener = house.listener
         other = house.worker("other")

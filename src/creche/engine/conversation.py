@@ -34,6 +34,10 @@ MAX_QUEUES = 100
 
 MAX_SLOTS = 100_000
 
+SLICE = 256
+"""Messages of a frame that are handled before others have their turn: what the first ask for is on
+its way while the last are looked at, and no peer holds up the others for long."""
+
 
 class Conversations:
     """What the plane does with a connection: `converse` is the listener's handler."""
@@ -207,18 +211,23 @@ class Conversations:
             if session.outbox is not outbox:
                 return  # The peer has connected again: this connection speaks for nobody.
             session.heard_at = trio.current_time()
-            for message in messages:
-                route = routes.get(type(message))
-                if route is not None:
-                    route(session, message)
-                elif isinstance(message, m.Goodbye):
-                    self.end_session(session, message.why or "it said goodbye", is_counted=False)
-                    return
-                else:
-                    raise RemoteProtocolError(f"no peer may send {type(message).__name__} here")
-            # Once a frame, not once a message:
-            core.dispatch.run()
-            core.journal.wake()
+            for start in range(0, len(messages), SLICE):
+                for message in messages[start : start + SLICE]:
+                    route = routes.get(type(message))
+                    if route is not None:
+                        route(session, message)
+                    elif isinstance(message, m.Goodbye):
+                        why = message.why or "it said goodbye"
+                        self.end_session(session, why, is_counted=False)
+                        return
+                    else:
+                        kind = type(message).__name__
+                        raise RemoteProtocolError(f"no peer may send {kind} here")
+                # Once a slice, not once a message:
+                core.dispatch.run()
+                core.journal.wake()
+                if start + SLICE < len(messages):
+                    await trio.lowlevel.checkpoint()
 
     def _finished(self, session: Session, message: m.Finished) -> None:
         if not check_report(message.state):

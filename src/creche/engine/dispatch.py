@@ -76,7 +76,7 @@ class Dispatch:
         if job.is_at_most_once:
             core.journal.offer_when_committed(worker, job)
         else:
-            core.journal.change(job)
+            core.journal.lease(job)
             self.offer(worker, job)
 
     def offer(self, worker: Session, job: Job) -> None:

@@ -10,6 +10,7 @@ else is kept and tried again until there is room."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ from creche.errors import StoreFull
 from creche.model.job import JobState
 from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow
 from creche.wire import messages as m
+
+LEASE_S = 0.02
+"""How long a lease may wait to be written. A plane that is killed meanwhile finds the job free: its
+worker keeps it if it is back first, else it is run again, as at-least-once says."""
 
 RETRY_S = 1.0
 """How long to wait before a failing disk is tried again."""
@@ -121,6 +126,11 @@ class Journal:
         self._on_declined = on_declined
         self._on_health = on_health
         self._open = Entries()
+        self._young: dict[int, Job] = {}
+        self._old: dict[int, Job] = {}
+        """Leases that may yet be folded into their job's end: of this while, and of the last."""
+        self._young_since = 0.0
+        self._is_flushing = False
         self._wake = trio.Event()
         self._is_committing = False
         self._drained = trio.Event()
@@ -142,22 +152,33 @@ class Journal:
         """A job was submitted."""
         self._open.arrivals.append(arrival)
 
+    def lease(self, job: Job) -> None:
+        """A job was leased. Nobody waits for that to be on disk, and most jobs end within
+        `LEASE_S`: then one write says it all."""
+        if not self._young:
+            self._young_since = trio.current_time()
+            if not self._old:
+                self._wake.set()
+        self._young[job.seq] = job
+
     def change(self, job: Job) -> None:
-        """A job was leased, parked or freed: what it is like when the batch is taken counts."""
+        """A job was parked or freed: what it is like when the batch is taken counts."""
+        self._forget_lease(job)
         self._open.changed[job.seq] = job
 
     def requeue(self, job: Job) -> None:
         """A job's lease has ended: it is dispatched again only when that is on disk."""
-        self._open.changed[job.seq] = job
+        self.change(job)
         self._open.requeued.append(job)
 
     def offer_when_committed(self, session: Session, job: Job) -> None:
         """An at-most-once job was leased: it is sent only when that is on disk."""
-        self._open.changed[job.seq] = job
+        self.change(job)
         self._open.offers.append((session, job))
 
     def end(self, job: Job, end: End, session: Session | None = None, n: int = 0) -> None:
         """A job has ended; folds whatever else this batch had to say of it."""
+        self._forget_lease(job)
         self._open.changed.pop(job.seq, None)
         self._open.endings[job.seq] = Ending(job, end, session, n)
 
@@ -168,6 +189,10 @@ class Journal:
     def reply(self, session: Session, message: m.Message) -> None:
         """Send *message* when everything gathered so far is on disk."""
         self._open.replies.append(Reply(session, message))
+
+    def _forget_lease(self, job: Job) -> None:
+        self._young.pop(job.seq, None)
+        self._old.pop(job.seq, None)
 
     def wake(self) -> None:
         """Commit what was gathered, now or as soon as the running commit is done."""
@@ -182,23 +207,39 @@ class Journal:
         """
         task_status.started()
         while True:
-            await self._wake.wait()
+            # With leases at hand it looks after them in time, else it sleeps until it is woken.
+            with trio.move_on_after(LEASE_S / 2 if self._young or self._old else math.inf):
+                await self._wake.wait()
             self._wake = trio.Event()
-            entries, self._open = self._open, Entries()
+            entries = self._take()
             if entries:
                 self._is_committing = True
                 await self._commit(entries)
                 self._is_committing = False
             if self._open:
                 self._wake.set()
-            else:
+            elif not (self._young or self._old):
                 self._drained.set()
                 self._drained = trio.Event()
 
+    def _take(self) -> Entries:
+        """Return what is to be committed now, and begin the next batch."""
+        entries, self._open = self._open, Entries()
+        now = trio.current_time()
+        if self._is_flushing or now >= self._young_since + LEASE_S / 2:
+            entries.changed.update(self._old)
+            self._old, self._young, self._young_since = self._young, {}, now
+            if self._is_flushing:
+                entries.changed.update(self._old)
+                self._old = {}
+        self._is_flushing = False
+        return entries
+
     async def wait_drained(self) -> None:
         """Wait until everything gathered is on disk."""
-        while self._open or self._is_committing:
-            self.wake()
+        while self._open or self._is_committing or self._young or self._old:
+            self._is_flushing = True
+            self._wake.set()
             await self._drained.wait()
 
     async def _commit(self, entries: Entries) -> None:

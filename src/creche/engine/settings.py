@@ -42,7 +42,7 @@ class PlaneSettings:
     """After so many jobs have overtaken a lower lane it may pass once; None: strict order."""
     look_ahead_s: float = 0.005
     """How much measured work a worker is given beyond its slots."""
-    look_ahead: int = 1000
+    look_ahead: int = 512
     """How many attempts a worker is given beyond its slots, at the most."""
     max_losses: int = 3
     """A job whose attempts lost so many workers is set aside as failed."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from creche.channel.base import Channel, Dial
@@ -34,6 +35,10 @@ from creche.wire.session import Grammar, Role
 MERCY_S = 0.5
 """How long a silent plane is given after the interval: a loop that the user's code has held up
 wakes everybody at once, and the receiver may not have had its turn."""
+
+SLICE = 256
+"""Messages of a frame that are handled before others have their turn: what the first bring about is
+under way while the last are looked at."""
 
 FINAL_REFUSALS = frozenset({"version", "credential", "name-taken", "protocol"})
 """Refusals that dialling again does not mend."""
@@ -255,7 +260,10 @@ class Link:
         while True:
             messages = grammar.receive(await channel.receive())
             self.heard_at = anyio.current_time()
-            self._route(messages)
+            for start in range(0, len(messages), SLICE):
+                self._route(messages[start : start + SLICE])
+                if start + SLICE < len(messages):
+                    await anyio.lowlevel.checkpoint()
 
     def _route(self, messages: list[m.Message]) -> None:
         rest = [message for message in messages if not self._is_ours(message)]
