@@ -737,7 +737,9 @@ async def test_a_question_is_answered_or_refused() -> None:
         await together(refused(), refuse())
 
 
-@pytest.mark.parametrize("params", [{"a": object()}, {"a": {1: 2}}, {"a": 1j}], ids=str)
+@pytest.mark.parametrize(
+    "params", [{"a": object()}, {"a": {1: 2}}, {"a": 1j}], ids=["object", "int key", "complex"]
+)
 async def test_a_question_that_no_plane_could_read_is_not_sent(params: Any) -> None:
     async with opened(ScriptedPlane()) as (client, plane):
         with pytest.raises(NotEncodable, match="jobs"):

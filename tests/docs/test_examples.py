@@ -41,8 +41,8 @@ LANGUAGES = {"python", "sh", "console"}
 FILE_NAME = re.compile(r"# ([\w/]+\.py)\n")
 
 READY = {
-    # Its last line says that the local worker is there: from then on its tasks are known.
-    "creche control-plane": re.compile(r"^ +plane +(?P<plane>ws://\S+)[\s\S]+is connected", re.M),
+    # It says so when its local workers are there: from then on their tasks are known.
+    "creche control-plane": re.compile(r"^ +plane +(?P<plane>ws://\S+)", re.M),
     "creche worker": re.compile(r"is connected"),
     "uvicorn": re.compile(r"running on http://(?P<app>\S+)"),
 }

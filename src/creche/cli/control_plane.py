@@ -150,8 +150,7 @@ async def control_plane(
         where = f"http://{authority(gui_host, page)}" if page is not None else None
         _print_banner(running, store, where, local, tasks)
         if ready_fd is not None:
-            with open(ready_fd, "w", encoding="utf-8") as pipe:
-                json.dump({"addresses": running.addresses, "epoch": running.epoch}, pipe)
+            _tell_parent(ready_fd, running)
 
     listen_there: Listen = _Listener(host, port)
     run = partial(
@@ -162,6 +161,12 @@ async def control_plane(
         children=children,
     )
     return await _until_stopped(run, on_ready, settings.drain_s, parent_pipe)
+
+
+def _tell_parent(ready_fd: int, running: Running) -> None:
+    """Write to the pipe of whoever started this plane that it is ready, and where."""
+    with open(ready_fd, "w", encoding="utf-8") as pipe:
+        json.dump({"addresses": running.addresses, "epoch": running.epoch}, pipe)
 
 
 def _address(listen: str) -> tuple[str, int]:
