@@ -1,5 +1,5 @@
-"""Real processes, killed with SIGKILL at bad moments: nothing that was accepted is lost, and
-nothing is left over."""
+"""The promises on real processes: every caller gets its own answer, and what is killed at a bad
+moment loses nothing that was accepted and leaves nothing over."""
 
 from __future__ import annotations
 
@@ -233,3 +233,20 @@ async def test_a_second_plane_on_the_same_file_leaves_with_the_holders_pid(site)
         assert other.returncode == 2
         assert f"pid {plane.pid}" in (site.folder / "output.log").read_text()
         assert (await client.ask("health"))["ready"]
+
+
+async def test_two_hundred_callers_a_hundred_times_each_get_their_own_answer(site):
+    site.plane(workers=1)
+    async with client_of(site) as client:
+        answers: dict[int, int] = {}
+
+        async def call(value: int) -> None:
+            answers[value] = await (await client.delay("echo", value)).result()
+
+        for round_ in range(100):
+            async with trio.open_nursery() as nursery:
+                for value in range(round_ * 200, round_ * 200 + 200):
+                    nursery.start_soon(call, value)
+        everything = range(20_000)
+        assert answers == {value: value for value in everything}
+        assert site.runs() == dict.fromkeys(everything, 1)
