@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -65,22 +66,27 @@ async def running_plane(folder: Path, *options: str) -> AsyncIterator[PlaneProce
         finally:
             os.close(tells)
         try:
-            with trio.move_on_after(READY_S):
-                # At its end when the plane has written it all, or has ended without a word.
-                text = b"".join([piece async for piece in stream])
-                if text:
-                    ready = json.loads(text)
-                    yield PlaneProcess(
-                        ready["addresses"][0],
-                        ready["epoch"],
-                        trio.current_time() - began,
-                        process.pid,
-                    )
-                    return
-                raise ChildFailed("the plane did not start", _end_of(log))
-            raise ChildFailed(f"the plane was not ready within {READY_S:g} s", _end_of(log))
+            ready = await _when_ready(stream, log)
+            yield PlaneProcess(
+                ready["addresses"][0],
+                ready["epoch"],
+                trio.current_time() - began,
+                process.pid,
+            )
         finally:
             await started.__aexit__(None, None, None)
+
+
+async def _when_ready(stream: trio.abc.ReceiveStream, log: Path) -> dict[str, Any]:
+    """Return what a plane writes to its ``--ready-fd``."""
+    with trio.move_on_after(READY_S):
+        # At its end when the plane has written it all, or has ended without a word.
+        text = b"".join([piece async for piece in stream])
+        if not text:
+            raise ChildFailed("the plane did not start", _end_of(log))
+        ready: dict[str, Any] = json.loads(text)
+        return ready
+    raise ChildFailed(f"the plane was not ready within {READY_S:g} s", _end_of(log))
 
 
 @asynccontextmanager
