@@ -8,6 +8,8 @@ import trio
 from tests.cluster.scripted import House, Peer, open_house
 
 from creche.engine.settings import PlaneSettings
+from creche.errors import StoreError
+from creche.store.memory import MemoryStore
 from creche.wire import codec
 from creche.wire import messages as m
 from creche.wire.payload import decode_value
@@ -216,3 +218,20 @@ async def test_views_follow_what_happens_and_end_with_their_reader(autojump_cloc
         await client.hears_nothing(m.View, 10)
         await client.say(m.Subscribe(10, "overview", 5.0))
         assert len((await client.hear(m.View)).body["jobs"]) == 2
+
+
+class SlowHistory(MemoryStore):
+    """A store whose history gives up."""
+
+    async def jobs(self, **filters):
+        await trio.lowlevel.checkpoint()
+        raise StoreError("the question took longer than 2 s")
+
+
+async def test_a_question_that_the_store_gives_up_fails_alone(autojump_clock):
+    async with open_house(make_store=SlowHistory) as house, house.client().connected() as client:
+        await client.say(m.Ask(1, "jobs", {}), m.Subscribe(2, "overview", 5.0))
+        failed = await client.hear(m.AskFailed)
+        assert (failed.code, failed.why) == ("store", "the question took longer than 2 s")
+        await client.hears_nothing(m.View, 5)
+        await client.submitted(1)

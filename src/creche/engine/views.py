@@ -7,6 +7,7 @@ commit."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from creche.engine.sessions import Session
-from creche.errors import CrecheError
+from creche.errors import CrecheError, StoreError, StoreUnavailable
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -23,6 +24,8 @@ from creche.wire import messages as m
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
+
+logger = logging.getLogger("creche.plane")
 
 VERSION = version("creche")
 MAX_ROWS = 1000
@@ -68,6 +71,11 @@ class Views:
             body = await question(message.params)
         except BadQuestion as error:
             session.post(m.AskFailed(message.ref, "bad-question", str(error)))
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # It took too long, or the file could not be read: that question's affair only.
+            session.post(m.AskFailed(message.ref, "store", str(error)))
         else:
             session.post(m.Answer(message.ref, body))
 
@@ -238,7 +246,15 @@ class _Publisher:
                 if self._news.is_set() or self._core.revision != seen:
                     self._news = trio.Event()
                     seen = self._core.revision
-                    body = await self._make({})
+                    try:
+                        body = await self._make({})
+                    except StoreUnavailable:
+                        raise
+                    except StoreError as error:
+                        logger.warning("a view is left out: %s", error)
+                        seen = -1
+                        await trio.sleep(1 / max(self._followers.values(), default=1.0))
+                        continue
                     self._rev += 1
                     for session, ref in self._followers:
                         # A reader that is behind skips this one, and gets a newer one next.
