@@ -42,14 +42,14 @@ class Plane:
         return found
 
     async def get(self, path: str) -> bytes:
-        """Return the whole answer, waiting for a page that is not there yet."""
+        """Return the whole answer, waiting for a page that is not there yet, or being killed."""
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
         while True:
             try:
                 async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
                     await stream.send_all(request.encode())
                     return b"".join([chunk async for chunk in stream])
-            except OSError:
+            except (OSError, trio.BrokenResourceError):
                 await trio.sleep(0.05)
 
     @asynccontextmanager
