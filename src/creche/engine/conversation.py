@@ -15,7 +15,13 @@ import trio
 from creche.channel.base import Channel
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session
-from creche.errors import ChannelBroken, ChannelClosed, Refused, RemoteProtocolError
+from creche.errors import (
+    ChannelBroken,
+    ChannelClosed,
+    LocalProtocolError,
+    Refused,
+    RemoteProtocolError,
+)
 from creche.events import PeerCame, PeerLeft, PeerRefused
 from creche.peer.outbox import Outbox, send_from
 from creche.wire import codec
@@ -344,8 +350,8 @@ class Conversations:
                 while frame := outbox.take():
                     await channel.send(grammar.send(frame))
                 await channel.send(grammar.send([refusal]))
-            except (ChannelBroken, ChannelClosed):
-                pass
+            except (ChannelBroken, ChannelClosed, LocalProtocolError):
+                pass  # It is gone, or was told goodbye already: nothing follows a last word.
 
 
 def _role(hello: m.Hello) -> Role:

@@ -91,7 +91,12 @@ class Submissions:
                 session, message = lane.waiting.popleft()
                 del self._waiting[message.id]
                 session.unaccepted -= 1
-                self._arrive(session, message, self._lane(message), None)
+                job = self._core.by_id.get(message.id)
+                if job is not None:
+                    # The same id came another way meanwhile: one id is one job.
+                    self._submitted_before(session, message, job)
+                else:
+                    self._arrive(session, message, self._lane(message), None)
             if not lane.waiting:
                 self._full.discard(lane)
 
