@@ -71,11 +71,12 @@ class Entries:
         self.requeued: list[Job] = []
         self.offers: list[tuple[Session, Job]] = []
         self.replies: list[Reply] = []
+        self.waiters: list[trio.Event] = []
 
     def __bool__(self) -> bool:
         return bool(
             self.arrivals or self.endings or self.changed or self.settled or self.replies
-            or self.requeued or self.offers or self.lanes or self.tasks
+            or self.requeued or self.offers or self.lanes or self.tasks or self.waiters
         )  # fmt: skip
 
     @property
@@ -132,8 +133,6 @@ class Journal:
         self._young_since = 0.0
         self._is_flushing = False
         self._wake = trio.Event()
-        self._is_committing = False
-        self._drained = trio.Event()
         self.commits = 0
         self.failing: str | None = None
         """Why the disk takes nothing at the moment."""
@@ -155,10 +154,9 @@ class Journal:
     def lease(self, job: Job) -> None:
         """A job was leased. Nobody waits for that to be on disk, and most jobs end within
         `LEASE_S`: then one write says it all."""
-        if not self._young:
+        if not (self._young or self._old):
             self._young_since = trio.current_time()
-            if not self._old:
-                self._wake.set()
+            self._wake.set()
         self._young[job.seq] = job
 
     def change(self, job: Job) -> None:
@@ -213,14 +211,9 @@ class Journal:
             self._wake = trio.Event()
             entries = self._take()
             if entries:
-                self._is_committing = True
                 await self._commit(entries)
-                self._is_committing = False
             if self._open:
                 self._wake.set()
-            elif not (self._young or self._old):
-                self._drained.set()
-                self._drained = trio.Event()
 
     def _take(self) -> Entries:
         """Return what is to be committed now, and begin the next batch."""
@@ -236,11 +229,12 @@ class Journal:
         return entries
 
     async def wait_drained(self) -> None:
-        """Wait until everything gathered is on disk."""
-        while self._open or self._is_committing or self._young or self._old:
-            self._is_flushing = True
-            self._wake.set()
-            await self._drained.wait()
+        """Wait until everything gathered so far is on disk."""
+        on_disk = trio.Event()
+        self._open.waiters.append(on_disk)
+        self._is_flushing = True
+        self._wake.set()
+        await on_disk.wait()
 
     async def _commit(self, entries: Entries) -> None:
         # Made once: while a failing disk is tried again, jobs go on changing in memory, and what
@@ -255,11 +249,14 @@ class Journal:
                 self._decline_arrivals(entries, batch, str(error))
                 await trio.sleep(RETRY_S)
         self.commits += 1
-        if self.failing is not None and entries.writes:
+        if self.failing is not None and (entries.writes or not self._open.writes):
+            # It took the batch, or nothing is left to try it with: then the next submission does.
             self.failing = None
             self._on_health(None)
         # No checkpoint from the commit to the end of this call.
         self._on_committed(entries, duplicates)
+        for on_disk in entries.waiters:
+            on_disk.set()
 
     def _decline_arrivals(self, entries: Entries, batch: Batch, why: str) -> None:
         if self.failing is None:
