@@ -138,8 +138,7 @@ class Leases:
 
     def lose_older(self, session: Session) -> None:
         """A new process comes under an old name: whatever the old one held is lost, counted."""
-        prefix = f"{session.name}/"
-        for holder in [h for h in self._orphans if h.startswith(prefix)]:
+        for holder in [h for h in self._orphans if h.rpartition("/")[0] == session.name]:
             if holder != session.holder:
                 for job in self._orphans.pop(holder).values():
                     self._lost(job, "its worker was started anew")
