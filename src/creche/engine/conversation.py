@@ -377,4 +377,8 @@ def _check_worker(facts: m.Facts) -> None:
 
 
 def _is_token(token: Any) -> bool:
-    return isinstance(token, list) and len(token) == 3 and all(type(n) is int for n in token)
+    return (
+        isinstance(token, list)
+        and len(token) == 3
+        and all(type(n) is int and 0 <= n < 2**63 for n in token)
+    )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from creche.engine.core import Core
 
 Token = tuple[int, int, int]
+MAX_UNWRITTEN = 100
+"""Attempts of one job that a crash may have kept from the disk: a few hand-backs at the most."""
+
 _REPORTED = {
     int(state): state for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 }
@@ -98,7 +101,7 @@ class Leases:
                 named.add(seq)
                 continue
             job = core.by_seq.get(seq)
-            if job is not None and self._is_free(job) and attempt > job.attempt:
+            if job is not None and self._may_adopt(job, epoch, attempt):
                 self._adopt(session, job, epoch, attempt)
                 named.add(seq)
             elif not core.is_ending(seq):
@@ -178,6 +181,17 @@ class Leases:
         job.leased_at = self._core.now()
         session.lease(job)
         self._core.journal.change(job)
+
+    def _may_adopt(self, job: Job, epoch: int, attempt: int) -> bool:
+        """Whether a named attempt may be one whose lease was given out and never committed: only in
+        an earlier epoch, a few attempts on at most, and not of an at-most-once job, which is
+        offered when its lease is on disk."""
+        return (
+            self._is_free(job)
+            and 0 < epoch < self._core.epoch
+            and job.attempt < attempt <= job.attempt + MAX_UNWRITTEN
+            and not self._core.is_at_most_once(job)
+        )
 
     @staticmethod
     def _is_free(job: Job) -> bool:
