@@ -94,14 +94,14 @@ class Leases:
         orphans = self._orphans.pop(session.holder, {})
         named: set[int] = set()
         for seq, epoch, attempt in held:
-            job = session.leased.get(seq) or orphans.pop(seq, None)
+            job = session.leased.get(seq) or orphans.get(seq)
             if job is not None and job.token == (seq, epoch, attempt):
-                if seq not in session.leased:
+                if orphans.pop(seq, None) is not None:
                     session.lease(job)
                 named.add(seq)
                 continue
             job = core.by_seq.get(seq)
-            if job is not None and self._may_adopt(job, epoch, attempt):
+            if job is not None and self._may_adopt(session, job, epoch, attempt):
                 self._adopt(session, job, epoch, attempt)
                 named.add(seq)
             elif not core.is_ending(seq):
@@ -173,7 +173,7 @@ class Leases:
 
     def _adopt(self, session: Session, job: Job, epoch: int, attempt: int) -> None:
         """A lease was given out and never committed: the job is free, so its worker keeps it."""
-        job.lane.withdraw(job)
+        self._core.withdraw(job)
         job.state = check_move(job.state, JobState.RUNNING)
         job.attempt = attempt
         job.epoch = epoch
@@ -182,13 +182,16 @@ class Leases:
         session.lease(job)
         self._core.journal.change(job)
 
-    def _may_adopt(self, job: Job, epoch: int, attempt: int) -> bool:
-        """Whether a named attempt may be one whose lease was given out and never committed: only in
-        an earlier epoch, a few attempts on at most, and not of an at-most-once job, which is
-        offered when its lease is on disk."""
+    def _may_adopt(self, session: Session, job: Job, epoch: int, attempt: int) -> bool:
+        """Whether a named attempt may be one whose lease was given out and never committed: only to
+        a worker that listens there, in an earlier epoch than this and none before the job's last, a
+        few attempts on at most, and not of an at-most-once job, which is offered when its lease is
+        on disk."""
         return (
             self._is_free(job)
+            and job.lane.queue in session.queues
             and 0 < epoch < self._core.epoch
+            and job.epoch <= epoch
             and job.attempt < attempt <= job.attempt + MAX_UNWRITTEN
             and not self._core.is_at_most_once(job)
         )
