@@ -6,7 +6,8 @@ A core whose store is lost is thrown away whole, and another one is made from wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -88,10 +89,9 @@ class Core:
         self.submissions = Submissions(self)
         self.outcomes = Outcomes(self)
         self._deep: set[Lane] = set()
-        self._doomed: set[int] = set()
-        """Stored jobs that were cancelled: a read that is under way must not bring them back."""
-        self._retired: set[int] = set()
-        self._reads = 0
+        self._reads: list[set[int]] = []
+        """For each read of unfinished jobs that is under way, the seqs of those that have left
+        memory since it began: what it says of them may be out of date."""
         self._ends_since_prune = 0
         self._prune_soon = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -136,7 +136,7 @@ class Core:
         self.lanes.restore(recovery.lanes, self.catalog.place_of_lane)
         for count in recovery.stored:
             lane = self.lanes.by_number[count.lane]
-            lane.stored = count.stored
+            lane.deepen(count.stored)
             lane.read_to = count.first_seq - 1
             self._deep.add(lane)
         for row in recovery.held:
@@ -180,9 +180,19 @@ class Core:
 
     def cancel_waiting(self, job: Job) -> None:
         """Cancel a job that no worker has. No checkpoint."""
-        if not job.is_returning and not job.is_stored:
-            job.lane.withdraw(job)
+        if not job.is_returning:
+            self.withdraw(job)
+        # What is left of it in its lane is an entry to be skipped.
+        job.payload = b""
         self.end(job, JobState.CANCELLED, None, None)
+
+    def withdraw(self, job: Job) -> None:
+        """Take a waiting job out of its lane, or out of the lane's tail."""
+        if job.is_stored:
+            job.is_stored = False
+            job.lane.stored -= 1
+        else:
+            job.lane.withdraw(job)
 
     async def cancel(self, session: Session, message: m.Cancel) -> None:
         """Cancel what has not begun; answer with the state of each job when that is on disk."""
@@ -196,13 +206,21 @@ class Core:
         absent = [
             i for i in message.ids if i not in self.by_id and not self.submissions.withdraw(i)
         ]
-        rows = await self.store.find(absent) if absent else {}
-        ended = await self.store.outcomes([i for i in absent if i not in rows]) if absent else {}
+        with self._reading() as gone:
+            rows = await self.store.find(absent) if absent else {}
+            left = [i for i in absent if i not in rows]
+            ended = await self.store.outcomes(left) if left else {}
+            moved = [i for i in rows if i not in self.by_id and rows[i].seq in gone]
+        if moved:
+            # They were in memory and left it again while the store was asked: ask anew.
+            await self.cancel(session, message)
+            return
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in message.ids:
             job = self.by_id.get(job_id)
             if job is None and job_id in rows:
-                job = self._take_from_tail(rows[job_id])
+                job = self._revive(rows[job_id])
+                job.is_stored = True
             if job is not None:
                 if job.is_committed and job.state in (JobState.QUEUED, JobState.PARKED):
                     self.cancel_waiting(job)
@@ -213,15 +231,6 @@ class Core:
                 states.append(None if job_id in absent else int(JobState.CANCELLED))
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
-
-    def _take_from_tail(self, row: JobRow) -> Job:
-        """Take a stored job into memory to end it there; a read under way must not bring it too."""
-        job = self._revive(row)
-        job.is_stored = True
-        if row.seq > job.lane.read_to:
-            job.lane.stored -= 1
-            self._doomed.add(row.seq)
-        return job
 
     def is_ending(self, seq: int) -> bool:
         """Whether the job's end is on its way to the disk."""
@@ -235,9 +244,21 @@ class Core:
         self.by_seq.pop(job.seq, None)
 
     def deepen(self, lane: Lane) -> None:
-        """Count one more job into a lane's stored tail."""
-        lane.stored += 1
+        """Count a new job into a lane's stored tail: it goes there with its first commit."""
+        lane.deepen()
+        lane.arriving += 1
         self._deep.add(lane)
+
+    def spill(self, job: Job) -> None:
+        """Move a waiting job from memory to its lane's stored tail; it leaves memory when it is
+        there."""
+        lane = job.lane
+        job.is_stored = True
+        lane.deepen()
+        lane.spilling += 1
+        lane.read_to = min(lane.read_to, job.seq - 1)
+        self._deep.add(lane)
+        self.journal.spill(job)
 
     # --- what is known of tasks -----------------------------------------------------------------
 
@@ -290,6 +311,8 @@ class Core:
             job.is_returning = False
             if job.state in (JobState.QUEUED, JobState.PARKED):
                 job.lane.put_back(job)
+        for job in entries.spilled:
+            self._on_spilled(job)
         for session, job in entries.offers:
             if session.leased.get(job.seq) is job:
                 self.dispatch.offer(session, job)
@@ -305,6 +328,7 @@ class Core:
         if arrival.is_watched:
             self.outcomes.watch_job(arrival.session, job)
         if arrival.stored:
+            job.lane.arriving -= 1
             del self.by_id[job.id]
         else:
             self.by_seq[job.seq] = job
@@ -313,14 +337,26 @@ class Core:
     def _on_duplicate(self, arrival: Arrival) -> None:
         """The id was there: the job of that time is the one, and this one never was."""
         job = arrival.job
-        if arrival.stored:
-            job.lane.stored -= 1
-        else:
-            job.lane.release(len(job.payload))
+        self._give_place_back(arrival)
         del self.by_id[job.id]
         self._child_ended(job)
         if arrival.is_watched:
             self.outcomes.watch(arrival.session, [job.id])
+
+    def _give_place_back(self, arrival: Arrival) -> None:
+        lane = arrival.job.lane
+        if arrival.stored:
+            lane.stored -= 1
+            lane.arriving -= 1
+        else:
+            lane.release(len(arrival.job.payload))
+
+    def _on_spilled(self, job: Job) -> None:
+        job.lane.spilling -= 1
+        if job.is_stored and not job.state.has_ended:
+            self.forget(job)
+            for gone in self._reads:
+                gone.add(job.seq)
 
     def _on_ended(self, entries: Entries) -> None:
         settled: dict[Session, list[int]] = {}
@@ -331,15 +367,12 @@ class Core:
                 self._child_ended(job)
             if session is not None:
                 settled.setdefault(session, []).append(n)
-            if self._doomed:
-                self._retired.add(job.seq)
         for session, n in entries.settled:
             settled.setdefault(session, []).append(n)
         for session, ns in settled.items():
             session.post(m.Settled(ns))
-        if self._retired and not self._reads:
-            self._doomed -= self._retired
-            self._retired.clear()
+        for gone in self._reads:
+            gone.update(entries.endings)
         self._ends_since_prune += len(entries.endings)
         if self._ends_since_prune >= PRUNE_EVERY_ENDS:
             self._prune_soon.set()
@@ -351,12 +384,9 @@ class Core:
 
     def _on_declined(self, arrivals: Sequence[Arrival], why: str) -> None:
         for arrival in arrivals:
-            job, session, n, _, stored = arrival
+            job, session, n, _, _ = arrival
             session.unaccepted -= 1
-            if stored:
-                job.lane.stored -= 1
-            else:
-                job.lane.release(len(job.payload))
+            self._give_place_back(arrival)
             self.by_id.pop(job.id, None)
             self._child_ended(job)
             refusal = ("store-full", f"the plane's store takes nothing: {why}")
@@ -385,28 +415,39 @@ class Core:
         self.submissions.admit_waiting()
 
     async def _read_back(self, lane: Lane) -> None:
-        """Bring the next stored jobs of *lane* into its window, in order."""
+        """Bring the next stored jobs of *lane* into its window."""
         lane.is_reading = True
-        self._reads += 1
+        with self._reading() as gone:
+            try:
+                rows = await self.store.read_lane(lane.number, lane.read_to, *lane.room)
+            finally:
+                lane.is_reading = False
+            for row in rows:
+                arriving = self.by_id.get(row.id)
+                if arriving is not None and not arriving.is_committed:
+                    # Its commit is done and not answered yet: that comes first.
+                    break
+                lane.read_to = row.seq
+                # What is in memory was read before, and something older has been spilled since.
+                if row.seq not in self.by_seq and row.seq not in gone:
+                    lane.stored -= 1
+                    job = self._revive(row)
+                    lane.reserve(len(job.payload))
+                    lane.put(job)
+        self.dispatch.run()
+        self.journal.wake()
+
+    @contextmanager
+    def _reading(self) -> Iterator[set[int]]:
+        """While the store is asked for unfinished jobs, and its answer is looked at: a commit that
+        was made later may be answered first."""
+        gone: set[int] = set()
+        self._reads.append(gone)
         try:
-            rows = await self.store.read_lane(lane.number, lane.read_to, *lane.room)
+            yield gone
         finally:
-            self._reads -= 1
-            lane.is_reading = False
-        for row in rows:
-            lane.read_to = row.seq
-            if row.seq not in self._doomed and row.seq not in self.by_seq:
-                lane.stored -= 1
-                job = self._revive(row)
-                lane.reserve(len(job.payload))
-                lane.put(job)
-        if rows:
-            self.dispatch.run()
-            self.journal.wake()
-        elif lane.stored:
-            # Counted, and not there yet: their commit is under way.
-            await self.journal.wait_drained()
-            self.refill()
+            # By identity: two empty sets are equal.
+            self._reads = [other for other in self._reads if other is not gone]
 
     def _revive(self, row: JobRow) -> Job:
         """Make the job of a row, in memory again."""

@@ -113,10 +113,10 @@ class Dispatch:
         job.lane = lane
         if job.state is not JobState.PARKED:
             job.state = check_move(job.state, JobState.PARKED)
-        if core.spills and not lane.has_room and job.seq > lane.read_to:
-            core.deepen(lane)
-            job.is_stored = True
-            core.forget(job)
+        if core.spills and not lane.has_room and not lane.is_reading:
+            core.spill(job)
         else:
+            # While the tail is read nothing joins it out of order; what comes meanwhile is no more
+            # than the window it comes from.
             lane.put_back(job)
-        core.journal.change(job)
+            core.journal.change(job)

@@ -69,6 +69,7 @@ class Entries:
         self.endings: dict[int, Ending] = {}
         self.settled: list[tuple[Session, int]] = []
         self.requeued: list[Job] = []
+        self.spilled: list[Job] = []
         self.offers: list[tuple[Session, Job]] = []
         self.replies: list[Reply] = []
         self.waiters: list[trio.Event] = []
@@ -76,7 +77,8 @@ class Entries:
     def __bool__(self) -> bool:
         return bool(
             self.arrivals or self.endings or self.changed or self.settled or self.replies
-            or self.requeued or self.offers or self.lanes or self.tasks or self.waiters
+            or self.requeued or self.spilled or self.offers or self.lanes or self.tasks
+            or self.waiters
         )  # fmt: skip
 
     @property
@@ -168,6 +170,11 @@ class Journal:
         """A job's lease has ended: it is dispatched again only when that is on disk."""
         self.change(job)
         self._open.requeued.append(job)
+
+    def spill(self, job: Job) -> None:
+        """A job moves from memory to its lane's stored tail."""
+        self.change(job)
+        self._open.spilled.append(job)
 
     def offer_when_committed(self, session: Session, job: Job) -> None:
         """An at-most-once job was leased: it is sent only when that is on disk."""

@@ -15,6 +15,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -55,13 +56,25 @@ class Lane:
         self._next: Job | None = None
         """Taken out of the channel to see its seq, and not yet taken by anyone."""
         self._front: list[tuple[int, Job]] = []
+        self._last_seq = 0
+        """Seq of the last job that went into the channel."""
+        self._stale = 0
+        """Entries of withdrawn jobs that still lie in the channel or the front."""
+        self.level: Level | None = None
+        self.is_listed = False
+        """Whether `level` looks here for jobs; a parked lane that is empty costs nobody a look."""
         self.held = 0
         """Jobs in memory: waiting here, or on their way here through a commit."""
         self.held_bytes = 0
         self.stored = 0
-        """Jobs beyond the window, in the store."""
+        """Jobs beyond the window, in the store or on their way there."""
+        self.arriving = 0
+        """Those of them that were submitted just now, and whose commit is under way."""
+        self.spilling = 0
+        """Those of them that were in memory, and whose commit is under way. Their seqs may be lower
+        than those of jobs that are in the store: nothing is read back before they are there."""
         self.read_to = 0
-        """Seq of the last job read back."""
+        """There is no stored job up to this seq that is not in memory too."""
         self.is_reading = False
         self.waiting: deque[tuple[Session, m.Submit]] = deque()
         """Submissions that wait for room, where there is no disk to put them on."""
@@ -85,7 +98,8 @@ class Lane:
     def is_thirsty(self) -> bool:
         """Whether stored jobs should be read back now."""
         return (
-            self.stored > 0
+            self.stored > self.arriving
+            and not self.spilling
             and not self.is_reading
             and self.held * 2 <= self._window
             and self.held_bytes * 2 <= self._window_bytes
@@ -100,19 +114,32 @@ class Lane:
         """Count a job that will be `put` here when it is committed."""
         self.held += 1
         self.held_bytes += size_bytes
+        if not self.is_listed:
+            self._list()
 
     def release(self, size_bytes: int) -> None:
         """Take `reserve` back: the job was not inserted, or left without being taken."""
         self.held -= 1
         self.held_bytes -= size_bytes
 
+    def deepen(self, jobs: int = 1) -> None:
+        """Count *jobs* that join the stored tail."""
+        self.stored += jobs
+        if not self.is_listed:
+            self._list()
+
     def put(self, job: Job) -> None:
-        """Add a reserved job; jobs come in order of their seq."""
-        try:
-            self._inlet.send_nowait(job)
-        except trio.WouldBlock:
-            # Nested submissions do not wait for room, and entries left behind take some.
-            heapq.heappush(self._front, (job.seq, job))
+        """Add a reserved job; most come in order of their seq."""
+        if job.seq > self._last_seq:
+            try:
+                self._inlet.send_nowait(job)
+            except trio.WouldBlock:
+                # Nested submissions do not wait for room, and entries left behind take some.
+                pass
+            else:
+                self._last_seq = job.seq
+                return
+        heapq.heappush(self._front, (job.seq, job))
 
     def put_back(self, job: Job) -> None:
         """Add a job out of order: it was handed back, lost, or has changed lanes."""
@@ -137,9 +164,13 @@ class Lane:
         return job
 
     def withdraw(self, job: Job) -> None:
-        """Count a waiting job out; its entry is skipped when its turn comes."""
+        """Count a waiting job out; its entry is skipped when its turn comes, or swept out with
+        others."""
         job.stale_entries += 1
+        self._stale += 1
         self.release(len(job.payload))
+        if self._stale > self.held:
+            self._sweep()
 
     def statistics(self) -> dict[str, Any]:
         """Return what `creche queues ls --json` shows of the channel, and what is beside it."""
@@ -154,6 +185,7 @@ class Lane:
                 "tasks_waiting_receive": stats.tasks_waiting_receive,
             },
             "front": len(self._front) + (self._next is not None),
+            "stale": self._stale,
             "window": self._window,
             "held": self.held,
             "held_bytes": self.held_bytes,
@@ -181,7 +213,36 @@ class Lane:
                 if not following.stale_entries:
                     return following
                 job, self._next = following, None
-            job.stale_entries -= 1
+            self._skip(job)
+
+    def _skip(self, job: Job) -> None:
+        job.stale_entries -= 1
+        self._stale -= 1
+
+    def _sweep(self) -> None:
+        """Drop the entries of withdrawn jobs: as much work as so many withdrawals were."""
+        entries = [] if self._next is None else [self._next]
+        self._next = None
+        with suppress(trio.WouldBlock):
+            while True:
+                entries.append(self._outlet.receive_nowait())
+        for job in entries:
+            if job.stale_entries:
+                self._skip(job)
+            else:
+                self._inlet.send_nowait(job)
+        front, self._front = self._front, []
+        for entry in front:
+            if entry[1].stale_entries:
+                self._skip(entry[1])
+            else:
+                self._front.append(entry)
+        heapq.heapify(self._front)
+
+    def _list(self) -> None:
+        self.is_listed = True
+        if self.level is not None:
+            self.level.list_parked(self)
 
 
 class Level:
@@ -192,9 +253,21 @@ class Level:
     def __init__(self) -> None:
         self.main: Lane | None = None
         self.parked: dict[str, list[Lane]] = {}
-        """By task; submissions of one task that left different things open meet here."""
+        """By task, those that have jobs; submissions of one task that left different things open
+        meet here."""
         self.overtaken = 0
         """Jobs of higher levels that were taken while one of this level waited."""
+
+    def list_parked(self, lane: Lane) -> None:
+        """Look into a parked *lane* from now on: it has a job."""
+        self.parked.setdefault(lane.task, []).append(lane)
+
+    def unlist(self, lane: Lane) -> None:
+        """Look into a parked *lane* no more."""
+        lanes = self.parked[lane.task]
+        lanes.remove(lane)
+        if not lanes:
+            del self.parked[lane.task]
 
     def take(self, tasks: Collection[str], divert: Callable[[Job], None]) -> Job | None:
         """Return the oldest job of one of *tasks*; give what the lane's next worker does not know
@@ -204,11 +277,9 @@ class Level:
             best: Lane | None = lane
             if self.parked:
                 least = math.inf if lane is None else lane.peek_seq()
-                for task, lanes in self.parked.items():
-                    if task in tasks:
-                        for beside in lanes:
-                            if (seq := beside.peek_seq()) < least:
-                                best, least = beside, seq
+                for beside in self._parked_for(tasks):
+                    if (seq := beside.peek_seq()) < least:
+                        best, least = beside, seq
             if best is None:
                 return None
             job = best.take()
@@ -216,20 +287,43 @@ class Level:
                 return job
             divert(job)
 
-    def has_job_for(self, tasks: Collection[str]) -> bool:
-        """Whether a job in memory waits here that may be of one of *tasks*."""
-        return any(lane.held and (not lane.park or lane.task in tasks) for lane in self.lanes())
-
-    def is_being_read_for(self, tasks: Collection[str]) -> bool:
-        """Whether jobs that may be of one of *tasks* are stored and have to be read back first."""
-        return any(lane.stored and (not lane.park or lane.task in tasks) for lane in self.lanes())
+    def _parked_for(self, tasks: Collection[str]) -> list[Lane]:
+        """Return the parked lanes of *tasks*; those that have run empty are not looked into again
+        before they have a job."""
+        parked = self.parked
+        # Whichever are fewer: anyone may submit names that no worker knows.
+        known = (
+            [task for task in parked if task in tasks]
+            if len(parked) < len(tasks)
+            else [task for task in tasks if task in parked]
+        )
+        lanes = [lane for task in known for lane in parked[task]]
+        for lane in lanes:
+            if not lane.ready:
+                lane.is_listed = False
+                self.unlist(lane)
+        return lanes
 
     def lanes(self) -> Iterator[Lane]:
-        """Return the lanes of this level, the main one first."""
+        """Return the lanes of this level that have jobs, and the main one first."""
         if self.main is not None:
             yield self.main
         for lanes in self.parked.values():
             yield from lanes
+
+    def has_job_for(self, tasks: Collection[str]) -> bool:
+        """Whether a job in memory waits here that may be of one of *tasks*."""
+        return any(lane.held for lane in self._lanes_for(tasks))
+
+    def is_being_read_for(self, tasks: Collection[str]) -> bool:
+        """Whether jobs that may be of one of *tasks* are stored and have to be read back first."""
+        return any(lane.stored for lane in self._lanes_for(tasks))
+
+    def _lanes_for(self, tasks: Collection[str]) -> Iterator[Lane]:
+        if self.main is not None:
+            yield self.main
+        if self.parked:
+            yield from self._parked_for(tasks)
 
 
 class Lanes:
@@ -278,11 +372,8 @@ class Lanes:
 
     def move(self, lane: Lane, queue: str, priority: int) -> None:
         """Take a parked *lane* from another queue and priority from now on."""
-        level = self._level(lane.queue, lane.priority)
-        lanes = level.parked[lane.task]
-        lanes.remove(lane)
-        if not lanes:
-            del level.parked[lane.task]
+        if lane.is_listed and lane.level is not None:
+            lane.level.unlist(lane)
         self._place(lane, queue, priority)
 
     def take(self, session: Session, divert: Callable[[Job], None]) -> Job | None:
@@ -345,9 +436,11 @@ class Lanes:
         lane.queue, lane.priority = queue, priority
         level = self._level(queue, priority)
         if not lane.park:
-            level.main = lane
+            level.main, lane.is_listed = lane, True
             return
-        level.parked.setdefault(lane.task, []).append(lane)
+        lane.level = level
+        if lane.is_listed:
+            level.list_parked(lane)
 
     def _level(self, queue: str, priority: int) -> Level:
         levels = self.queues.get(queue)
