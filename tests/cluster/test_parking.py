@@ -48,6 +48,26 @@ class OneAtATime(DiskLike):
         return await self._serve(super().outcomes, ids)
 
 
+class Late(DiskLike):
+    """Does what it is asked at once, and answers as late as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = {"commit": trio.Event(), "read_lane": trio.Event()}
+        for event in self.may_answer.values():
+            event.set()
+
+    async def commit(self, batch: Batch):
+        answer = await super().commit(batch)
+        await self.may_answer["commit"].wait()
+        return answer
+
+    async def read_lane(self, *args):
+        answer = await super().read_lane(*args)
+        await self.may_answer["read_lane"].wait()
+        return answer
+
+
 async def test_a_job_parked_while_its_lane_is_read_back_is_not_lost(autojump_clock):
     settings = PlaneSettings(window=4, look_ahead=0)
     async with (
@@ -117,6 +137,55 @@ async def test_cancelled_jobs_leave_memory_though_nobody_takes_from_their_lane(a
             await worker.hears_nothing(m.Offer, 1)
 
 
+async def test_a_job_that_is_read_before_its_commit_is_answered_is_one_job(autojump_clock):
+    store = Late()
+    settings = PlaneSettings(window=2, look_ahead=0)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=0)
+        for n in range(3):
+            await client.submitted(n)
+        store.may_answer["commit"] = trio.Event()
+        fourth = client.submit(3)
+        await client.say(fourth)
+        await trio.sleep(1)
+        # Two are taken, so the lane reads on: the store has the fourth, its submitter's answer waits.
+        await worker.say(m.Capacity(2, 0))
+        await trio.sleep(1)
+        store.may_answer["commit"].set()
+        await trio.sleep(1)
+        await client.say(m.Cancel(7, [fourth.id], ""))
+        assert (await client.hear(m.Answer)).body == [JobState.CANCELLED]
+        (lane,) = house.core.lanes.by_number.values()
+        assert (lane.held, lane.stored, lane.arriving) == (1, 0, 0)
+        assert await run_all(worker, 3) == [0, 1, 2]
+        await worker.hears_nothing(m.Offer, 5)
+
+
+async def test_a_job_cancelled_while_its_tail_is_read_does_not_come_back(autojump_clock):
+    store = Late()
+    settings = PlaneSettings(window=2, look_ahead=0)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        jobs = [await client.submitted(n) for n in range(4)]
+        store.may_answer["read_lane"] = trio.Event()
+        await worker.ready("echo", slots=2)
+        await trio.sleep(1)
+        await client.say(m.Cancel(7, [jobs[2].id], ""))
+        assert (await client.hear(m.Answer)).body == [JobState.CANCELLED]
+        await trio.sleep(1)
+        store.may_answer["read_lane"].set()
+        assert await run_all(worker, 3) == [0, 1, 3]
+        await worker.hears_nothing(m.Offer, 5)
+        assert not house.core.by_seq
+
+
 async def test_empty_parked_lanes_are_not_looked_into(autojump_clock):
     async with open_house() as house, house.client().connected() as client:
         names = [f"t{n}" for n in range(50)]
@@ -161,7 +230,9 @@ async def test_whatever_workers_announce_meanwhile_every_job_runs_once(autojump_
 
     async def submit(client: Peer) -> None:
         for n in range(300):
-            job = await client.submitted(n, task=chance.choice(tasks), priority=chance.randint(1, 2))
+            job = await client.submitted(
+                n, task=chance.choice(tasks), priority=chance.randint(1, 2)
+            )
             submitted[job.id] = n
             if chance.random() < 0.1:
                 gone = chance.choice(list(submitted))
