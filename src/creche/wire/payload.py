@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from email.message import Message
 from enum import Enum
 from fractions import Fraction
+from itertools import chain
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -169,11 +170,13 @@ def encode_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     try:
         return _encode((args, kwargs) if kwargs else (args,))
     except _ENCODE_ERRORS as error:
-        for i, value in enumerate(args):
-            _find_culprit(f"args[{i}]", value)
-        for name, value in kwargs.items():
-            _find_culprit(f"argument {name!r}", value)
-        raise NotEncodable("the arguments", str(error)) from None
+        why = str(error)
+    culprits = chain(
+        (_culprit(f"args[{i}]", value) for i, value in enumerate(args)),
+        (_culprit(f"argument {name!r}", value) for name, value in kwargs.items()),
+    )
+    # Raised where nothing is being handled: what the library said of it is in the sentence.
+    raise next(filter(None, culprits), None) or NotEncodable("the arguments", why)
 
 
 def decode_call(payload: bytes) -> tuple[list[Any], dict[str, Any]]:
@@ -199,8 +202,8 @@ def encode_value(value: Any, what: str = "the value") -> bytes:
     try:
         return _encode(value)
     except _ENCODE_ERRORS as error:
-        _find_culprit(what, value)
-        raise NotEncodable(what, str(error)) from None
+        why = str(error)
+    raise _culprit(what, value) or NotEncodable(what, why)
 
 
 def decode_value(payload: bytes) -> Any:
@@ -228,25 +231,33 @@ def decode_value(payload: bytes) -> Any:
 # --- where it is, and what to do -----------------------------------------------------------------
 
 
-def _find_culprit(path: str, value: Any, depth: int = 0) -> None:
-    """Raise for the innermost part of *value* that cannot be encoded; return if there is none."""
+def _culprit(path: str, value: Any, depth: int = 0) -> NotEncodable | None:
+    """Return the error of the innermost part of *value* that cannot be encoded; None if there is
+    no such part."""
     try:
         _encode(value)
-        return
+        return None
     except _TooDeep as error:
         # The place is no help here: it is everywhere, down to the limit.
-        raise NotEncodable(path, f"{_kind(value)}: {error}") from None
+        return NotEncodable(path, f"{_kind(value)}: {error}")
     except _ENCODE_ERRORS as error:
         why = str(error)
     if depth < 24:  # deep enough to point at the place, short enough to read
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                _find_culprit(f"{path}, key {key!r}", key, depth + 1)
-                _find_culprit(f"{path}[{key!r}]", item, depth + 1)
-        elif isinstance(value, list | tuple):
-            for i, item in enumerate(value):
-                _find_culprit(f"{path}[{i}]", item, depth + 1)
-    raise NotEncodable(path, f"{_kind(value)}: {_hint(value) or why}")
+        for place, part in _parts(path, value):
+            if (found := _culprit(place, part, depth + 1)) is not None:
+                return found
+    return NotEncodable(path, f"{_kind(value)}: {_hint(value) or why}")
+
+
+def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a container holds, each with its place."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield f"{path}, key {key!r}", key
+            yield f"{path}[{key!r}]", item
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield f"{path}[{i}]", item
 
 
 def _kind(value: Any) -> str:

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 
+from creche.errors import CrecheError
 from creche.model.failure import Failure
 
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_WORKER = _OURS + "worker" + os.sep
+_BODIES = _OURS + "cli" + os.sep
+"""Where the tasks of the demo and the bench are: bodies like any user's."""
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return *error* as plain data: its traceback begins at the user's function."""
+    """Return *error* as plain data: its traceback begins at the user's function, and, if Creche
+    raised it on purpose, ends there too."""
     return Failure(
         type=type_name(error),
         message=_sendable(_message(error)),
@@ -42,18 +48,42 @@ def _message(error: BaseException) -> str:
 
 def _traceback(error: BaseException) -> str:
     try:
-        lines = traceback.format_exception(type(error), error, _users_part(error.__traceback__))
-        return "".join(lines)
+        return "".join(traceback.format_exception(type(error), error, _users_part(error)))
     except BaseException as broken:
         # A cause, a note or a class with broken methods of its own.
         return f"{type_name(error)} (its traceback cannot be shown: {type(broken).__name__})\n"
 
 
-def _users_part(tb: TracebackType | None) -> TracebackType | None:
-    """Return *tb* without the frames that lead from this package to the user's function."""
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OURS):
+def _users_part(error: BaseException) -> TracebackType | None:
+    """Return the traceback of *error* without the frames of ours that lead to the user's function,
+    and without those behind it where the sentence says it all."""
+    frames = list(_each(error.__traceback__))
+    is_on_purpose = isinstance(error, CrecheError)
+    users = [i for i, tb in enumerate(frames) if not _is_ours(tb)]
+    if users:
+        frames = frames[users[0] : users[-1] + 1 if is_on_purpose else None]
+    elif is_on_purpose:
+        frames = []
+    else:  # a bug of ours, which cannot be found without its frames
+        frames = [tb for tb in frames if not _file(tb).startswith(_WORKER)]
+    part: TracebackType | None = None
+    for tb in reversed(frames):
+        part = TracebackType(part, tb.tb_frame, tb.tb_lasti, tb.tb_lineno)
+    return part
+
+
+def _each(tb: TracebackType | None) -> Iterator[TracebackType]:
+    while tb is not None:
+        yield tb
         tb = tb.tb_next
-    return tb
+
+
+def _file(tb: TracebackType) -> str:
+    return tb.tb_frame.f_code.co_filename
+
+
+def _is_ours(tb: TracebackType) -> bool:
+    return _file(tb).startswith(_OURS) and not _file(tb).startswith(_BODIES)
 
 
 def _notes(error: BaseException) -> tuple[str, ...]:

@@ -14,8 +14,10 @@ import math
 import pathlib
 import re
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from threading import Lock
 from typing import Any
 
 import cbor2
@@ -225,6 +227,18 @@ def test_the_error_of_a_result_begins_with_what_it_is() -> None:
     with pytest.raises(NotEncodable) as caught:
         encode_value({"rows": [1, BAD]}, "the result")
     assert caught.value.path == "the result['rows'][1]"
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [lambda: encode_call([{"a": [Lock()]}], {}), lambda: encode_value([Lock()])],
+    ids=["call", "value"],
+)
+def test_the_error_is_told_without_those_that_led_to_it(encode: Callable[[], bytes]) -> None:
+    with pytest.raises(NotEncodable) as caught:
+        encode()
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
 
 
 def test_a_keyword_that_is_no_text_utf_8_knows_is_refused() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from threading import Lock
+from typing import NoReturn
+
 import pytest
 import trio
 from tests.unit.worker.scripted import ScriptedPlane, failure_in, running
 
 from creche.model.failure import Failure
+from creche.model.job import JobState
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
-from creche.wire.payload import encode_value
+from creche.wire.payload import encode_call, encode_value
 from creche.worker.failure import failure_of
 
 registry = Registry()
@@ -81,6 +85,64 @@ def test_notes_travel() -> None:
     error.add_note("one")
     error.add_note("two")
     assert failure_of(error).notes == ("one", "two")
+
+
+@task(registry=registry)
+def lock() -> dict[str, object]:
+    return {"when": Lock()}
+
+
+@task(registry=registry)
+def lock_for_another() -> None:
+    encode_call([Lock()], {})
+
+
+class _Locked(dict[str, object]):
+    def items(self) -> NoReturn:
+        raise Wrong("locked")
+
+
+@task(registry=registry)
+def locked() -> dict[str, object]:
+    return _Locked(a=Lock())
+
+
+async def failure_when_running(name: str) -> Failure:
+    plane = ScriptedPlane()
+    async with running(plane, registry):
+        plane.offer(1, name)
+        return failure_in(await plane.one(1))
+
+
+@pytest.mark.trio
+async def test_a_result_that_cannot_be_sent_is_told_in_a_line_without_a_frame_of_ours() -> None:
+    failure = await failure_when_running("lock")
+    assert failure.type == "creche.errors.NotEncodable"
+    assert failure.message.startswith("the result['when'] cannot be sent: _thread.lock")
+    assert failure.traceback == f"{failure.type}: {failure.message}\n"
+
+
+@pytest.mark.trio
+async def test_what_creche_raises_on_purpose_ends_at_the_users_line() -> None:
+    failure = await failure_when_running("lock_for_another")
+    assert failure.traceback.count("  File ") == 1
+    assert "encode_call([Lock()], {})" in failure.traceback
+    assert failure.traceback.endswith(f"{failure.type}: {failure.message}\n")
+
+
+@pytest.mark.trio
+async def test_a_result_that_raises_while_it_is_encoded_is_shown_from_its_own_method_on() -> None:
+    failure = await failure_when_running("locked")
+    assert failure.type == "tests.unit.worker.test_failure.Wrong"
+    assert failure.traceback.count("  File ") == 1
+    assert "in items\n" in failure.traceback
+
+
+def test_a_bug_of_ours_keeps_its_frames() -> None:
+    with pytest.raises(AttributeError) as caught:
+        JobState.parse(3)  # type: ignore[arg-type]
+    error = caught.value.with_traceback(caught.tb.tb_next)  # without this test's own
+    assert "model/job.py" in failure_of(error).traceback
 
 
 class _Broken(Exception):
