@@ -73,6 +73,7 @@ class Attempt:
         "task",
         "token",
         "waits",
+        "was_abandoned",
     )
 
     def __init__(self, home: Home, task: Task[..., Any], is_threaded: bool, offer: m.Offer) -> None:
@@ -87,6 +88,8 @@ class Attempt:
         self.stop_why: str | None = None
         # The right to run it was lost: what becomes of it is the plane's business alone.
         self.is_abandoned = False
+        # That was so for a while: it has been told to stop, and is held again.
+        self.was_abandoned = False
         # What stopping cancels: the body if it is a coroutine, a thread's waits if not.
         self.scopes: list[trio.CancelScope] | None = None
         # How many of its waits lend its slot; guarded by the floor's lock.

@@ -125,6 +125,8 @@ class Worker:
         self._held: dict[Token, Attempt] = {}
         # Attempts that are not, but whose bodies are still in. They keep their slots.
         self._strays: set[Attempt] = set()
+        # What the last Hello named. The plane leaves it with us until it hears of each.
+        self._named: set[Token] = set()
         self._done: deque[Attempt] = deque()
         self._is_nudged = False
         self._nudged = trio.Event()
@@ -268,12 +270,11 @@ class Worker:
     # --- what the link calls --------------------------------------------------------------------
 
     def _introduce(self) -> m.Hello:
-        held = [list(token) for token in self._held]
-        held += [[report.seq, report.epoch, report.attempt] for report in self._reports]
+        self._named = {*self._held, *(_token_of(report) for report in self._reports)}
         facts: m.Facts = {
             "queues": list(self.queues),
             "slots": self._floor.slots,
-            "held": held,
+            "held": [list(token) for token in self._named],
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "version": self._version,
@@ -294,11 +295,26 @@ class Worker:
         self._home.payload_bytes = int(limits["payload_bytes"])
         self._lease.welcomed(float(limits["lease_s"]), float(limits["grace_s"]))
         self._begun.set()
+        given_up = self._take_up_again()
         yield m.Announce(self._declarations)
         self._said = self.capacity
         yield m.Capacity(*self._said)
+        if given_up:
+            yield m.HandBack([list(token) for token in given_up])
         yield from self._reports
         yield from self.submitter.resume(welcome)
+
+    def _take_up_again(self) -> list[Token]:
+        """The plane goes by what the Hello named, and some of that may have been let go since, when
+        nobody was there to be told. Bodies that are still in are held again; return the rest."""
+        gone = self._named.difference(self._held, map(_token_of, self._reports))
+        for attempt in [stray for stray in self._strays if stray.token in gone]:
+            self._strays.discard(attempt)
+            attempt.is_abandoned = False
+            attempt.was_abandoned = True
+            self._held[attempt.token] = attempt
+            gone.discard(attempt.token)
+        return sorted(gone)
 
     def _on_messages(self, messages: list[m.Message]) -> None:
         fresh: list[Attempt] = []
@@ -440,12 +456,15 @@ class Worker:
         self._say_capacity()
         return number
 
-    def _end(self, attempt: Attempt) -> m.Finished | None:
+    def _end(self, attempt: Attempt) -> m.Message | None:
         """A body has left: return its report, unless the attempt is the plane's business by now."""
         if attempt.is_abandoned:
             self._strays.discard(attempt)
             return None
         del self._held[attempt.token]
+        if attempt.was_abandoned and attempt.state is not JobState.SUCCEEDED:
+            # We have stopped it, and not the plane: how it ended is no end of its job.
+            return m.HandBack([list(attempt.token)])
         return self._reports.add(attempt)
 
     def _abandon(self, why: str) -> None:
@@ -478,6 +497,10 @@ class Worker:
             del self._held[attempt.token]
         if attempts:
             self.link.post(m.HandBack([list(attempt.token) for attempt in attempts]))
+
+
+def _token_of(report: m.Finished) -> Token:
+    return report.seq, report.epoch, report.attempt
 
 
 def _names(attempts: Iterable[Attempt]) -> str:
