@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import trio
 from tests.cluster.scripted import Peer, open_house
-from tests.cluster.test_windows import LISTENING, DiskLike, number, run_all
+from tests.cluster.test_windows import LISTENING, DiskLike, run_all
 
 from creche.engine.settings import PlaneSettings
 from creche.model.job import JobState
@@ -152,7 +152,7 @@ async def test_a_job_that_is_read_before_its_commit_is_answered_is_one_job(autoj
         fourth = client.submit(3)
         await client.say(fourth)
         await trio.sleep(1)
-        # Two are taken, so the lane reads on: the store has the fourth, its submitter's answer waits.
+        # Two are taken, so the lane reads on: the fourth is there, and its submitter not answered.
         await worker.say(m.Capacity(2, 0))
         await trio.sleep(1)
         store.may_answer["commit"].set()
