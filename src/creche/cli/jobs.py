@@ -10,16 +10,13 @@ from creche.cli.connection import ask, open_client
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import (
-    Column,
     bytes_text,
-    cell,
-    moment_cell,
     moment_text,
     print_facts,
     print_json,
-    print_table,
 )
 from creche.cli.submit import wait_and_print
+from creche.cli.table import Column, Narrow, cell, moment_cell, print_table
 from creche.errors import SettingsError, UnknownJob
 from creche.model.job import JobState
 from creche.peer.handle import to_id
@@ -108,14 +105,14 @@ async def cancel(
 
 
 _COLUMNS = (
-    Column("ID", cell("id"), is_whole=True),
-    Column("STATE", cell("state"), is_whole=True),
-    Column("TASK", cell("task")),
-    Column("QUEUE", cell("queue")),
-    Column("PRIORITY", cell("priority")),
-    Column("TRY", cell("attempt"), is_number=True),
-    Column("WORKER", cell("worker")),
-    Column("SUBMITTED", moment_cell("submitted_at")),
+    Column("ID", cell("id")),
+    Column("STATE", cell("state")),
+    Column("TASK", cell("task"), 1, Narrow.CUT),
+    Column("QUEUE", cell("queue"), 3, Narrow.CUT),
+    Column("PRIORITY", cell("priority"), 6),
+    Column("TRY", cell("attempt"), 4, is_number=True),
+    Column("WORKER", cell("worker"), 5, Narrow.CUT),
+    Column("SUBMITTED", moment_cell("submitted_at"), 2),
 )
 
 

@@ -10,17 +10,18 @@ from cyclopts import App
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, Connect, Json
-from creche.cli.output import Column, Row, cell, print_json, print_table
+from creche.cli.output import print_json
+from creche.cli.table import Column, Narrow, Row, cell, print_table
 
 app = App(name="queues", help="List queues and their lanes.")
 
 _COLUMNS = (
-    Column("QUEUE", cell("queue")),
+    Column("QUEUE", cell("queue"), narrow=Narrow.FOLDED),
     Column("PRIORITY", cell("priority")),
-    Column("PARKED", cell("parked")),
+    Column("PARKED", cell("parked"), 1, Narrow.CUT),
     Column("READY", cell("ready"), is_number=True),
     Column("STORED", cell("stored"), is_number=True),
-    Column("WINDOW", cell("window"), is_number=True),
+    Column("WINDOW", cell("window"), 2, is_number=True),
 )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, Connect, Json
-from creche.cli.output import Column, Row, cell, print_json, print_table
+from creche.cli.output import print_json
+from creche.cli.table import Column, Narrow, Row, cell, print_table
 from creche.cli.values import signature_of
 from creche.model.priority import Priority
 
@@ -23,11 +24,11 @@ def _priority(row: Row) -> str:
 
 
 _COLUMNS = (
-    Column("TASK", _call, is_whole=True),
-    Column("QUEUE", cell("queue")),
-    Column("PRIORITY", _priority),
-    Column("RUNS IN", cell("executor")),
-    Column("ABOUT", cell("doc")),
+    Column("TASK", _call, narrow=Narrow.FOLDED),
+    Column("QUEUE", cell("queue"), 1, Narrow.CUT),
+    Column("PRIORITY", _priority, 3),
+    Column("RUNS IN", cell("executor"), 4),
+    Column("ABOUT", cell("doc"), 2, Narrow.CUT),
 )
 
 

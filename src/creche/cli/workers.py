@@ -7,7 +7,8 @@ from cyclopts import App
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, Connect, Json
-from creche.cli.output import Column, Row, cell, moment_cell, print_json, print_table
+from creche.cli.output import print_json
+from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
 
 app = App(name="workers", help="List workers.")
 
@@ -18,15 +19,15 @@ def _running(row: Row) -> str:
 
 
 _COLUMNS = (
-    Column("WORKER", cell("name"), is_whole=True),
+    Column("WORKER", cell("name")),
     Column("STATE", cell("state")),
-    Column("QUEUES", cell("queues")),
+    Column("QUEUES", cell("queues"), 1, Narrow.CUT),
     Column("RUNNING", _running, is_number=True),
     Column("SLOTS", cell("slots"), is_number=True),
-    Column("LENT", cell("lent"), is_number=True),
-    Column("HOST", cell("host")),
-    Column("PID", cell("pid"), is_number=True),
-    Column("SINCE", moment_cell("since")),
+    Column("LENT", cell("lent"), 5, is_number=True),
+    Column("HOST", cell("host"), 3, Narrow.CUT),
+    Column("PID", cell("pid"), 4, is_number=True),
+    Column("SINCE", moment_cell("since"), 2),
 )
 
 

@@ -7,41 +7,13 @@ import json
 import pytest
 
 from creche.cli.output import (
-    Column,
     bytes_text,
-    cell,
     moment_text,
     print_facts,
     print_json,
-    print_table,
     printable,
     say,
 )
-
-COLUMNS = (Column("ID", cell("id"), is_whole=True), Column("N", cell("n"), is_number=True))
-
-
-def test_a_piped_table_is_plain_columns_that_are_never_cut(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    long = "x" * 300
-    print_table(COLUMNS, [{"id": long, "n": 5}, {"id": "y", "n": 1234}], empty="none")
-    out, err = capsys.readouterr()
-    assert out.splitlines() == [
-        "ID" + " " * 300 + "   N",
-        f"{long}     5",
-        "y" + " " * 299 + "  1234",
-    ]
-    assert err == ""
-
-
-def test_an_empty_table_has_its_titles_on_stdout_and_the_news_on_stderr(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    print_table(COLUMNS, [], empty="nothing there")
-    out, err = capsys.readouterr()
-    assert out == "ID  N\n"
-    assert err == "nothing there\n"
 
 
 def test_a_json_document_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,24 +40,6 @@ def test_what_is_said_goes_to_stderr_without_colour_when_piped(
 
 def test_control_characters_of_others_are_written_out() -> None:
     assert printable("a\x1b[31mb\nc\té") == "a\\x1b[31mb\\nc\\té"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        ("", "-"),
-        ([], "-"),
-        (0, "0"),
-        (True, "yes"),
-        (["a", "b"], "a,b"),
-        (1.5, "1.500"),
-    ],
-    ids=repr,
-)
-def test_a_cell_shows_what_there_is(value: object, text: str) -> None:
-    assert cell("k")({"k": value}) == text
-    assert cell("k")({}) == "-"
 
 
 def test_sizes_and_moments_are_for_people() -> None:
