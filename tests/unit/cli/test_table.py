@@ -61,23 +61,21 @@ def test_columns_become_narrow_and_then_fewer_the_least_important_first(
     assert fit(WIDE, NEEDED, width) == widths
 
 
-@pytest.fixture
-def terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> pytest.MonkeyPatch:
-    """Stdout is a terminal of 80 columns."""
+def use_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Have stdout be a terminal of *width* columns."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    return monkeypatch
 
 
 ROW = {"id": "i" * 36, "task": "t" * 30, "try": 1, "worker": "w" * 30}
 
 
-@pytest.mark.usefixtures("terminal")
-def test_what_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_cut_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_a_terminal(monkeypatch, 80)
     print_table(WIDE, [ROW], empty="none")
     out, err = capsys.readouterr()
     head, _, row = out.splitlines()
@@ -89,9 +87,9 @@ def test_what_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_column_that_is_left_out_is_named(
-    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal.setenv("COLUMNS", "50")
+    use_a_terminal(monkeypatch, 50)
     print_table(WIDE, [ROW], empty="none")
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split() == ["ID", "TASK"]
@@ -99,17 +97,17 @@ def test_a_column_that_is_left_out_is_named(
 
 
 def test_what_must_not_be_cut_is_not_however_narrow_the_terminal_is(
-    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal.setenv("COLUMNS", "20")
+    use_a_terminal(monkeypatch, 20)
     print_table(WIDE, [ROW], empty="none")
     assert "i" * 36 in capsys.readouterr().out
 
 
 def test_a_signature_goes_on_in_the_next_line(
-    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal.setenv("COLUMNS", "40")
+    use_a_terminal(monkeypatch, 40)
     text = ", ".join(f"parameter_{n}: int" for n in range(5))
     print_table([Column("TASK", cell("task"), narrow=Narrow.FOLDED)], [{"task": text}], empty="")
     assert "".join(capsys.readouterr().out.split()).endswith("".join(text.split()))
