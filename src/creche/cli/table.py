@@ -109,7 +109,8 @@ def _print_drawn(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> N
     for row in cells:
         table.add_row(*(Text(row[i], style=_style(columns[i], row[i])) for i in widths))
     # Wider than the terminal if need be: it wraps then, which loses nothing.
-    console.print(table, width=max(console.width, _total(widths)), crop=False)
+    console.width = max(console.width, _total(widths))
+    console.print(table)
     gone = [column.title for i, column in enumerate(columns) if i not in widths]
     if gone:
         say("hint", f"no room for {', '.join(gone)}: --json, a pipe or a wider terminal has all")
