@@ -2,6 +2,7 @@
 of its own.
 
 Whatever a peer does wrong ends its own nursery only: it is told why, and everybody else goes on.
+So does what the plane itself does wrong in a conversation, and then it is in the log.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import trio
 
 from creche.channel.base import Channel
 from creche.engine.leases import check_report
-from creche.engine.sessions import Session
+from creche.engine.sessions import Session, shown_facts
 from creche.errors import (
     ChannelBroken,
     ChannelClosed,
+    CrecheError,
     LocalProtocolError,
     Refused,
     RemoteProtocolError,
+    StoreError,
+    StoreUnavailable,
 )
 from creche.events import PeerCame, PeerLeft, PeerRefused
 from creche.peer.outbox import Outbox, send_from
@@ -43,6 +47,10 @@ MAX_SLOTS = 100_000
 SLICE = 256
 """Messages of a frame that are handled before others have their turn: what the first ask for is on
 its way while the last are looked at, and no peer holds up the others for long."""
+
+
+ENDINGS = (ChannelBroken, ChannelClosed, LocalProtocolError, RemoteProtocolError, Refused)
+"""What ends a conversation, and nothing beside it."""
 
 
 class Conversations:
@@ -88,6 +96,10 @@ class Conversations:
         except Refused as refused:
             refusal = m.Refusal(refused.code, refused.why)
             await self._refuse(channel, grammar, outbox, session, refusal)
+        except LocalProtocolError as error:
+            logger.exception("%s: a fault of this plane ends the connection", channel.peer)
+            refusal = m.Refusal("internal", f"the plane made a mistake: {error}")
+            await self._refuse(channel, grammar, Outbox(self._limits), session, refusal)
         finally:
             if session is not None:
                 self._disconnected(session, outbox)
@@ -120,13 +132,13 @@ class Conversations:
         if session is None:
             session = self._new_session(hello, role)
         if session.cut is not None:
-            session.cut("the peer has connected again")
+            session.cut(ChannelBroken("the peer has connected again"))
         session.outbox = outbox
-        session.facts = hello.facts
+        session.facts = shown_facts(hello.facts)
         session.connected_at = core.now()
         session.heard_at = trio.current_time()
         # A client names again what it waits for; what was pushed and lost is pushed anew.
-        core.outcomes.forget(session)
+        core.outcomes.resume(session)
         outbox.put(
             m.Welcome(
                 version,
@@ -159,7 +171,7 @@ class Conversations:
             raise Refused("stopping", "the plane is stopping")
         if len(core.sessions) >= core.settings.sessions:
             raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
-        session = Session(hello, role, core.settings.outbox_bytes)
+        session = Session(hello, role, core.settings)
         if role is Role.WORKER:
             older = core.sessions.worker(hello.name)
             if older is not None:
@@ -184,25 +196,24 @@ class Conversations:
         self, channel: Channel, grammar: Grammar, session: Session, outbox: Outbox
     ) -> None:
         """Send and receive until the connection ends; raises why it did."""
-        reasons: list[Exception] = []
+        reasons: list[CrecheError] = []
         async with trio.open_nursery() as nursery:
 
-            def cut(why: str) -> None:
-                reasons.append(ChannelBroken(why))
+            def cut(why: CrecheError) -> None:
+                reasons.append(why)
                 nursery.cancel_scope.cancel()
 
             async def send() -> None:
                 try:
                     await send_from(outbox, channel, grammar)
-                except (ChannelBroken, ChannelClosed) as error:
-                    reasons.append(error)
-                    nursery.cancel_scope.cancel()
+                except ENDINGS as error:
+                    cut(error)
 
             session.cut = cut
             nursery.start_soon(send)
             try:
                 await self._receive(channel, grammar, session, outbox)
-            except (ChannelBroken, ChannelClosed, RemoteProtocolError, Refused) as error:
+            except ENDINGS as error:
                 reasons.append(error)
             nursery.cancel_scope.cancel()
         if reasons:
@@ -246,8 +257,8 @@ class Conversations:
         self._core.leases.handed_back(session, message.tokens)
 
     def _watch(self, session: Session, message: m.Watch) -> None:
-        limit = self._core.settings.watches
-        if len(session.watching) + len(message.ids) > limit:
+        if not self._core.outcomes.has_room(session, message.ids):
+            limit = self._core.settings.watches
             raise RemoteProtocolError(f"one session may wait for {limit:,} jobs")
         self._core.outcomes.watch(session, message.ids)
 
@@ -267,7 +278,8 @@ class Conversations:
     def _bounded(
         self, session: Session, ref: int, answer: Callable[..., Any], message: m.Message
     ) -> None:
-        """Answer beside the conversation; so many at a time of one session."""
+        """Answer beside the conversation; so many at a time of one session. What the store cannot
+        read is that question's affair only."""
         if session.open_asks >= self._core.settings.asks:
             session.post(m.AskFailed(ref, "busy", "too many questions at a time: wait for answers"))
             return
@@ -276,6 +288,10 @@ class Conversations:
         async def run() -> None:
             try:
                 await answer(session, message)
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                session.post(m.AskFailed(ref, "store", str(error)))
             finally:
                 session.open_asks -= 1
 
@@ -297,7 +313,7 @@ class Conversations:
         if session.timer is not None:
             session.timer.cancel()
         if session.cut is not None:
-            session.cut(why)
+            session.cut(ChannelBroken(why))
         core.leases.lose(session, why, is_counted=is_counted)
         core.workers_changed()
         core.dispatch.run()

@@ -18,7 +18,7 @@ from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
 from creche.engine.lanes import Lane, Lanes
 from creche.engine.leases import Leases, make_end
-from creche.engine.outcomes import Outcomes
+from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
 from creche.engine.submissions import Submissions, restore_options
@@ -133,7 +133,8 @@ class Core:
         self.epoch = recovery.epoch
         self.next_seq = recovery.next_seq - 1
         self.catalog = Catalog(recovery.tasks)
-        self.lanes.restore(recovery.lanes, self.catalog.place_of_lane)
+        in_use = {row.lane for row in recovery.held} | {count.lane for count in recovery.stored}
+        self.lanes.restore(recovery.lanes, in_use, self.settings.lanes, self.catalog.place_of_lane)
         for count in recovery.stored:
             lane = self.lanes.by_number[count.lane]
             lane.deepen(count.stored)
@@ -150,6 +151,10 @@ class Core:
             # Before anyone is listened to: a worker that names an attempt finds its job free here.
             if lane.has_room:
                 await self._read_back(lane)
+        for job in self.by_seq.values():
+            parent = None if job.parent is None else self.by_seq.get(job.parent)
+            if parent is not None:
+                parent.children += 1
         self.timers.call_later(self.settings.grace_s, self.leases.end_of_grace)
 
     async def run_services(
@@ -178,13 +183,13 @@ class Core:
         job.state = check_move(job.state, state)
         self.journal.end(job, make_end(job, state, outcome, started_at, self.now()), session, n)
 
-    def cancel_waiting(self, job: Job) -> None:
+    def cancel_waiting(self, job: Job, outcome: bytes | None) -> None:
         """Cancel a job that no worker has. No checkpoint."""
         if not job.is_returning:
             self.withdraw(job)
         # What is left of it in its lane is an entry to be skipped.
         job.payload = b""
-        self.end(job, JobState.CANCELLED, None, None)
+        self.end(job, JobState.CANCELLED, outcome, None)
 
     def withdraw(self, job: Job) -> None:
         """Take a waiting job out of its lane, or out of the lane's tail."""
@@ -215,6 +220,7 @@ class Core:
             # They were in memory and left it again while the store was asked: ask anew.
             await self.cancel(session, message)
             return
+        outcome = make_cancelled(message.why)
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in message.ids:
             job = self.by_id.get(job_id)
@@ -223,7 +229,7 @@ class Core:
                 job.is_stored = True
             if job is not None:
                 if job.is_committed and job.state in (JobState.QUEUED, JobState.PARKED):
-                    self.cancel_waiting(job)
+                    self.cancel_waiting(job, outcome)
                 states.append(int(job.state))
             elif job_id in ended:
                 states.append(int(ended[job_id].state))
@@ -325,8 +331,6 @@ class Core:
     def _on_arrived(self, arrival: Arrival) -> None:
         job = arrival.job
         job.is_committed = True
-        if arrival.is_watched:
-            self.outcomes.watch_job(arrival.session, job)
         if arrival.stored:
             job.lane.arriving -= 1
             del self.by_id[job.id]
@@ -340,8 +344,7 @@ class Core:
         self._give_place_back(arrival)
         del self.by_id[job.id]
         self._child_ended(job)
-        if arrival.is_watched:
-            self.outcomes.watch(arrival.session, [job.id])
+        self.outcomes.look_again(job.id)
 
     def _give_place_back(self, arrival: Arrival) -> None:
         lane = arrival.job.lane
@@ -379,19 +382,20 @@ class Core:
 
     def _child_ended(self, job: Job) -> None:
         parent = None if job.parent is None else self.by_seq.get(job.parent)
-        if parent is not None:
+        if parent is not None and parent.children:
+            # Not all are known: a parent or a child that was in the store came back uncounted.
             parent.children -= 1
 
     def _on_declined(self, arrivals: Sequence[Arrival], why: str) -> None:
         for arrival in arrivals:
-            job, session, n, _, _ = arrival
+            job, session, n, _ = arrival
             session.unaccepted -= 1
             self._give_place_back(arrival)
             self.by_id.pop(job.id, None)
             self._child_ended(job)
             refusal = ("store-full", f"the plane's store takes nothing: {why}")
             session.post(m.Declined(n, *refusal))
-            for other, other_n in self.submissions.accepted_elsewhere(job.id):
+            for other, other_n in self.submissions.declined_elsewhere(job.id):
                 other.post(m.Declined(other_n, *refusal))
 
     def _on_health(self, why: str | None) -> None:

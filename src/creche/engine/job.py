@@ -28,6 +28,7 @@ class Job:
         "is_stored",
         "lane",
         "leased_at",
+        "leased_priority",
         "losses",
         "options",
         "parent",
@@ -77,6 +78,8 @@ class Job:
         self.holder: str | None = None
         """The worker process that has the lease, as `Session.holder`."""
         self.leased_at: float | None = None
+        self.leased_priority = 0
+        """Its lane's priority when it was leased: an announcement may move the lane meanwhile."""
         self.estimate_s = 0.0
         """What its run was thought to take when it was leased."""
         self.stale_entries = 0

@@ -38,7 +38,6 @@ class Arrival(NamedTuple):
     job: Job
     session: Session
     n: int
-    is_watched: bool
     stored: bool
 
 
@@ -96,7 +95,7 @@ class Entries:
                     job.seq, job.id, job.task, job.lane.number, _ARRIVED[bool(job.lane.park)],
                     stored, job.payload, job.options, job.submitted_at,
                 )
-                for job, _, _, _, stored in self.arrivals
+                for job, _, _, stored in self.arrivals
             ],
             changes=[job.as_change() for job in self.changed.values()],
             ends=[ending.end for ending in self.endings.values()],

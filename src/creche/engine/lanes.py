@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -76,8 +76,8 @@ class Lane:
         self.read_to = 0
         """There is no stored job up to this seq that is not in memory too."""
         self.is_reading = False
-        self.waiting: deque[tuple[Session, m.Submit]] = deque()
-        """Submissions that wait for room, where there is no disk to put them on."""
+        self.waiting: OrderedDict[bytes, tuple[Session, m.Submit]] = OrderedDict()
+        """Submissions that wait for room, by id, where there is no disk to put them on."""
 
     @property
     def row(self) -> LaneRow:
@@ -88,6 +88,11 @@ class Lane:
     def ready(self) -> int:
         """How many jobs wait here, in memory and in the store."""
         return self.held + self.stored
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits here, is read back, or waits for room."""
+        return not (self.held or self.stored or self.waiting or self.is_reading)
 
     @property
     def has_room(self) -> bool:
@@ -352,13 +357,22 @@ class Lanes:
         self.queues: dict[str, list[Level | None]] = {}
 
     def restore(
-        self, rows: Collection[LaneRow], place: Callable[[LaneKey], tuple[str, int]]
+        self,
+        rows: Collection[LaneRow],
+        in_use: Collection[int],
+        most: int,
+        place: Callable[[LaneKey], tuple[str, int]],
     ) -> None:
-        """Make the lanes that the store knows; *place* fills in what their keys leave open."""
+        """Make the lanes that the store knows, in order: *most*, and those *in_use*. *place* fills
+        in what their keys leave open."""
+        spare = len(rows) - most
         for row in rows:
-            lane = Lane(row, self._window, self._window_bytes)
             self._next_number = max(self._next_number, row.lane + 1)
-            self._keep(lane, *place(lane.key))
+            if spare > 0 and row.lane not in in_use:
+                spare -= 1
+            else:
+                lane = Lane(row, self._window, self._window_bytes)
+                self._keep(lane, *place(lane.key))
 
     def get(self, key: LaneKey, place: tuple[str, int]) -> Lane:
         """Return the lane of *key*, made now if need be; *place* is where it is taken from."""
@@ -369,6 +383,14 @@ class Lanes:
             self._keep(lane, *place)
             self._on_new(lane)
         return lane
+
+    def retire(self, in_use: Collection[Lane]) -> None:
+        """Let go of the lanes where nothing waits; *in_use* are those whose jobs are elsewhere in
+        memory, and may come back. A key that is used again gets a new lane and number."""
+        kept = [lane for lane in self.by_number.values() if lane in in_use or not lane.is_idle]
+        self.by_key, self.by_number, self.queues = {}, {}, {}
+        for lane in kept:
+            self._keep(lane, lane.queue, lane.priority)
 
     def move(self, lane: Lane, queue: str, priority: int) -> None:
         """Take a parked *lane* from another queue and priority from now on."""

@@ -7,29 +7,38 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from creche.engine.job import Job
+from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
+from creche.errors import ChannelBroken, CrecheError, LocalProtocolError
 from creche.model.priority import Priority
 from creche.peer.outbox import Outbox
 from creche.wire import messages as m
 from creche.wire.session import Role
 
+NOT_KNOWN = 0
+"""The seq of a job that somebody waits for, while it is looked up: no job has it."""
+
+MAX_FACT = 200
+"""Characters kept of a text that a peer says of itself."""
+
 
 class Session:
     """One peer. What belongs to workers only is empty for the others."""
 
-    def __init__(self, hello: m.Hello, role: Role, outbox_bytes: int) -> None:
+    def __init__(self, hello: m.Hello, role: Role, settings: PlaneSettings) -> None:
         self.id = hello.session
-        self._outbox_bytes = outbox_bytes
+        self._outbox_bytes = settings.outbox_bytes
         self.role = role
         self.name = hello.name
         self.incarnation = hello.incarnation
         self.holder = f"{hello.name}/{hello.incarnation.hex()}"
         """What names this worker process in the store, restarts of it told apart."""
-        self.facts = hello.facts
+        self.facts: m.Facts = {}
+        """What people are shown of the process: see `shown_facts`."""
         self.outbox: Outbox | None = None
         """Where messages to the peer go; None while it is not connected."""
-        self.cut: Callable[[str], None] | None = None
-        """Ends the connection, giving a reason."""
+        self.cut: Callable[[CrecheError], None] | None = None
+        """Ends the connection, giving the reason; the peer is told one that is a refusal."""
         self.connected_at = 0.0
         self.heard_at = 0.0
         """When a frame arrived last (Trio's clock)."""
@@ -37,11 +46,17 @@ class Session:
         """While connected: when silence becomes a loss. While not: when the grace ends."""
         self.is_over = False
 
-        self.watching: set[int] = set()
-        """Seqs of the jobs whose results this session waits for."""
-        self.unreceived: deque[int] = deque()
-        """Seqs of the results sent on this connection that the peer has not said it received."""
+        self.watching: dict[bytes, int] = {}
+        """The jobs whose results this session waits for, by id, with their seqs."""
+        self.unreceived: deque[int] = deque(maxlen=settings.watches)
+        """Seqs of the results sent on this connection that the peer has not said it received. A
+        peer never has more to receive than it may wait for; of one that does, the oldest go."""
+        self.kept: deque[tuple[float, int]] = deque(maxlen=settings.watches)
+        """Moments (Trio's clock), in order, until which results are kept that the peer has yet to
+        name again after a connection was lost, with their seqs."""
         self.unaccepted = 0
+        self.claims = 0
+        """Submissions of an id that somebody had submitted before and that is not accepted yet."""
         self.warned: set[str] = set()
         """Tasks that nobody had announced when this session submitted to them."""
         self.open_asks = 0
@@ -53,8 +68,9 @@ class Session:
         self.lent = 0
         self.leased: dict[int, Job] = {}
         self.load_s = 0.0
-        self._by_priority = [0] * len(Priority)
         """The sum of what the leased jobs are thought to take."""
+        self._by_priority = [0] * len(Priority)
+        """How many of the leased jobs were leased at each priority."""
         self.was_wrong = False
         """Whether it handed attempts back: no look-ahead until it has finished one more."""
         self.done = 0
@@ -73,15 +89,22 @@ class Session:
     def post(self, message: m.Message) -> None:
         """Send *message* with the next frame; a peer that is not connected resumes by facts.
 
-        A peer that does not read what it asked for is cut, and keeps its session.
+        A peer that does not read what it asked for is cut, and keeps its session. So is one for
+        whom the plane has made a message that cannot be sent: it comes back, and others go on.
         """
         outbox = self.outbox
         if outbox is not None:
-            outbox.put(message)
+            try:
+                outbox.put(message)
+            except LocalProtocolError as error:
+                self._end_connection(error)
             if outbox.size_bytes > self._outbox_bytes:
                 outbox.clear()
-                if self.cut is not None:
-                    self.cut("the peer does not read what it asked for")
+                self._end_connection(ChannelBroken("the peer does not read what it asked for"))
+
+    def _end_connection(self, why: CrecheError) -> None:
+        if self.cut is not None:
+            self.cut(why)
 
     def has_room(self, look_ahead: int, look_ahead_s: float) -> bool:
         """Whether the worker may be given one more attempt: a slot is free, or what it has is
@@ -102,13 +125,14 @@ class Session:
         """Note that the worker has an attempt of *job*."""
         self.leased[job.seq] = job
         self.load_s += job.estimate_s
-        self._by_priority[job.lane.priority] += 1
+        job.leased_priority = job.lane.priority
+        self._by_priority[job.leased_priority] += 1
 
     def release(self, job: Job) -> None:
         """Note that the worker has it no more."""
         del self.leased[job.seq]
         self.load_s = max(0.0, self.load_s - job.estimate_s) if self.leased else 0.0
-        self._by_priority[job.lane.priority] -= 1
+        self._by_priority[job.leased_priority] -= 1
 
     def least_urgent(self) -> int:
         """Return the lowest priority among the leased jobs (the largest number)."""
@@ -132,10 +156,18 @@ class Session:
             "done": self.done,
             "failed": self.failed,
             "since": self.connected_at,
-            "pid": self.facts.get("pid"),
-            "host": self.facts.get("host"),
-            "version": self.facts.get("version"),
+            **self.facts,
         }
+
+
+def shown_facts(facts: m.Facts) -> m.Facts:
+    """Return what is kept of the facts in a `Hello` to be shown: a few, each of a bounded size."""
+    pid = facts.get("pid")
+    shown: m.Facts = {"pid": pid if type(pid) is int else None}
+    for name in ("host", "version"):
+        value = facts.get(name)
+        shown[name] = value[:MAX_FACT] if isinstance(value, str) else None
+    return shown
 
 
 class Sessions:

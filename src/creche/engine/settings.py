@@ -38,6 +38,8 @@ class PlaneSettings:
     """Jobs of one lane held in memory; what is beyond waits in the store."""
     window_bytes: int = 32 * 1024 * 1024
     """Payload bytes of one lane held in memory."""
+    lanes: int = 10_000
+    """Lanes in memory: of queues that clients name, and of tasks that not every worker knows."""
     fairness: int | None = None
     """After so many jobs have overtaken a lower lane it may pass once; None: strict order."""
     look_ahead_s: float = 0.005
@@ -75,7 +77,9 @@ class PlaneSettings:
                 f"keep-alive ({self.keep_alive_s:g} s) < grace ({self.grace_s:g} s) <= "
                 f"lease ({self.lease_s:g} s) must hold"
             )
-        for name in ("window", "max_losses", "max_children", "unaccepted", "watches", "sessions"):
+        for name in (
+            "window", "lanes", "max_losses", "max_children", "unaccepted", "watches", "sessions",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.fairness is not None and self.fairness < 1:

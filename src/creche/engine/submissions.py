@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import trio
 
 from creche.engine.catalog import AT_MOST_ONCE
 from creche.engine.job import Job
@@ -26,6 +29,9 @@ MAX_WARNED = 1000
 """Tasks that one session is warned of once; beyond, it is warned each time."""
 MAX_REMEMBERED = 10_000
 """Lanes remembered by what a submission says: a peer can say anything."""
+LOOK_FOR_LANES_S = 1.0
+"""How often lanes that nobody uses are looked for when there are too many: it takes a look at every
+job in memory."""
 
 
 class Submissions:
@@ -33,18 +39,29 @@ class Submissions:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._claims: dict[bytes, list[tuple[Session, int]]] = {}
-        """Sessions that submitted an id while its first submission was on its way to the disk."""
+        self._claims: dict[bytes, dict[tuple[Session, int], m.Submit]] = {}
+        """Who submitted an id while its first submission waited for room, or was on its way to the
+        disk: session and number, and what it said."""
         self._lanes: dict[tuple[str, str | None, int | None], Lane] = {}
         """Where submissions that say the same wait, until workers change."""
         self._waiting: dict[bytes, Lane] = {}
         """Ids that wait for room in a lane, where there is no disk to put them on."""
         self._full: set[Lane] = set()
         """The lanes they wait for."""
+        self._looked_for_lanes_at = -math.inf
+        """When lanes that nobody uses were looked for last (Trio's clock)."""
 
     def submit(self, session: Session, message: m.Submit) -> None:
         """Take a submission: decline it, or put it on its way. No checkpoint."""
         core = self._core
+        if (
+            message.flags & m.WATCH
+            and len(session.watching) >= core.settings.watches
+            and not core.outcomes.has_room(session, (message.id,))
+        ):
+            why = f"this session waits for {core.settings.watches:,} results already"
+            session.post(m.Declined(message.n, "watches", why))
+            return
         job = core.by_id.get(message.id)
         if job is not None:
             self._submitted_before(session, message, job)
@@ -55,73 +72,146 @@ class Submissions:
             return
         parent: Job | None = None
         if message.options is not None and message.options.get("parent") is not None:
-            seq, epoch, attempt = message.options["parent"]
-            parent = core.leases.held_by(seq, epoch, attempt)
-            if parent is None:
-                session.post(
-                    m.Declined(message.n, "scope-closed", "the job that submits this one has ended")
-                )
+            parent = core.leases.held_by(*message.options["parent"])
+            refusal = self._parent_refusal(parent)
+            if refusal is not None:
+                session.post(m.Declined(message.n, *refusal))
                 return
-            if parent.children >= core.settings.max_children:
-                session.post(
-                    m.Declined(
-                        message.n,
-                        "scope-full",
-                        f"this job has {parent.children:,} unfinished jobs: wait for some",
-                    )
-                )
-                return
+        lane = self._lane(message)
+        if lane is None:
+            session.post(m.Declined(message.n, *self._lanes_refusal()))
+            return
         if message.task not in core.catalog and message.task not in session.warned:
             self._warn_unknown(session, message)
-        lane = self._lane(message)
         if not core.spills and parent is None and (lane.waiting or not lane.has_room):
-            # The memory store's window is the whole lane: the submitter waits, until its deadline.
-            if message.id not in self._waiting:
-                self._waiting[message.id] = lane
-                self._full.add(lane)
-                session.unaccepted += 1
-                lane.waiting.append((session, message))
-            return
-        self._arrive(session, message, lane, parent)
+            self._wait(session, message, lane)
+        else:
+            self._arrive(session, message, lane, parent)
+
+    # --- waiting for room -----------------------------------------------------------------------
 
     def admit_waiting(self) -> None:
         """Let in what waits for room, in order, wherever there is some again."""
         for lane in list(self._full):
             while lane.waiting and lane.has_room:
-                session, message = lane.waiting.popleft()
+                _, (session, message) = lane.waiting.popitem(last=False)
                 del self._waiting[message.id]
                 session.unaccepted -= 1
-                job = self._core.by_id.get(message.id)
-                if job is not None:
-                    # The same id came another way meanwhile: one id is one job.
-                    self._submitted_before(session, message, job)
-                else:
-                    self._arrive(session, message, self._lane(message), None)
+                self._admit(session, message)
             if not lane.waiting:
                 self._full.discard(lane)
 
     def withdraw(self, job_id: bytes) -> bool:
-        """Forget a submission that waits for room; return whether there was one."""
+        """Decline a submission that waits for room, as somebody has cancelled it; return whether
+        there was one."""
         lane = self._waiting.pop(job_id, None)
         if lane is None:
             return False
-        for session, message in lane.waiting:
-            if message.id == job_id:
-                session.unaccepted -= 1
-        lane.waiting = deque(entry for entry in lane.waiting if entry[1].id != job_id)
+        session, message = lane.waiting.pop(job_id)
+        session.unaccepted -= 1
+        why = "it was cancelled while it waited for room"
+        for submitter, n in ((session, message.n), *self._unclaim(job_id)):
+            submitter.post(m.Declined(n, "cancelled", why))
         return True
 
     def forget(self, session: Session) -> None:
-        """The session is over: what it waited to submit was never accepted."""
+        """The session is over: what it waited to submit was never accepted. Who submitted the same
+        waits on in its place."""
+        for job_id, claims in list(self._claims.items()):
+            for claim in [claim for claim in claims if claim[0] is session]:
+                del claims[claim]
+            if not claims:
+                del self._claims[job_id]
         for lane in self._full:
-            for other, message in lane.waiting:
-                if other is session:
-                    del self._waiting[message.id]
-            lane.waiting = deque(entry for entry in lane.waiting if entry[0] is not session)
+            for job_id in [i for i, (other, _) in lane.waiting.items() if other is session]:
+                self._hand_on(lane, job_id)
 
-    def accepted_elsewhere(self, job_id: bytes) -> list[tuple[Session, int]]:
+    def _wait(self, session: Session, message: m.Submit, lane: Lane) -> None:
+        """The memory store's window is the whole lane: the submitter waits, until its deadline."""
+        taken = self._waiting.get(message.id)
+        if taken is None:
+            self._waiting[message.id] = lane
+            self._full.add(lane)
+            session.unaccepted += 1
+            lane.waiting[message.id] = (session, message)
+            return
+        first, said = taken.waiting[message.id]
+        if (first, said.n) != (session, message.n):
+            self._claim(session, message)
+
+    def _admit(self, session: Session, message: m.Submit) -> None:
+        job = self._core.by_id.get(message.id)
+        if job is not None:
+            # The same id came another way meanwhile: one id is one job.
+            self._submitted_before(session, message, job)
+            return
+        lane = self._lane(message)
+        if lane is not None:
+            self._arrive(session, message, lane, None)
+            return
+        refusal = self._lanes_refusal()
+        for submitter, n in ((session, message.n), *self._unclaim(message.id)):
+            submitter.post(m.Declined(n, *refusal))
+
+    def _hand_on(self, lane: Lane, job_id: bytes) -> None:
+        """Give the place of a submission that waits to the next who submitted the same id."""
+        claims = self._claims.get(job_id)
+        if not claims:
+            del self._waiting[job_id], lane.waiting[job_id]
+            return
+        session, n = next(iter(claims))
+        lane.waiting[job_id] = (session, claims.pop((session, n)))
+        if not claims:
+            del self._claims[job_id]
+        session.claims -= 1
+        session.unaccepted += 1
+
+    # --- one id, many submitters ----------------------------------------------------------------
+
+    def accepted_elsewhere(self, job_id: bytes) -> Sequence[tuple[Session, int]]:
         """Return who else is to be told that this job is accepted."""
-        return self._claims.pop(job_id, []) if self._claims else []
+        claims = self._claims.get(job_id) if self._claims else None
+        if claims is None:
+            return ()
+        for (session, _), message in claims.items():
+            if message.flags & m.WATCH:
+                self._core.outcomes.watch(session, (job_id,))
+        return self._unclaim(job_id)
+
+    def declined_elsewhere(self, job_id: bytes) -> Sequence[tuple[Session, int]]:
+        """A job could not be stored, so nobody waits for it any more; return who else is to be told
+        so."""
+        self._core.outcomes.never_was(job_id)
+        return self._unclaim(job_id)
+
+    def _claim(self, session: Session, message: m.Submit) -> None:
+        """Answer a submission as the first one of the same id is answered."""
+        claim = (session, message.n)
+        claims = self._claims.get(message.id, {})
+        if claim not in claims:
+            if session.claims >= self._core.settings.unaccepted:
+                session.post(m.Declined(message.n, *self._credit_refusal()))
+                return
+            session.claims += 1
+        claims[claim] = message
+        self._claims[message.id] = claims
+
+    def _unclaim(self, job_id: bytes) -> Sequence[tuple[Session, int]]:
+        """Return who claims an id, and forget it."""
+        claims = tuple(self._claims.pop(job_id, ()))
+        for session, _ in claims:
+            session.claims -= 1
+        return claims
+
+    def _submitted_before(self, session: Session, message: m.Submit, job: Job) -> None:
+        if not job.is_committed:
+            self._claim(session, message)
+            return
+        session.post(m.Accepted([message.n]))
+        if message.flags & m.WATCH:
+            self._core.outcomes.watch_job(session, job)
+
+    # --- on the way -----------------------------------------------------------------------------
 
     def _arrive(self, session: Session, message: m.Submit, lane: Lane, parent: Job | None) -> None:
         core = self._core
@@ -142,15 +232,9 @@ class Submissions:
             lane.reserve(size)
         core.by_id[message.id] = job
         session.unaccepted += 1
-        core.journal.arrive(Arrival(job, session, message.n, bool(message.flags & m.WATCH), stored))
-
-    def _submitted_before(self, session: Session, message: m.Submit, job: Job) -> None:
-        if job.is_committed:
-            session.post(m.Accepted([message.n]))
-        else:
-            self._claims.setdefault(message.id, []).append((session, message.n))
         if message.flags & m.WATCH:
-            self._core.outcomes.watch_job(session, job)
+            core.outcomes.watch_job(session, job)
+        core.journal.arrive(Arrival(job, session, message.n, stored))
 
     def _refusal(self, session: Session, message: m.Submit) -> tuple[str, str] | None:
         """Return why a submission cannot be taken, None if it can."""
@@ -160,7 +244,7 @@ class Submissions:
         if core.journal.failing is not None:
             return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
         if session.unaccepted >= core.settings.unaccepted + 1:
-            return "credit", f"more than {core.settings.unaccepted:,} submissions wait already"
+            return self._credit_refusal()
         if len(message.payload) > core.settings.payload_bytes:
             limit = core.settings.payload_bytes
             return "too-large", f"a payload may have {limit:,} bytes, not {len(message.payload):,}"
@@ -173,23 +257,46 @@ class Submissions:
             return "uncertain", "sent again too late to tell whether it was accepted: not run"
         return None if message.options is None else _check_options(message.options)
 
+    def _credit_refusal(self) -> tuple[str, str]:
+        return "credit", f"more than {self._core.settings.unaccepted:,} submissions wait already"
+
+    def _lanes_refusal(self) -> tuple[str, str]:
+        limit = self._core.settings.lanes
+        return "lanes", f"this plane has {limit:,} lanes in use: name fewer queues and tasks"
+
+    def _parent_refusal(self, parent: Job | None) -> tuple[str, str] | None:
+        """Return why a running job may not submit one more, None if it may."""
+        if parent is None:
+            return "scope-closed", "the job that submits this one has ended"
+        if parent.children >= self._core.settings.max_children:
+            return (
+                "scope-full",
+                f"this job has {parent.children:,} unfinished jobs: wait for some",
+            )
+        return None
+
+    # --- where to -------------------------------------------------------------------------------
+
     def workers_changed(self) -> None:
         """Workers came, went, or know other tasks now: jobs may have to wait elsewhere."""
         self._lanes.clear()
 
-    def _lane(self, message: m.Submit) -> Lane:
-        """Return the lane where a new job waits; looked up once for all that say the same."""
+    def _lane(self, message: m.Submit) -> Lane | None:
+        """Return the lane where a new job waits, None when there are too many; looked up once for
+        all that say the same."""
         key = (message.task, message.queue, message.priority)
         lane = self._lanes.get(key)
         if lane is None:
-            if len(self._lanes) >= MAX_REMEMBERED:
-                self._lanes.clear()
-            lane = self._lanes[key] = self._find_lane(message)
+            lane = self._find_lane(message)
+            if lane is not None:
+                if len(self._lanes) >= MAX_REMEMBERED:
+                    self._lanes.clear()
+                self._lanes[key] = lane
         return lane
 
-    def _find_lane(self, message: m.Submit) -> Lane:
+    def _find_lane(self, message: m.Submit) -> Lane | None:
         """Return the level's main lane if every worker that listens there can run the job, else the
-        lane of those that wait for its task."""
+        lane of those that wait for its task; None when that would be one lane too many."""
         core = self._core
         task = message.task
         said = core.catalog.defaults(task)
@@ -203,7 +310,20 @@ class Submissions:
         place = core.catalog.place(task, (queue, priority, ""))
         park = "" if core.is_known_everywhere(task, place[0]) else PARKED_BY_TASK + task
         key: LaneKey = (queue, priority, park) if park else (*place, park)
-        return core.lanes.get(key, place)
+        return core.lanes.get(key, place) if self._has_lane(key) else None
+
+    def _has_lane(self, key: LaneKey) -> bool:
+        """Whether there is such a lane, or may be one more."""
+        core = self._core
+        if key in core.lanes.by_key or len(core.lanes.by_number) < core.settings.lanes:
+            return True
+        now = trio.current_time()
+        if now < self._looked_for_lanes_at + LOOK_FOR_LANES_S:
+            return False
+        self._looked_for_lanes_at = now
+        self._lanes.clear()
+        core.lanes.retire({job.lane for job in (*core.by_seq.values(), *core.by_id.values())})
+        return len(core.lanes.by_number) < core.settings.lanes
 
     def _warn_unknown(self, session: Session, message: m.Submit) -> None:
         """Tell the submitter that nobody knows the task; once a session and task."""

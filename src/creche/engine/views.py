@@ -60,7 +60,11 @@ class Views:
         self._publishers: dict[str, _Publisher] = {}
 
     async def answer(self, session: Session, message: m.Ask) -> None:
-        """Answer a question."""
+        """Answer a question.
+
+        Raises:
+            StoreError: it took too long, or the file could not be read.
+        """
         question = self._questions.get(message.question)
         if question is None:
             known = ", ".join(sorted(self._questions))
@@ -71,11 +75,6 @@ class Views:
             body = await question(message.params)
         except BadQuestion as error:
             session.post(m.AskFailed(message.ref, "bad-question", str(error)))
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            # It took too long, or the file could not be read: that question's affair only.
-            session.post(m.AskFailed(message.ref, "store", str(error)))
         else:
             session.post(m.Answer(message.ref, body))
 
