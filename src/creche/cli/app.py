@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError, Group
 
 from creche.cli.exits import Exit, blamed, exit_of, lines_of
 from creche.cli.output import say
-from creche.cli.settings import sources, usage_line
+from creche.cli.settings import sources
+from creche.cli.usage import help_hint, near, usage_line
 from creche.errors import SettingsError
 
 _RUN = Group("Run", sort_key=1)
@@ -45,6 +45,15 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
 )  # fmt: skip
 
 
+_ALSO = "subworker"
+"""FastWorker's second name for `worker`; one line in the help is enough."""
+
+_NAMES = frozenset({_ALSO, *(name for name, *_ in _COMMANDS)})
+
+_USAGE = {"submit": "Usage: creche submit [OPTIONS] TASK [ARGS...]\n"}
+"""Where it cannot be told from the signature: FastWorker gives the task as an option."""
+
+
 def version() -> str:
     """Return the installed version."""
     from importlib.metadata import PackageNotFoundError
@@ -61,7 +70,6 @@ def make_app(chosen: str | None = None) -> App:
 
     *chosen* is the command that will be: its help is its own, and not the one line listed here.
     """
-    names = [name for name, *_ in _COMMANDS]
     app = App(
         name="creche",
         help="Background jobs for Python, with nothing to install beside it.",
@@ -69,14 +77,14 @@ def make_app(chosen: str | None = None) -> App:
         version=version,
         # Markdown wraps a docstring's lines anew; loading its renderer is a third of the time that
         # `creche --help` may take, so the list of commands does without.
-        help_format="markdown" if chosen in names else "plaintext",
+        help_format="markdown" if chosen in _NAMES else "plaintext",
         backend="trio",
     )
     for name, place, line, group in _COMMANDS:
         text = None if name == chosen else line
-        app.command(f"creche.cli.{place}", name=name, help=text, group=group)
-    # FastWorker's second name for it; one line in the help is enough.
-    app.command("creche.cli.worker:worker", name="subworker", show=False)
+        more = {"usage": _USAGE[name]} if name in _USAGE else {}
+        app.command(f"creche.cli.{place}", name=name, help=text, group=group, **more)
+    app.command("creche.cli.worker:worker", name=_ALSO, show=False)
     return app
 
 
@@ -91,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except CycloptsError as error:
         say("error", usage_line(error))
-        say("hint", f"`creche {' '.join((*_command_of(error), '--help'))}` lists what there is")
+        say("hint", help_hint(error))
         return Exit.USAGE
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else Exit.DONE
@@ -133,20 +141,19 @@ def _leading_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str
         name, equals, value = words.pop(0).partition("=")
         if not equals:
             if not words:
-                raise SettingsError(f"{name} requires a level")
+                raise SettingsError(f"{name} needs a value: `creche {name} info COMMAND`")
             value = words.pop(0)
         given[name] = value
     return words, given
 
 
+_OWN = ("--help", "-h", "--version")
+
+
 def _check_command(words: Sequence[str]) -> None:
     # Left to cyclopts, finding out which commands there are would load them all.
-    known = [name for name, *_ in _COMMANDS] + ["subworker"]
-    if words and not words[0].startswith("-") and words[0] not in known:
-        near = get_close_matches(words[0], known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "`creche --help` lists them"
-        raise SettingsError(f"there is no command {words[0]!r}: {hint}")
-
-
-def _command_of(error: CycloptsError) -> tuple[str, ...]:
-    return tuple(error.command_chain or ())
+    if not words or words[0] in _NAMES or words[0] in _OWN:
+        return
+    what = "option" if words[0].startswith("-") else "command"
+    hint = near(words[0], [*_NAMES, *_OWN]) or ": `creche --help` lists them"
+    raise SettingsError(f"there is no {what} {words[0]!r}{hint}")

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import trio
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from creche import __version__
 from creche.channel import trio_ws
@@ -34,6 +33,7 @@ from creche.cli.options import (
     Names,
     Port,
     Seconds,
+    SecondsOrNone,
 )
 from creche.cli.output import has_colour, say
 from creche.cli.processes import (
@@ -72,7 +72,7 @@ async def control_plane(
     gui_host: Annotated[str, Parameter(metavar="HOST")] = "127.0.0.1",
     gui_port: Port = 8080,
     gui_insecure: Annotated[bool, FLAG] = False,
-    drain_timeout: Annotated[float, Parameter(validator=Number(gte=0), metavar="S")] = 30.0,
+    drain_timeout: SecondsOrNone = 30.0,
     keep_alive: Seconds = 10.0,
     grace: Seconds = 15.0,
     lease: Seconds = 60.0,

@@ -83,7 +83,7 @@ async def result(
 async def cancel(
     job_id: JobId,
     *,
-    reason: Annotated[str, Parameter(show_env_var=False)] = "",
+    reason: Annotated[str, Parameter(show_env_var=False, show_default=False)] = "",
     connect: Connect = DEFAULT_URL,
     as_json: Json = False,
 ) -> int:

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter, Token
-from cyclopts.validators import Number
 
 from creche.model.priority import Priority
 
 DEFAULT_URL = "ws://127.0.0.1:5570"
 
 
-def _url(type_: Any, tokens: list[Token]) -> str:
+def _plane(type_: Any, tokens: list[Token]) -> str:
     """Return a plane's address in full: ``127.0.0.1:5570`` and ``ws://127.0.0.1:5570`` are the
     same."""
     text = tokens[0].value.strip()
+    # A name alone would be dialled at a web server's port, where no plane is.
+    if "://" not in text and not text.rpartition(":")[1]:
+        raise ValueError(f"{text!r} is no address of a plane: {_WRITE}")
+    return _url(text)
+
+
+def _listener(type_: Any, tokens: list[Token]) -> str:
+    return _url(tokens[0].value.strip())
+
+
+_WRITE = f"write HOST:PORT, or {DEFAULT_URL} in full"
+
+
+def _url(text: str) -> str:
     url = text if "://" in text else f"ws://{text}"
     try:
         parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no address: {error}") from None
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise ValueError(f"{text!r} is no address of a plane: write it as {DEFAULT_URL}")
+        host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError:
+        raise ValueError(f"{text!r} is no address of a plane: {_WRITE}") from None
+    has_colon = parts.netloc.endswith(":")
+    if parts.scheme not in ("ws", "wss") or not host or has_colon:
+        raise ValueError(f"{text!r} is no address of a plane: {_WRITE}")
     return url
 
 
@@ -38,19 +56,56 @@ def _priority(type_: Any, tokens: list[Token]) -> Priority:
     return Priority.parse(tokens[0].value)
 
 
+def _job_id(type_: Any, tokens: list[Token]) -> str:
+    text = tokens[0].value.strip()
+    if not text:
+        raise ValueError("it is empty: give a job's id, as `creche jobs ls` lists them")
+    return text
+
+
+def _seconds(is_zero_fine: bool) -> Callable[[Any, list[Token]], float]:
+    def convert(type_: Any, tokens: list[Token]) -> float:
+        text = tokens[0].value
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or number < 0 or (number == 0 and not is_zero_fine):
+            least = "0 or more" if is_zero_fine else "above 0"
+            raise ValueError(f"it takes a number of seconds, {least}, and not {text!r}")
+        return number
+
+    return convert
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[Any, list[Token]], int]:
+    def convert(type_: Any, tokens: list[Token]) -> int:
+        text = tokens[0].value.strip()
+        number = int(text) if _DIGITS.fullmatch(text) else least - 1
+        if number < least or (most is not None and number > most):
+            reach = f"from {least} on" if most is None else f"from {least} to {most}"
+            raise ValueError(f"it takes a whole number {reach}, and not {text!r}")
+        return number
+
+    return convert
+
+
+_DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
+
+
 FLAG = Parameter(negative=(), show_default=False)
 """A flag that is only ever switched on."""
 
 Connect: TypeAlias = Annotated[
     str,
     Parameter(
-        name=("--connect", "-c"), converter=_url, help="Where the plane listens.", metavar="URL"
+        name=("--connect", "-c"), converter=_plane, help="Where the plane listens.", metavar="URL"
     ),
 ]
 ListenOption: TypeAlias = Annotated[
     str,
     Parameter(
-        converter=_url,
+        converter=_listener,
         help="Where to listen; port 0 takes a free one.",
         metavar="URL",
     ),
@@ -71,15 +126,17 @@ LogLevel: TypeAlias = Annotated[
     Literal["debug", "info", "warning", "error"],
     Parameter(help="What is logged on stderr."),
 ]
-Seconds: TypeAlias = Annotated[float, Parameter(validator=Number(gt=0), metavar="S")]
-Count: TypeAlias = Annotated[int, Parameter(validator=Number(gte=1), metavar="N")]
-CountOrNone: TypeAlias = Annotated[int, Parameter(validator=Number(gte=0), metavar="N")]
-Port: TypeAlias = Annotated[int, Parameter(validator=Number(gte=0, lte=65535), metavar="PORT")]
+Seconds: TypeAlias = Annotated[float, Parameter(converter=_seconds(False), metavar="S")]
+SecondsOrNone: TypeAlias = Annotated[float, Parameter(converter=_seconds(True), metavar="S")]
+Count: TypeAlias = Annotated[int, Parameter(converter=_whole(1), metavar="N")]
+CountOrNone: TypeAlias = Annotated[int, Parameter(converter=_whole(0), metavar="N")]
+Port: TypeAlias = Annotated[int, Parameter(converter=_whole(0, 65535), metavar="PORT")]
 
 JobId: TypeAlias = Annotated[
     str,
     Parameter(
         name=("--job-id", "--task-id"),
+        converter=_job_id,
         show_env_var=False,
         help="The job's id, as `creche submit --non-blocking` prints it.",
         metavar="ID",

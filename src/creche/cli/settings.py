@@ -1,4 +1,4 @@
-"""Where an option's value comes from, and how it is said when it is wrong.
+"""Where an option's value comes from.
 
 The first source that has the option counts: the command line, `CRECHE_<OPTION>` in the environment,
 `FASTWORKER_<OPTION>` (for those that mean the same here), `creche.toml`, `[tool.creche]` in
@@ -14,13 +14,13 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Token
+from cyclopts import App, Argument, ArgumentCollection, Token
 from cyclopts.config import Env
 
+from creche.cli.usage import near, place_of
 from creche.errors import SettingsError
 
 Source: TypeAlias = Callable[[App, tuple[str, ...], ArgumentCollection], None]
@@ -144,21 +144,24 @@ class _TomlFile:
         name = key.replace("_", "-")
         if isinstance(value, Mapping):
             if is_shared and name not in COMMANDS:
-                raise SettingsError(f"{where}: there is no command {key!r}{_near(name, COMMANDS)}")
+                raise SettingsError(f"{where}: there is no command {key!r}{near(name, COMMANDS)}")
             return
         known = name in SHARED or name.removeprefix("no-") in SHARED
         if is_shared and not known:
-            raise SettingsError(f"{where}: there is no option {key!r}{_near(name, SHARED)}")
+            raise SettingsError(f"{where}: there is no option {key!r}{near(name, SHARED)}")
         was_filled = _fill(arguments, f"--{name}", value, key, where)
         if not was_filled and not is_shared and not known:
             names = [name.removeprefix("--") for name in _settable(arguments)]
-            raise SettingsError(f"{where}: there is no option {key!r}{_near(name, names)}")
+            raise SettingsError(f"{where}: there is no option {key!r}{near(name, names)}")
 
     def _find(self) -> Path | None:
         if self.path is not None:
             file = Path(self.path).expanduser()
             if not file.is_file():
-                raise SettingsError(f"CRECHE_CONFIG names {file}, and there is no such file")
+                what = "that is no file" if file.exists() else "there is no such file"
+                raise SettingsError(
+                    f"CRECHE_CONFIG names {file}, and {what}: let it name a creche.toml"
+                )
             return file
         here = Path.cwd()
         files = (folder / self.name for folder in (here, *here.parents))
@@ -210,7 +213,7 @@ def _fill(
             if not argument.tokens:
                 values = value if isinstance(value, list) else [value]
                 for i, item in enumerate(values):
-                    text = _as_text(item, keyword, source)
+                    text = _as_text(item, argument, keyword, source)
                     if is_negative:
                         text = _opposite(text, keyword, source)
                     argument.append(Token(keyword=keyword, value=text, source=source, index=i))
@@ -218,13 +221,18 @@ def _fill(
     return False
 
 
-def _as_text(value: Any, keyword: str, source: str) -> str:
+def _as_text(value: Any, argument: Argument, keyword: str, source: str) -> str:
+    if argument.hint is str and not isinstance(value, str):
+        # 5 may be meant as anything; what is not text in TOML is not guessed at.
+        raise SettingsError(
+            f"{place_of(keyword, source)} takes text (in quotes), and not {value!r}"
+        )
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
     raise SettingsError(
-        f"{source}: {keyword} takes text, a number, true or false, or a list of those"
+        f"{place_of(keyword, source)} takes text, a number, true or false, or a list of those"
     )
 
 
@@ -236,25 +244,5 @@ _OPPOSITES = {"true": "false", "1": "false", "yes": "false", "y": "false"} | {
 def _opposite(text: str, keyword: str, source: str) -> str:
     found = _OPPOSITES.get(text.strip().lower())
     if found is None:
-        raise SettingsError(f"{keyword} from {source} is true or false, and not {text!r}")
+        raise SettingsError(f"{place_of(keyword, source)} takes true or false, and not {text!r}")
     return found
-
-
-def _near(name: str, names: Any) -> str:
-    near = get_close_matches(name, sorted(names), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-# --- what was wrong -----------------------------------------------------------------------------
-
-
-def usage_line(error: CycloptsError) -> str:
-    """Return one line about a wrong command line or setting; a setting's source is named."""
-    text = " ".join(str(error).split())
-    argument: Argument | None = error.argument
-    token = getattr(error, "token", None)
-    if token is None and argument is not None and argument.tokens:
-        token = argument.tokens[0]
-    if token is not None and token.source not in ("", "cli") and token.source not in text:
-        text = f"{text.removesuffix('.')} (from {token.source})"
-    return text[:1].lower() + text[1:]

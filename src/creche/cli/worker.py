@@ -8,8 +8,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import trio
 from cyclopts import Parameter
@@ -46,7 +47,7 @@ NOTICE_S = 60.0
 
 LEAVE_S = 2.0
 """After the plane was told goodbye, nothing is owed to anyone: a body that cannot be stopped ends
-with the process, after this time."""
+with the process, after this time, or at once if the worker was told to stop more than once."""
 
 
 async def worker(
@@ -142,6 +143,8 @@ class _Shift:
                 nursery.start_soon(self._on_orphaned, self._parent_pipe)
             await self._worker.run()
             nursery.cancel_scope.cancel()
+        if self._worker.running:
+            self._end_process()
         return self._code
 
     async def _on_signals(self) -> None:
@@ -152,19 +155,14 @@ class _Shift:
                     self._code = Exit(128 + number)
                 if self._asked > 2:
                     # Not by cancelling: a body may shield itself from that.
-                    sys.stdout.flush()
-                    os._exit(self._code)
+                    self._end_process()
                 self._worker.begin_drain("it was told to stop")
 
     async def _on_orphaned(self, parent_pipe: int) -> None:
         """The plane that started this worker has ended. In good order, it tells us by a signal as
-        well, and either one after the other makes us hurry. If it crashed, what runs may go on: a
-        plane that is started anew within the grace is found and takes the results."""
+        well, and either one after the other makes us hurry."""
         await wait_for_parent_to_end(parent_pipe)
-        self._worker.begin_drain("the plane that started it has ended")
-        await trio.sleep(self._grace_s)
-        if not self._worker.link.is_connected:
-            self._worker.begin_drain("its plane did not come back")
+        self._worker.plane_ended(self._grace_s)
 
     async def _tell(self) -> None:
         """Say when the plane is found, lost, or has not been there for long."""
@@ -192,6 +190,15 @@ class _Shift:
 
     async def _leave_for_good(self) -> None:
         await self._worker.has_left.wait()
-        await trio.sleep(LEAVE_S)
-        sys.stdout.flush()
+        if self._asked < 2 or not self._worker.running:
+            await trio.sleep(LEAVE_S)
+        self._end_process()
+
+    def _end_process(self) -> NoReturn:
+        """End without Python's own farewell: that waits for threads, those that a body has made
+        and left in an executor among them, and a body that hangs would hold it up for ever."""
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or never there
+                stream.flush()
         os._exit(self._code)
