@@ -14,6 +14,7 @@ import trio
 from creche.channel import trio_ws
 from creche.engine.plane import run_plane
 from creche.engine.settings import PlaneSettings
+from creche.errors import ChannelBroken
 from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
 from creche.worker.runner import Worker
@@ -68,7 +69,7 @@ class RealPlane:
         def cut() -> None:
             for session in self.running.core.sessions:
                 if not session.is_worker and session.cut is not None:
-                    session.cut("for the test's sake")
+                    session.cut(ChannelBroken("for the test's sake"))
 
         self.call(cut)
 
