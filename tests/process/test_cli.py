@@ -21,6 +21,8 @@ import pytest
 
 from creche.cli.app import run
 from creche.cli.cost import children_of
+from creche.cli.submit import wait_and_print
+from creche.peer.handle import JobHandle
 
 SOURCE = Path(__file__).parents[2] / "src"
 BOUND_S = 60.0
@@ -201,6 +203,8 @@ def lines(text: str) -> list[str]:
         (["add", "1", "-3"], "-2"),
         (["add", "5"], "15"),
         (["hello", "12"], "hello '12'"),
+        (["hello", "--json-args", '["007"]'], "hello '007'"),
+        (["shape", "007"], '{"path": "007", "raw": "YWI="}'),
         (["hello", "--kwargs", "name=true"], "hello 'true'"),
         (["add", "--kwargs", "a=1", "b=2"], "3"),
         (["add", "--kwargs", "a=1", "--kwargs", "b=2"], "3"),
@@ -273,6 +277,30 @@ def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
     assert (document["id"], document["state"], document["task"]) == (job_id, "succeeded", "add")
     finished = plane.run("cancel", job_id)
     assert (finished.returncode, finished.stdout) == (1, "succeeded\n")
+    assert finished.stderr == (
+        f"error: job {job_id} is not cancelled: it had ended before, as succeeded\n"
+    )
+
+
+def test_what_runs_is_not_cancelled_and_cancel_says_so(plane: Plane) -> None:
+    job_id = plane.run("submit", "nap", "1", "--non-blocking").stdout.strip()
+    until(lambda: plane.data("status", job_id)["job"]["state"] == "running", "the job runs")
+    done = plane.run("cancel", job_id)
+    assert (done.returncode, done.stdout) == (1, "running\n")
+    assert done.stderr.startswith(f"error: job {job_id} is not cancelled: it has begun")
+    assert plane.run("result", job_id).stdout == "slept\n"
+
+
+def test_the_status_of_a_failed_job_says_why(plane: Plane) -> None:
+    job_id = plane.run("submit", "boom", "a\nb", "--non-blocking").stdout.strip()
+    assert plane.run("result", job_id).returncode == 1
+    facts = [line.split(maxsplit=1) for line in lines(plane.run("status", job_id).stdout)]
+    assert ["why", "ValueError: no: a ..."] in facts
+    assert plane.data("status", job_id)["job"]["why"] == "ValueError: no: a\nb"
+    fine = plane.run("submit", "add", "1", "--non-blocking").stdout.strip()
+    assert plane.run("result", fine).returncode == 0
+    assert plane.data("status", fine)["job"]["why"] is None
+    assert "why" not in plane.run("status", fine).stdout
 
 
 @pytest.mark.parametrize("job_id", ["nonsense", "01a20a69-b76a-7d7a-ab7c-6c35fa21e62e"])
@@ -291,9 +319,30 @@ def test_the_command_is_a_process_like_any_other(plane: Plane) -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_ctrl_c_ends_a_wait_quietly(plane: Plane) -> None:
+def test_ctrl_c_ends_a_wait_and_tells_how_to_wait_again(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[str] = []
+
+    async def interrupted(handle: JobHandle[Any], *args: Any, **kwargs: Any) -> int:
+        waits.append(handle.id)
+        signal.raise_signal(signal.SIGINT)
+        return await wait_and_print(handle, *args, **kwargs)
+
+    monkeypatch.setattr("creche.cli.submit.wait_and_print", interrupted)
+    done = plane.run("submit", "nap", "3", "--queue", "nobody-listens")
+    (job_id,) = waits
+    assert (done.returncode, done.stdout) == (130, "")
+    assert lines(done.stderr) == [
+        f"job {job_id} goes on",
+        f"hint: `creche result {job_id}` waits for it again",
+    ]
+    plane.run("cancel", job_id)
+
+
+def test_ctrl_c_ends_the_process_as_shells_expect(plane: Plane) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "creche", "submit", "nap", "3", "--queue", "nobody-listens"],
+        [sys.executable, "-m", "creche", "submit", "nap", "3", "--queue", "nobody"],
         cwd=plane.folder,
         env=environment(CRECHE_CONNECT=plane.url),
         stdin=subprocess.DEVNULL,
@@ -302,14 +351,15 @@ def test_ctrl_c_ends_a_wait_quietly(plane: Plane) -> None:
         text=True,
     )
     try:
-        listed = ("jobs", "ls", "--queue", "nobody-listens")
+        listed = ("jobs", "ls", "--queue", "nobody")
         until(lambda: len(plane.data(*listed)["jobs"]) == 1, "the job is there")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=BOUND_S)
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
+    assert (process.returncode, out) == (-signal.SIGINT, "")
+    assert "Traceback" not in err
 
 
 # --- looking ------------------------------------------------------------------------------------
@@ -511,8 +561,14 @@ def test_a_store_is_looked_at_and_copied_beside_its_plane_and_compacted_without(
     assert held.returncode == 2
     assert f"pid {plane.process.pid}" in held.stderr
     done = creche("store", "compact", "--store", f"sqlite:{copy}", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "")
-    assert creche("store", "verify", "-s", f"sqlite:{copy}", cwd=tmp_path).returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines(done.stdout)[0].startswith(f"{copy} had ")
+    done = creche("store", "verify", "-s", f"sqlite:{copy}", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{copy} is sound\n", "")
+    os.truncate(copy, 4096)
+    done = creche("store", "verify", "-s", f"sqlite:{copy}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "cannot be read" in done.stdout
     missing = creche("store", "info", "--store", "sqlite:none.db", cwd=tmp_path)
     assert missing.returncode == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, Seconds
-from creche.cli.output import moment_text, print_json
+from creche.cli.output import moment_text, print_json, wrapped
 
 
 async def health(
@@ -29,15 +30,15 @@ async def health(
     if as_json:
         print_json(answer)
     else:
-        print(_line(answer))
+        print(wrapped(_line(answer, is_short=sys.stdout.isatty()), sys.stdout))
     return Exit.FAILED if ready and not answer["ready"] else Exit.DONE
 
 
-def _line(answer: dict[str, Any]) -> str:
+def _line(answer: dict[str, Any], *, is_short: bool) -> str:
     kept = "in memory" if answer["durability"] == "memory" else f"on {answer['durability']}"
     counts = ", ".join(f"{number:,} {state}" for state, number in answer["jobs"].items() if number)
     return (
         f"{'ready' if answer['ready'] else 'not ready'}, epoch {answer['epoch']} since "
-        f"{moment_text(answer.get('started_at'))}, jobs kept {kept}: "
+        f"{moment_text(answer.get('started_at'), is_short=is_short)}, jobs kept {kept}: "
         f"{counts or 'none'}"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from creche.cli.connection import ask, open_client
+from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import (
@@ -14,10 +14,12 @@ from creche.cli.output import (
     moment_text,
     print_facts,
     print_json,
+    say,
 )
 from creche.cli.submit import wait_and_print
 from creche.cli.table import Column, Narrow, cell, moment_cell, print_table
-from creche.errors import SettingsError, UnknownJob
+from creche.client.client import Client
+from creche.errors import JobEnded, JobFailed, ResultTimeout, SettingsError, UnknownJob
 from creche.model.job import JobState
 from creche.peer.handle import to_id
 
@@ -28,18 +30,37 @@ PAGE = 500
 
 
 async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
-    """Show one job: its state, and when and where it ran.
+    """Show one job: its state, when and where it ran, and why it has no result if it ended so.
 
     The exit code is 0 whatever the state is, and 3 for an id that the plane does not know.
     """
-    record = await ask(connect, "job", id=to_id(job_id))
-    if record is None:
-        raise UnknownJob(job_id)
+    async with open_client(connect) as client:
+        record = await client.ask("job", {"id": to_id(job_id)})
+        if record is None:
+            raise UnknownJob(job_id)
+        record["why"] = await _why(client, record)
     if as_json:
         print_json({"job": record})
     else:
         print_facts(_facts(record))
     return Exit.DONE
+
+
+async def _why(client: Client, record: dict[str, Any]) -> str | None:
+    """Return why an ended job has no result, as it was told to the plane; None where nothing was,
+    or the job has not ended otherwise."""
+    state = JobState.parse(record["state"])
+    if not state.has_ended or state is JobState.SUCCEEDED or not record.get("outcome_bytes"):
+        return None
+    try:
+        await client.job(record["id"]).result(ASK_S)
+    except JobFailed as failed:
+        return f"{failed.type}: {failed.message}" if failed.message else failed.type
+    except JobEnded as ended:
+        return ended.why
+    except (ResultTimeout, UnknownJob):  # forgotten between the two questions
+        pass
+    return None
 
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -53,6 +74,9 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("queue", f"{record.get('queue') or '-'} ({record.get('priority') or '-'})"),
         ("attempt", str(record.get("attempt", 0))),
     ]
+    if record.get("why"):
+        first, *more = record["why"].splitlines() or [""]
+        facts.insert(3, ("why", f"{first} ..." if more else first))
     if record.get("losses"):
         facts.append(("losses", str(record["losses"])))
     if record.get("worker"):
@@ -87,12 +111,12 @@ async def cancel(
     connect: Connect = DEFAULT_URL,
     as_json: Json = False,
 ) -> int:
-    """Cancel a job, and print the state it is in then.
+    """Cancel a job that has not begun, and print the state it is in then.
 
-    The exit code is 0 if the job is cancelled or about to be, and 1 if it had begun or ended.
+    The exit code is 0 if the job is cancelled, and 1 if it had begun or ended.
 
     Args:
-        reason: Kept with the job, for whoever waits for it.
+        reason: Kept with the job, for whoever asks why.
     """
     async with open_client(connect) as client:
         state = await client.job(job_id).cancel(reason)
@@ -100,8 +124,17 @@ async def cancel(
         print_json({"id": job_id, "state": state.word})
     else:
         print(state.word)
-    is_cancelled = state in (JobState.CANCELLED, JobState.CANCELLING)
-    return Exit.DONE if is_cancelled else Exit.FAILED
+    if state in (JobState.CANCELLED, JobState.CANCELLING):
+        return Exit.DONE
+    say("error", f"job {job_id} is not cancelled: {_why_not(state)}")
+    return Exit.FAILED
+
+
+def _why_not(state: JobState) -> str:
+    if not state.has_ended:
+        return "it has begun, and only a job that waits can be cancelled; it goes on"
+    how = "and is forgotten by now" if state is JobState.FORGOTTEN else f"as {state.word}"
+    return f"it had ended before, {how}"
 
 
 _COLUMNS = (

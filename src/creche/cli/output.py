@@ -24,11 +24,33 @@ def say(kind: str, text: str) -> None:
     """Print *text* on stderr, as an ``error``, ``warning``, ``hint`` or ``note``; or plain, where
     *kind* is empty (a line that begins with one of these words gets its colour)."""
     line = f"{kind}: {text}" if kind else text
-    word, colon, rest = line.partition(":")
-    code = _KINDS.get(word)
-    if colon and code is not None and has_colour(sys.stderr):
-        line = f"\x1b[{code}m{word}:\x1b[0m{rest}"
+    word, colon, _ = line.partition(":")
+    code = _KINDS.get(word) if colon else None
+    if code is not None:
+        line = wrapped(line, sys.stderr)
+        if has_colour(sys.stderr):
+            line = f"\x1b[{code}m{word}:\x1b[0m{line.removeprefix(word + ':')}"
     print(line, file=sys.stderr, flush=True)
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Return *text* broken between words where *stream* is a terminal, which would break it in the
+    middle of one. Each further line is indented."""
+    if not stream.isatty():
+        return text
+    from shutil import get_terminal_size
+    from textwrap import TextWrapper
+
+    wrapper = TextWrapper(
+        get_terminal_size().columns,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        expand_tabs=False,
+        replace_whitespace=False,
+        drop_whitespace=True,
+    )
+    return "\n".join(wrapper.fill(line) if line.strip() else line for line in text.split("\n"))
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from creche.cli.exits import Exit
 from creche.cli.options import Json
-from creche.cli.output import bytes_text, moment_text, print_facts, print_json, say
+from creche.cli.output import bytes_text, moment_text, print_facts, print_json
 from creche.errors import SettingsError
 from creche.store import sqlite_tools
 from creche.store.urls import parse_store_url
@@ -48,7 +48,7 @@ def verify(*, store: Store = DEFAULT_STORE, as_json: Json = False) -> int:
         for problem in problems:
             print(problem)
         if not problems:
-            say("", f"{path} is sound")
+            print(f"{path} is sound")
     return Exit.FAILED if problems else Exit.DONE
 
 
@@ -71,7 +71,7 @@ def backup(
     if as_json:
         print_json({"path": os.path.abspath(target), "size_bytes": size})
     else:
-        say("", f"{target} has {bytes_text(size)}")
+        print(f"{target} has {bytes_text(size)}")
     return Exit.DONE
 
 
@@ -84,7 +84,7 @@ def compact(*, store: Store = DEFAULT_STORE, as_json: Json = False) -> int:
         sizes = {"before_bytes": before, "after_bytes": after}
         print_json({"path": os.path.abspath(path), **sizes})
     else:
-        say("", f"{path} had {bytes_text(before)}, has {bytes_text(after)}")
+        print(f"{path} had {bytes_text(before)}, has {bytes_text(after)}")
     return Exit.DONE
 
 

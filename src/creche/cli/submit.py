@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from creche.cli.connection import SUBMIT_S, open_client
-from creche.cli.exits import Exit, exit_of
+from creche.cli.exits import Exit, blamed, exit_of
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, PriorityOption, Seconds
 from creche.cli.output import print_json, say
 from creche.cli.values import (
@@ -59,14 +59,23 @@ async def submit(
         args: Its positional arguments (FastWorker's spelling).
     """
     name, texts = _told(task, words, task_name, args)
-    async with open_client(connect, SUBMIT_S) as client:
-        declaration = await client.ask("task", {"name": name})
-        call_args, call_kwargs = _call(declaration, texts, kwargs or (), json_args)
-        handle = await _submit(client, name, call_args, call_kwargs, SubmitOptions(queue, priority))
-        if non_blocking:
-            print_json({"id": handle.id}) if as_json else print(handle.id)
-            return Exit.DONE
-        return await wait_and_print(handle, timeout, as_json=as_json)
+    handle: JobHandle[Any] | None = None
+    try:
+        async with open_client(connect, SUBMIT_S) as client:
+            declaration = await client.ask("task", {"name": name})
+            call_args, call_kwargs = _call(declaration, texts, kwargs or (), json_args)
+            options = SubmitOptions(queue, priority)
+            handle = await _submit(client, name, call_args, call_kwargs, options)
+            if non_blocking:
+                print_json({"id": handle.id}) if as_json else print(handle.id)
+                return Exit.DONE
+            return await wait_and_print(handle, timeout, as_json=as_json)
+    except BaseException as error:
+        # Ctrl-C is raised in whichever of our tasks it meets.
+        if handle is not None and isinstance(blamed(error), KeyboardInterrupt):
+            say("", f"job {handle.id} goes on")
+            say("hint", f"`creche result {handle.id}` waits for it again")
+        raise
 
 
 def _told(

@@ -1,7 +1,8 @@
 """Values on the command line: text to arguments, and results to text.
 
 An argument is true or false (in any case), an int, a float, or else text; a parameter that its task
-announces as `str` keeps its text. A result is printed bare when it is text, else as JSON. What JSON
+announces as `str` keeps its text. What a number would lose keeps it text: the zeros of ``007``, the
+plus of ``+49``. A result is printed bare when it is text, else as JSON. What JSON
 does not have is written as text: bytes in base64, dates and times in ISO 8601, decimals, fractions
 and UUIDs as Python prints them, numbers that are not finite as ``"nan"``, ``"inf"`` and ``"-inf"``;
 a set becomes a list.
@@ -15,15 +16,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence, Set
 from datetime import date, time
-from typing import Any
+from typing import Any, NoReturn
 
 from creche.errors import SettingsError
 from creche.tasks.signature import Signature
 
 # ASCII on purpose: int() and float() also take underscores, other scripts' digits, "nan" and
 # "infinity", and all of those are more likely meant as text.
-_INT = re.compile(r"[+-]?[0-9]{1,4000}", re.ASCII)
-_FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+# Identifiers and telephone numbers begin with zeros or a plus, which a number has not.
+_INT = re.compile(r"-?(0|[1-9][0-9]{0,3999})", re.ASCII)
+_FLOAT = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
 _KEEPS_TEXT = re.compile(r"(typing\.)?(str|Optional\[str\])|str \| None|None \| str")
 
@@ -79,12 +81,26 @@ def parse_json_arguments(text: str) -> list[Any] | dict[str, Any]:
         SettingsError: it is not JSON, or neither list nor object.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except ValueError as error:
         raise SettingsError(f"--json-args is not JSON: {error}") from None
+    except RecursionError:
+        raise SettingsError("--json-args is nested too deep") from None
     if isinstance(value, list | dict):
         return value
     raise SettingsError("--json-args takes a list of arguments, or an object of keyword arguments")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    # Python reads and writes these all the same.
+    raise ValueError(f"{name} is no number there")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large for a float")
+    return number
 
 
 def signature_of(declaration: Any) -> Signature | None:

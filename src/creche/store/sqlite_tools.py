@@ -87,10 +87,16 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     Looks at every page and every job; a million jobs take some seconds.
 
     Raises:
-        StoreUnusable: there is no store of ours.
+        StoreUnusable: there is no store of ours, or this user may not read it.
     """
     path = os.path.abspath(path)
-    with closing(open_to_read(path)) as connection:
+    try:
+        opened = open_to_read(path)
+    except StoreUnusable as error:
+        if isinstance(error.__cause__, sqlite3.Error) and _is_damage(error.__cause__):
+            return [f"the file cannot be read: {describe(error.__cause__)}"]
+        raise
+    with closing(opened) as connection:
         try:
             problems = [row[0] for row in connection.execute("PRAGMA integrity_check")]
             if problems != ["ok"]:
@@ -102,16 +108,33 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
             return [f"the file cannot be read: {describe(error)}"]
 
 
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Say whether *error*, from opening a file with the header of a store, is about what is behind
+    the header, and not about whether one may look at it."""
+    # The low byte is the primary result. A table that is not there is a plain error.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_ERROR,
+}
+
+
 def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
     problems = []
     for sentence, query in _INVARIANTS.items():
         (found,) = connection.execute(query).fetchone()
         if found:
             problems.append(f"{found:,} {sentence}")
-    counts, kept_bytes = connection.execute(
-        "SELECT counts, kept_bytes FROM ledger WHERE name = 'main'"
-    ).fetchone()
-    recorded = {int(state): jobs for state, jobs in json.loads(counts).items()}
+    row = connection.execute("SELECT counts, kept_bytes FROM ledger WHERE name = 'main'").fetchone()
+    try:
+        counts, kept_bytes = row
+        recorded = {int(state): jobs for state, jobs in json.loads(counts).items()}
+    except (TypeError, ValueError, AttributeError):
+        return [*problems, "the ledger cannot be read: what was recorded of the store is lost"]
     counted = dict(connection.execute("SELECT state, count(*) FROM job GROUP BY state"))
     if recorded != counted:
         problems.append(f"the jobs by state are {counted}, and recorded as {recorded}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -36,6 +37,29 @@ def test_what_is_said_goes_to_stderr_without_colour_when_piped(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "error: no: never\nplain: text\n"
+
+
+def test_a_sentence_is_broken_between_words_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "there is no room for all of these words"
+    say("error", sentence)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("NO_COLOR", "1")
+    say("error", sentence)
+    say("", "a line of a traceback stays as it is")
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "xterm")
+    say("error", "x")
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {sentence}",
+        "error: there is no",
+        "  room for all of",
+        "  these words",
+        "a line of a traceback stays as it is",
+        "\x1b[1;31merror:\x1b[0m x",
+    ]
 
 
 def test_control_characters_of_others_are_written_out() -> None:

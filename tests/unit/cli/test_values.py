@@ -34,8 +34,18 @@ from creche.tasks.signature import Signature
         ("TRUE", True),
         ("1", 1),
         ("-2", -2),
-        ("+3", 3),
-        ("007", 7),
+        ("0", 0),
+        ("-0", 0),
+        ("+3", "+3"),
+        ("007", "007"),
+        ("-01", "-01"),
+        ("00", "00"),
+        ("01.5", "01.5"),
+        ("+1.5", "+1.5"),
+        ("0.5", 0.5),
+        ("1.50", 1.5),
+        ("0e1", 0.0),
+        ("1\n", "1\n"),
         ("1.5", 1.5),
         (".5", 0.5),
         ("5.", 5.0),
@@ -115,10 +125,18 @@ def test_json_arguments_are_a_list_or_an_object() -> None:
     assert parse_json_arguments('{"a": [1]}') == {"a": [1]}
 
 
-@pytest.mark.parametrize("text", ["", "[1", "3", '"a"', "null"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1", "3", '"a"', "null", "[NaN]", "[Infinity]", '{"a": -Infinity}', "[1e999]"],
+)
 def test_other_json_is_no_arguments(text: str) -> None:
     with pytest.raises(SettingsError, match="--json-args"):
         parse_json_arguments(text)
+
+
+def test_json_that_is_nested_beyond_measure_is_refused() -> None:
+    with pytest.raises(SettingsError, match="nested too deep"):
+        parse_json_arguments("[" * 200_000)
 
 
 @pytest.mark.parametrize("declaration", [None, {}, {"name": "a", "signature": 3}, [], "x"])

@@ -75,6 +75,9 @@ async def test_a_sound_store_has_no_problems_with_and_without_a_plane(tmp_path: 
         ("UPDATE ledger SET next_seq = 7", "would be given again"),
         ("UPDATE ledger SET counts = '{}'", "the jobs by state"),
         ("UPDATE ledger SET kept_bytes = 1", "ended jobs take"),
+        ("UPDATE ledger SET counts = 'nonsense'", "the ledger cannot be read"),
+        ("UPDATE ledger SET counts = '[]'", "the ledger cannot be read"),
+        ("DELETE FROM ledger", "the ledger cannot be read"),
     ],
 )
 async def test_each_harm_done_to_a_store_is_found(tmp_path: Path, harm: str, said: str) -> None:
@@ -93,6 +96,23 @@ async def test_a_torn_page_is_found(tmp_path: Path) -> None:
         file.seek(size // 2 // 4096 * 4096)
         file.write(os.urandom(4096))
     assert verify(path)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.0])
+async def test_a_store_that_was_cut_off_is_found(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "creche.db"
+    await (await a_busy_store(path)).aclose()
+    os.truncate(path, max(100, int(path.stat().st_size * share)))
+    (problem, *_) = verify(path)
+    assert "cannot be read" in problem or "page" in problem.lower()
+
+
+async def test_a_store_without_its_tables_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    await (await a_busy_store(path)).aclose()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DROP TABLE ledger")
+    assert verify(path) == ["the file cannot be read: no such table: ledger (SQLITE_ERROR)"]
 
 
 async def test_a_backup_beside_a_plane_is_the_store_of_one_moment(tmp_path: Path) -> None:
