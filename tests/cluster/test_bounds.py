@@ -4,6 +4,7 @@ makes with one peer costs only that one."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from creche.engine.settings import PlaneSettings
 from creche.model.priority import Priority
 from creche.store.memory import MemoryStore
 from creche.wire import messages as m
+from creche.wire.codec import cut, encode_message
 
 pytestmark = pytest.mark.trio
 
@@ -24,6 +26,12 @@ def session_of(house: House, peer: Peer) -> Session:
     session = house.core.sessions.get(peer.session)
     assert session is not None
     return session
+
+
+def pieces_of(message: m.Message) -> Iterator[m.Message]:
+    """The message itself, or what it travels in if it is a large one."""
+    data = encode_message(message)
+    return iter([message]) if len(data) < 100_000 else cut(1, data, 64 * 1024)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -171,6 +179,39 @@ async def test_of_what_a_worker_says_of_itself_only_what_is_shown_is_kept(autoju
             assert (shown["pid"], shown["host"], shown["version"]) == (None, "h" * MAX_FACT, None)
             assert "poem" not in shown
             assert session_of(house, worker).facts.keys() == {"pid", "host", "version"}
+
+
+async def test_of_what_a_worker_says_of_its_tasks_only_what_is_known_is_kept(autojump_clock):
+    said = {"name": "echo", "queue": "q", "priority": 1, "delivery": None, "doc": "Says it again."}
+    signature = {"parameters": [["value", 1, None, "int"]], "returns": "int"}
+    odd = {"poem": ["p"], "module": {"not": "a text"}}
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            more = {"signature": {**signature, "poem": "p"}, **odd}
+            await worker.say(m.Announce([{**said, **more}]))
+            assert (await client.ask("tasks"))["tasks"] == [{**said, "signature": signature}]
+
+
+@pytest.mark.parametrize(
+    "declarations",
+    [
+        [{"name": "echo", "doc": "x" * 70_000}],
+        [{"name": f"task {n}", "doc": "x" * 60_000} for n in range(280)],
+        [{"name": "echo", "signature": {"parameters": [["value", 1, None, ["int"]]]}}],
+        [{"name": "echo", "signature": {"parameters": "any"}}],
+        [{"name": "echo", "signature": "(value)"}],
+    ],
+    ids=["a large one", "many", "a deep signature", "no parameters", "a text"],
+)
+async def test_an_announcement_that_is_too_much_ends_its_workers_connection_only(
+    autojump_clock, declarations
+):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            for message in pieces_of(m.Announce(declarations)):
+                await worker.say(message)
+            assert (await worker.hear(m.Refusal)).code == "protocol"
+            assert (await client.ask("tasks"))["tasks"] == []
 
 
 # --- mistakes of the plane ------------------------------------------------------------------------

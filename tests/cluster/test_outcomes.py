@@ -12,10 +12,13 @@ from tests.cluster.test_windows import LISTENING, DiskLike
 
 from creche.engine.core import PRUNE_EVERY_S
 from creche.engine.settings import PlaneSettings
-from creche.errors import StoreError, StoreFull
+from creche.errors import JobCancelled, StoreError, StoreFull
 from creche.model.job import JobState
 from creche.store.base import Batch, OutcomeRow, Retention
 from creche.store.memory import MemoryStore
+from creche.tasks.registry import Registry
+from creche.tasks.task import task
+from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
 from creche.wire.payload import decode_value
 
@@ -349,3 +352,17 @@ async def test_a_long_reason_is_cut_and_none_is_no_outcome(autojump_clock):
                 assert len(decode_value(ended.outcome)["message"]) == 1000
             else:
                 assert ended.outcome is None
+
+
+@task(registry=Registry())
+async def never() -> None:
+    raise AssertionError("no worker knows this task")
+
+
+async def test_whoever_waits_for_a_cancelled_job_is_told_why(autojump_clock):
+    async with open_cluster([], workers=0) as cluster, cluster.client() as client:
+        handle = await client.submit(never)
+        assert await client.job(str(handle)).cancel("wrong customer") is JobState.CANCELLED
+        for asked in (handle, client.job(str(handle))):
+            with pytest.raises(JobCancelled, match="was cancelled: wrong customer"):
+                await asked.result(30)

@@ -5,7 +5,7 @@ leaves open."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -18,7 +18,15 @@ from creche.wire.payload import decode_value, encode_value
 MAX_TASKS = 10_000
 """Tasks that all workers together may announce."""
 
+MAX_DECLARATION_BYTES = 64 * 1024
+"""One declaration, encoded: a signature of hundreds of parameters."""
+
+MAX_CATALOG_BYTES = 16 * 1024 * 1024
+"""All declarations, encoded: they are told to whoever asks for the tasks, in one answer."""
+
 AT_MOST_ONCE = "at-most-once"
+_PLAIN = ("name", "queue", "priority", "delivery")
+_SHOWN = ("module", "doc", "executor")
 _DELIVERIES = (None, "at-least-once", AT_MOST_ONCE)
 
 
@@ -39,6 +47,7 @@ class Catalog:
     def __init__(self, rows: Iterable[TaskRow]) -> None:
         self._declarations: dict[str, dict[str, Any]] = {}
         self._encoded: dict[str, bytes] = {}
+        self._size_bytes = 0
         self._defaults: dict[str, Defaults] = {}
         for row in rows:
             self._keep(decode_value(row.declaration), row.declaration)
@@ -67,16 +76,30 @@ class Catalog:
         Raises:
             RemoteProtocolError: a declaration is not one; nothing of the announcement is kept.
         """
-        checked = [_check(declaration) for declaration in declarations]
-        if len(self._declarations.keys() | {d["name"] for d in checked}) > MAX_TASKS:
-            raise RemoteProtocolError(f"there are over {MAX_TASKS:,} tasks")
+        checked = {str(kept["name"]): kept for kept in map(_check, declarations)}
+        encoded = {name: encode_value(declaration) for name, declaration in checked.items()}
+        self._check_room(encoded)
         rows = []
-        for declaration in checked:
-            encoded = encode_value(declaration)
-            if self._encoded.get(declaration["name"]) != encoded:
-                self._keep(declaration, encoded)
-                rows.append(TaskRow(declaration["name"], encoded, now))
+        for name, declaration in checked.items():
+            if self._encoded.get(name) != encoded[name]:
+                self._keep(declaration, encoded[name])
+                rows.append(TaskRow(name, encoded[name], now))
         return rows
+
+    def _check_room(self, encoded: Mapping[str, bytes]) -> None:
+        if len(self._encoded.keys() | encoded.keys()) > MAX_TASKS:
+            raise RemoteProtocolError(f"there are over {MAX_TASKS:,} tasks")
+        for name, declaration in encoded.items():
+            if len(declaration) > MAX_DECLARATION_BYTES:
+                raise RemoteProtocolError(
+                    f"task {name!r} is announced with {len(declaration):,} bytes, over "
+                    f"{MAX_DECLARATION_BYTES:,}"
+                )
+        replaced = sum(len(self._encoded.get(name, b"")) for name in encoded)
+        if self._size_bytes - replaced + sum(map(len, encoded.values())) > MAX_CATALOG_BYTES:
+            raise RemoteProtocolError(
+                f"all tasks together are announced with over {MAX_CATALOG_BYTES:,} bytes"
+            )
 
     def place(self, task: str, key: LaneKey) -> tuple[str, int]:
         """Return the queue and priority at which jobs of a parked lane are taken."""
@@ -95,6 +118,7 @@ class Catalog:
     def _keep(self, declaration: dict[str, Any], encoded: bytes) -> None:
         name = declaration["name"]
         self._declarations[name] = declaration
+        self._size_bytes += len(encoded) - len(self._encoded.get(name, b""))
         self._encoded[name] = encoded
         self._defaults[name] = Defaults(
             declaration.get("queue"), declaration.get("priority"), declaration.get("delivery")
@@ -102,6 +126,7 @@ class Catalog:
 
 
 def _check(declaration: dict[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a declaration: the keys that are known, each of its type."""
     name = declaration.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= 200:
         raise RemoteProtocolError("a declaration's name is a text of 1 to 200 characters")
@@ -112,4 +137,26 @@ def _check(declaration: dict[str, Any]) -> dict[str, Any]:
         raise RemoteProtocolError(f"task {name!r} announces a priority that is none")
     if declaration.get("delivery") not in _DELIVERIES:
         raise RemoteProtocolError(f"task {name!r} announces a delivery that is none")
-    return declaration
+    kept = {key: declaration[key] for key in _PLAIN if key in declaration}
+    for key in _SHOWN:
+        if isinstance(declaration.get(key), str):
+            kept[key] = declaration[key]
+    signature = declaration.get("signature")
+    if signature is not None:
+        kept["signature"] = _check_signature(name, signature)
+    return kept
+
+
+def _check_signature(task: str, signature: Any) -> dict[str, Any]:
+    parameters = signature.get("parameters") if isinstance(signature, dict) else None
+    if not isinstance(parameters, list) or not all(map(_is_parameter, parameters)):
+        raise RemoteProtocolError(f"task {task!r} announces a signature that is none")
+    returns = signature.get("returns")
+    return {
+        "parameters": parameters,
+        "returns": returns if isinstance(returns, str) else None,
+    }
+
+
+def _is_parameter(row: Any) -> bool:
+    return isinstance(row, list) and all(isinstance(part, str | int | None) for part in row)
