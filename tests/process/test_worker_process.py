@@ -27,6 +27,7 @@ WRITTEN = ("out.txt", "err.txt")
 
 TASKS = """
 import os, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 import trio
 from creche import task
 from creche.worker.context import current_job
@@ -38,6 +39,11 @@ def pid():
 @task
 def hang():
     threading.Event().wait()
+
+@task
+def hang_in_an_executor():
+    with ThreadPoolExecutor() as pool:
+        pool.submit(threading.Event().wait).result()
 
 @task
 async def sleep(seconds):
@@ -82,12 +88,24 @@ async def blocks(seconds):
 
 
 class Running:
-    """A worker process, and what it has written so far."""
+    """A worker process, and what it has written so far; its plane, which may be killed and started
+    again; and the pipe that tells it that its parent lives."""
 
-    def __init__(self, process: trio.Process, folder: Path) -> None:
-        self.process = process
-        self.pid = process.pid
+    process: trio.Process
+
+    def __init__(self, plane: ScriptedPlane, folder: Path, nursery: trio.Nursery) -> None:
+        self.plane = plane
+        self.url = ""
+        self.parent_ends = -1
+        """The writing end of the pipe."""
         self._folder = folder
+        self._nursery = nursery
+        self._scope = trio.CancelScope()
+        self._port = 0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def out(self) -> str:
@@ -101,26 +119,50 @@ class Running:
         """Wait for the process to end, and return its code."""
         return await self.process.wait()
 
+    async def start_plane(self) -> None:
+        """Listen, the second time where it was the first time."""
+        await self._nursery.start(self._serve)
+
+    def kill_plane(self) -> None:
+        """End the plane and close the pipe, which a kill of a real one does at once."""
+        self._scope.cancel()
+        os.close(self.parent_ends)
+        self.parent_ends = -1
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.CancelScope() as self._scope:
+            async with trio.open_nursery() as nursery:
+                serve = partial(trio_ws.serve, self.plane.handle, host="127.0.0.1", port=self._port)
+                (self.url,) = await nursery.start(serve)
+                self._port = int(self.url.rpartition(":")[2])
+                task_status.started()
+
 
 @asynccontextmanager
-async def a_worker(folder: Path, plane: ScriptedPlane, *more: str) -> AsyncIterator[Running]:
+async def a_worker(
+    folder: Path, plane: ScriptedPlane, *more: str, is_child: bool = False
+) -> AsyncIterator[Running]:
     """Run a worker process that has met *plane*; it is killed at the end if it has not ended."""
     (folder / "tasks.py").write_text(TASKS)
     command = [sys.executable, "-m", "creche", "worker", "--task-modules", "tasks", *more]
     with ExitStack() as files, trio.fail_after(60):
         out, err = (files.enter_context((folder / name).open("wb")) for name in WRITTEN)
         async with trio.open_nursery() as nursery:
-            serve = partial(trio_ws.serve, plane.handle, host="127.0.0.1", port=0)
-            (url,) = await nursery.start(serve)
-            process = await trio.lowlevel.open_process(
-                [*command, "--connect", url, "--worker-id", "w1"],
+            worker = Running(plane, folder, nursery)
+            await worker.start_plane()
+            alive, worker.parent_ends = os.pipe()
+            if is_child:
+                command += ["--parent-pipe", str(alive)]
+            worker.process = await trio.lowlevel.open_process(
+                [*command, "--connect", worker.url, "--worker-id", "w1"],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(SOURCE)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                pass_fds=(alive,),
             )
-            worker = Running(process, folder)
+            os.close(alive)
             try:
                 await plane.until(lambda: plane.all(m.Capacity))
                 yield worker
@@ -128,9 +170,11 @@ async def a_worker(folder: Path, plane: ScriptedPlane, *more: str) -> AsyncItera
                 print(worker.err, file=sys.stderr)
                 raise
             finally:
-                process.kill()
+                worker.process.kill()
                 with trio.CancelScope(shield=True):
-                    await process.wait()
+                    await worker.process.wait()
+                if worker.parent_ends >= 0:
+                    os.close(worker.parent_ends)
                 nursery.cancel_scope.cancel()
 
 
@@ -172,6 +216,77 @@ async def test_a_body_that_never_leaves_does_not_keep_the_process(
         await worker.ends()
     assert f"{name} (job 00000000-0000-0000-0000-000000000001)" in worker.err
     assert len(plane.all(m.Goodbye)) == 1
+
+
+@pytest.mark.parametrize("name", ["hang", "hang_in_an_executor"])
+async def test_ctrl_c_twice_ends_a_process_with_a_thread_that_hangs(
+    tmp_path: Path, name: str
+) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane) as worker:
+        plane.say(offer(1, name), offer(2, "pid"))
+        await plane.one(2)
+        worker.process.send_signal(signal.SIGINT)
+        await plane.until(lambda: plane.all(m.Capacity)[-1] == m.Capacity(0, 0))
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.ends() == 128 + signal.SIGINT
+    assert f"a thread cannot be stopped: {name} (job" in worker.err
+    assert len(plane.all(m.Goodbye)) == 1
+
+
+async def test_a_plane_that_stops_in_order_takes_its_worker_along_without_alarm(
+    tmp_path: Path,
+) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, is_child=True) as worker:
+        plane.say(m.Goodbye("the plane stops"))
+        await eventually(lambda: plane.outbox is None)
+        worker.kill_plane()
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.ends() == 0
+    # Whichever came first, the end of the pipe or the signal.
+    assert "its plane has stopped" in worker.err or "it was told to stop" in worker.err
+    assert "warning" not in worker.err
+
+
+async def test_an_idle_worker_ends_with_a_plane_that_is_killed(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, "--grace", "3600", is_child=True) as worker:
+        plane.offer(1, "pid")
+        await plane.one(1)
+        plane.offer(2, "nobody knows it")
+        await plane.until(lambda: plane.all(m.HandBack))  # so the report's settlement was read
+        worker.kill_plane()
+        assert await worker.ends() == 0
+    assert "is gone without a word" in worker.err
+
+
+async def test_a_busy_worker_hands_in_its_result_when_its_plane_was_killed_and_is_back(
+    tmp_path: Path,
+) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, "--grace", "3600", is_child=True) as worker:
+        plane.offer(1, "sleep", 0.5)
+        await eventually(lambda: "begun" in worker.out)
+        worker.kill_plane()
+        await eventually(lambda: "is gone without a word" in worker.err)
+        await worker.start_plane()
+        assert value_of(await plane.one(1)) == "slept"
+        assert await worker.ends() == 0
+    assert [hello.session for hello in plane.hellos] == [plane.hellos[0].session] * 2
+    assert len(plane.all(m.Goodbye)) == 1
+
+
+async def test_a_worker_whose_killed_plane_does_not_come_back_ends_after_its_grace(
+    tmp_path: Path,
+) -> None:
+    plane = ScriptedPlane(grace_s=0.5)
+    async with a_worker(tmp_path, plane, "--grace", "0.5", is_child=True) as worker:
+        plane.say(offer(1, "sleep", 3600), offer(2, "hang"))
+        await eventually(lambda: "begun" in worker.out)
+        worker.kill_plane()
+        assert await worker.ends() == 0
+    assert plane.all(m.Finished) == []
 
 
 async def test_bad_bodies_fail_their_jobs_and_the_process_goes_on(tmp_path: Path) -> None:

@@ -108,6 +108,9 @@ class Link:
         self.failure: CrecheError | None = None
         """Why the link has given up for good, or what went wrong last while it still tries."""
         self.has_failed = False
+        self.farewell: str | None = None
+        """Why the plane ended the last connection in good order; None if it did not, or while
+        connected. Such a plane does not expect anybody back."""
         self.heard_at: float = float("-inf")
         """When a frame arrived last (the loop's clock)."""
 
@@ -144,6 +147,12 @@ class Link:
                 await changed.wait()
         why = "no answer" if self.failure is None else _reason(self.failure)
         raise PlaneUnreachable(self.url, f"{why}; gave up after {timeout_s:g} s")
+
+    async def wait_disconnected(self) -> None:
+        """Wait until the connection that is open now has ended; nothing more comes of it then."""
+        welcome = self.welcome
+        while self.welcome is not None and self.welcome is welcome:
+            await self._changed.wait()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep the session connected until `leave` is called, the plane refuses it for good, or
@@ -218,6 +227,7 @@ class Link:
         self._outbox.clear()
         self.welcome = welcome
         self.failure = None
+        self.farewell = None
         self.disconnected_at = None
         self._ping_sent_at.clear()
         self.renewed_at = self._opened_at = anyio.current_time()
@@ -282,6 +292,7 @@ class Link:
         elif kind is m.Refusal:
             raise Refused(message.code, message.why)  # type: ignore[union-attr]
         elif kind is m.Goodbye:
+            self.farewell = message.why  # type: ignore[union-attr]
             raise ChannelBroken(f"the plane says goodbye: {message.why}")  # type: ignore[union-attr]
         else:
             return False

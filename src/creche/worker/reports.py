@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from creche.peer.parent import Token
 from creche.wire import messages as m
 from creche.worker.attempt import Attempt
 
@@ -30,6 +31,10 @@ class Reports:
 
     def __iter__(self) -> Iterator[m.Finished]:
         return iter(self._unsettled.values())
+
+    def tokens(self) -> Iterator[Token]:
+        """Which attempts they are of."""
+        return ((report.seq, report.epoch, report.attempt) for report in self)
 
     @property
     def is_full(self) -> bool:

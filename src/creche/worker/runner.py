@@ -39,7 +39,9 @@ from creche.worker.executors.coroutine import CoroutineExecutor, run_body
 from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
 from creche.worker.forks import guard_this_loop, unguard_this_loop
+from creche.worker.holdings import Holdings, is_to_be_reported
 from creche.worker.lease import LeaseWatch
+from creche.worker.leaving import Leaving
 from creche.worker.reports import Reports
 from creche.worker.settings import WorkerSettings
 from creche.worker.watchdog import Watchdog
@@ -121,26 +123,17 @@ class Worker:
         self._threads = ThreadExecutor(self._floor, self._on_thread_left)
         self._lease = LeaseWatch(self.link, self._floor, on_lost=self._abandon, on_held=self._pump)
         self._ahead = LookAhead(self._floor, settings.look_ahead_s, on_late=self._hand_back)
-        # What is ours by right: waiting, running, or finished in a thread and not collected.
-        self._held: dict[Token, Attempt] = {}
-        # Attempts that are not, but whose bodies are still in. They keep their slots.
-        self._strays: set[Attempt] = set()
-        # What the last Hello named. The plane leaves it with us until it hears of each.
-        self._named: set[Token] = set()
+        self._holdings = Holdings()
         self._done: deque[Attempt] = deque()
         self._is_nudged = False
         self._nudged = trio.Event()
         self._said: tuple[int, int] = (0, 0)
         self._has_run = False
-        self._is_draining = False
-        self._is_leaving = False
-        self._drain_why = ""
-        self._is_hurried = False
-        self._patience: trio.CancelScope | None = None
+        self._leaving = Leaving(self.link, settings)
+        self._is_ending = False
+        # Whether attempts were given back that the plane may not have heard of.
+        self._is_unsaid = False
         self._begun = trio.Event()
-        self._drain_begun = trio.Event()
-        self._body_left = trio.Event()
-        self._settled = trio.Event()
         self.has_left = trio.Event()
         """Set when the plane has been told goodbye. A body that shields itself from its
         cancellation may keep `run` from returning; nothing is owed to anyone any more, and the
@@ -157,13 +150,13 @@ class Worker:
     def capacity(self) -> tuple[int, int]:
         """How many bodies the plane is told that this worker runs at a time, and how many slots of
         them are lent."""
-        slots = max(0, self._floor.slots - len(self._strays)) if self._floor.is_open else 0
+        slots = max(0, self._floor.slots - len(self._holdings.strays)) if self._floor.is_open else 0
         return slots, self._floor.lent
 
     @property
     def is_draining(self) -> bool:
         """Whether the worker takes nothing new and will leave."""
-        return self._is_draining
+        return self._leaving.is_begun
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until drained. Ready when the plane has welcomed the worker.
@@ -196,7 +189,7 @@ class Worker:
                     services.start_soon(self._collect)
                     await self._begun.wait()
                     task_status.started()
-                    await self._drain_begun.wait()
+                    await self._leaving.begun.wait()
                     await self._drain()
                 services.cancel_scope.cancel()
         finally:
@@ -205,7 +198,7 @@ class Worker:
             self._threads.close()
             watchdog.close()
             unguard_this_loop()
-        if self.link.failure is not None and not self._is_leaving:
+        if self.link.failure is not None and not self._is_ending:
             raise self.link.failure
 
     def begin_drain(self, why: str) -> None:
@@ -213,18 +206,29 @@ class Worker:
 
         Called again, it skips to the end: bodies are cancelled at once.
         """
-        if self._is_draining:
-            self._is_hurried = True
-            if self._patience is not None:
-                self._patience.cancel()
+        if self._leaving.is_begun:
+            self._leaving.hurry()
             return
         logger.info("worker %s is draining: %s", self.worker_id, why)
-        self._is_draining = True
-        self._drain_why = why
+        self._leaving.begin(why)
         self._adjust()
         self._hand_back(self._floor.drop_all())
         self._begun.set()
-        self._drain_begun.set()
+
+    def plane_ended(self, grace_s: float) -> None:
+        """The plane's process is gone, and this worker, which was its child, is to go too.
+
+        A plane that said goodbye will not come back: this is `begin_drain` then, and so it is for
+        a worker that drains already. One that crashed may be started again. The worker takes
+        nothing new, goes on with what it runs, and looks for a plane for *grace_s* seconds; what
+        it finds is told the results, and then it leaves. A worker that has nothing to tell leaves
+        at once.
+        """
+        if self.link.farewell is None and not self._leaving.is_begun:
+            self._leaving.resume_s = grace_s
+            self.begin_drain("the plane that started it is gone without a word")
+        else:
+            self.begin_drain("its plane has stopped")
 
     async def _keep_session(self, scope: trio.CancelScope) -> None:
         try:
@@ -232,49 +236,47 @@ class Worker:
         finally:
             # Threads that wait for a job's result wait for this, however the link has ended.
             self.submitter.fail(self.link.failure or ClientClosed("the worker has ended"))
-        if not self._is_leaving:
+        if not self._is_ending:
             scope.cancel()
 
     async def _drain(self) -> None:
         """Let bodies leave, have the last reports settled, and say goodbye; each step is
         bounded."""
-        settings = self._settings
-        with trio.move_on_after(0 if self._is_hurried else settings.drain_s) as self._patience:
-            while self._held:
-                await self._body_left.wait()
-        if self._held:
-            names = _names(self._held.values())
+        leaving, reports, holdings = self._leaving, self._reports, self._holdings
+        await leaving.wait_for_bodies(lambda: not holdings.held)
+        if holdings.held:
+            names = _names(holdings.held.values())
             logger.warning("worker %s stops what still runs: %s", self.worker_id, names)
             # Not reported: the goodbye gives them away, and they run again elsewhere.
             self._abandon("the worker is shutting down")
-            with trio.move_on_after(settings.cleanup_s) as self._patience:
-                while self._floor.running:
-                    await self._body_left.wait()
-        with trio.move_on_after(settings.settle_s) as self._patience:
-            while len(self._reports):
-                await self._settled.wait()
-        if len(self._reports):
+            await leaving.until(self._is_cleaned_up, self._settings.cleanup_s)
+        await leaving.wait_for_settlement(lambda: not (reports or self._is_unsaid))
+        if len(reports):
             logger.warning(
                 "worker %s leaves with %d results unsettled: these jobs will run again",
                 self.worker_id,
-                len(self._reports),
+                len(reports),
             )
-        self._is_leaving = True
-        await self.link.leave(self._drain_why)
+        self._is_ending = True
+        await self.link.leave(leaving.why)
         self.has_left.set()
         if stuck := self._threads.inside():
             logger.warning("left to themselves, as a thread cannot be stopped: %s", _names(stuck))
         if stuck := self._coroutines.inside():
             logger.warning("still cleaning up, and cannot be hurried: %s", _names(stuck))
 
+    def _is_cleaned_up(self) -> bool:
+        """Whether bodies that were told to leave have left. A thread may do so or not, and who is
+        in a hurry does not wait for one."""
+        return not (self._coroutines.inside() if self._leaving.is_hurried else self._floor.running)
+
     # --- what the link calls --------------------------------------------------------------------
 
     def _introduce(self) -> m.Hello:
-        self._named = {*self._held, *(_token_of(report) for report in self._reports)}
         facts: m.Facts = {
             "queues": list(self.queues),
             "slots": self._floor.slots,
-            "held": [list(token) for token in self._named],
+            "held": [list(token) for token in self._holdings.name(self._reports.tokens())],
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "version": self._version,
@@ -295,7 +297,9 @@ class Worker:
         self._home.payload_bytes = int(limits["payload_bytes"])
         self._lease.welcomed(float(limits["lease_s"]), float(limits["grace_s"]))
         self._begun.set()
-        given_up = self._take_up_again()
+        given_up = self._holdings.take_up_again(self._reports.tokens())
+        self._is_unsaid = False
+        self._leaving.tell()
         yield m.Announce(self._declarations)
         self._said = self.capacity
         yield m.Capacity(*self._said)
@@ -303,18 +307,6 @@ class Worker:
             yield m.HandBack([list(token) for token in given_up])
         yield from self._reports
         yield from self.submitter.resume(welcome)
-
-    def _take_up_again(self) -> list[Token]:
-        """The plane goes by what the Hello named, and some of that may have been let go since, when
-        nobody was there to be told. Bodies that are still in are held again; return the rest."""
-        gone = self._named.difference(self._held, map(_token_of, self._reports))
-        for attempt in [stray for stray in self._strays if stray.token in gone]:
-            self._strays.discard(attempt)
-            attempt.is_abandoned = False
-            attempt.was_abandoned = True
-            self._held[attempt.token] = attempt
-            gone.discard(attempt.token)
-        return sorted(gone)
 
     def _on_messages(self, messages: list[m.Message]) -> None:
         fresh: list[Attempt] = []
@@ -334,12 +326,12 @@ class Worker:
             elif kind is m.Stop:
                 self._on_stop(message)  # type: ignore[arg-type]
             elif kind is m.Drain:
-                if not self._is_draining:
+                if not self._leaving.is_begun:
                     self.begin_drain(message.why)  # type: ignore[union-attr]
             else:
                 rest.append(message)
         if unknown:
-            self.link.post(m.HandBack([[o.seq, o.epoch, o.attempt] for o in unknown]))
+            self._give_back([(o.seq, o.epoch, o.attempt) for o in unknown])
         if fresh:
             self._pump()
             self._ahead.note(fresh)
@@ -349,11 +341,11 @@ class Worker:
     def _take_in(self, offer: m.Offer) -> Attempt | None:
         """Let an offer wait for a slot; None when it is to be handed back."""
         known = self._tasks.get(offer.task)
-        if known is None or self._is_draining:
+        if known is None or self._leaving.is_begun:
             return None
         task, is_threaded = known
         attempt = Attempt(self._home, task, is_threaded, offer)
-        held = self._held.setdefault(attempt.token, attempt)
+        held = self._holdings.held.setdefault(attempt.token, attempt)
         if held is attempt:
             self._floor.add(attempt)
         return held
@@ -363,11 +355,10 @@ class Worker:
             self._adjust()
             self._pump()
         if not self._reports:
-            self._settled.set()
-            self._settled = trio.Event()
+            self._leaving.tell()
 
     def _on_stop(self, stop: m.Stop) -> None:
-        attempt = self._held.get((stop.seq, stop.epoch, stop.attempt))
+        attempt = self._holdings.held.get((stop.seq, stop.epoch, stop.attempt))
         if attempt is None:
             return
         if self._floor.drop([attempt]):
@@ -443,9 +434,7 @@ class Worker:
         if number:
             reports = [self._end(done.popleft()) for _ in range(number)]
             self.link.post_all([report for report in reports if report is not None])
-            if self._is_draining:
-                self._body_left.set()
-                self._body_left = trio.Event()
+            self._leaving.tell()
             if self._reports.is_full and self._floor.is_open:
                 logger.warning(
                     "the plane has not settled %d results: nothing new begins before it has",
@@ -456,33 +445,27 @@ class Worker:
         self._say_capacity()
         return number
 
-    def _end(self, attempt: Attempt) -> m.Message | None:
+    def _end(self, attempt: Attempt) -> m.Finished | None:
         """A body has left: return its report, unless the attempt is the plane's business by now."""
-        if attempt.is_abandoned:
-            self._strays.discard(attempt)
+        if not self._holdings.let_go(attempt):
             return None
-        del self._held[attempt.token]
-        if attempt.was_abandoned and attempt.state is not JobState.SUCCEEDED:
-            # We have stopped it, and not the plane: how it ended is no end of its job.
-            return m.HandBack([list(attempt.token)])
+        if not is_to_be_reported(attempt):
+            self._give_back([attempt.token])
+            return None
         return self._reports.add(attempt)
 
     def _abandon(self, why: str) -> None:
         """The right to all that is held is lost or given up: stop it, and report nothing."""
         self._floor.drop_all()
-        held, self._held = self._held, {}
-        for attempt in held.values():
-            attempt.is_abandoned = True
-            if attempt.stage.is_in:
-                self._strays.add(attempt)
-                attempt.stop(why)
+        self._holdings.abandon(why)
         self._say_capacity()
+        self._leaving.tell()
 
     # --- slots, and what is given back ----------------------------------------------------------
 
     def _adjust(self) -> None:
         """Let bodies begin, or not, and tell the plane."""
-        self._floor.open(not self._is_draining and not self._reports.is_full)
+        self._floor.open(not self._leaving.is_begun and not self._reports.is_full)
         self._say_capacity()
 
     def _say_capacity(self) -> None:
@@ -494,13 +477,14 @@ class Worker:
     def _hand_back(self, attempts: Sequence[Attempt]) -> None:
         """Give attempts that were taken off the floor before they began to somebody else."""
         for attempt in attempts:
-            del self._held[attempt.token]
-        if attempts:
-            self.link.post(m.HandBack([list(attempt.token) for attempt in attempts]))
+            del self._holdings.held[attempt.token]
+        self._give_back([attempt.token for attempt in attempts])
 
-
-def _token_of(report: m.Finished) -> Token:
-    return report.seq, report.epoch, report.attempt
+    def _give_back(self, tokens: Sequence[Token]) -> None:
+        """Tell the plane that these are not ours any more: at once, or with the next Welcome."""
+        if tokens:
+            self._is_unsaid |= not self.link.is_connected or self._leaving.resume_s > 0
+            self.link.post(m.HandBack([list(token) for token in tokens]))
 
 
 def _names(attempts: Iterable[Attempt]) -> str:

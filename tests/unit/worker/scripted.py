@@ -47,6 +47,9 @@ class ScriptedPlane:
         self.settles = True
         self.answers_pings = True
         self.refusal: m.Refusal | None = None
+        self.welcome_may_pass = trio.Event()
+        """Not set: a Hello is taken, and its Welcome waits."""
+        self.welcome_may_pass.set()
         self.runs_submissions = False
         """Offer what the worker submits, and push how it ended."""
         self._submitted: dict[int, m.Submit] = {}
@@ -88,6 +91,9 @@ class ScriptedPlane:
         (hello,) = grammar.receive(await channel.receive())
         assert isinstance(hello, m.Hello)
         self.hellos.append(hello)
+        if not self.welcome_may_pass.is_set():
+            self._tell()
+            await self.welcome_may_pass.wait()
         if self.refusal is not None:
             await channel.send(grammar.send([self.refusal]))
             return
