@@ -116,10 +116,9 @@ async def control_plane(
     """
     ignore_terminal(parent_pipe)
     logs.set_up(log_level)
-    host, port = _address(listen)
-    durability = make_store(store).durability
+    where = _address(listen)
     settings = _settings(
-        durability,
+        make_store(store).durability,
         Retention(result_cache_size, result_cache_bytes, result_cache_ttl),
         keep_alive_s=keep_alive,
         grace_s=grace,
@@ -128,39 +127,50 @@ async def control_plane(
         window=window,
         fairness=fairness,
     )
-    page = _reserve(gui_host, gui_port, is_open=gui_insecure) if gui else None
+    page = _Page.reserve(gui_host, gui_port, is_open=gui_insecure) if gui else None
     # The plane never imports user code, so a child finds out whether the workers will be able to.
     modules = (task_modules or []) if workers else []
     tasks = await _check(modules) if modules else []
     local = _LocalWorkers(
-        modules, workers if modules else 0, concurrency, worker_id, settings, log_level
+        modules, tasks, workers if modules else 0, concurrency, worker_id, settings
     )
+    house = _House(store, settings, local, page, log_level, ready_fd)
+    return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
 
-    def children(running: Running) -> list[Child]:
+
+@dataclass(frozen=True, slots=True)
+class _House:
+    """A plane with what is beside it."""
+
+    store: str
+    settings: PlaneSettings
+    local: _LocalWorkers
+    page: _Page | None
+    log_level: str
+    ready_fd: int | None
+
+    def plane(self, host: str, port: int) -> Callable[..., Any]:
+        """Return what runs the plane, once it is told when to stop."""
+        listen: Listen = _Listener(host, port)
+        make = partial(make_store, self.store)
+        return partial(run_plane, make, listen, self.settings, children=self.children)
+
+    def children(self, running: Running) -> list[Child]:
+        """Return what the plane keeps running beside itself."""
         url = running.addresses[0]
-        found = local.children(url)
-        if page is not None:
-            found.append(_page_child(url, gui_host, page, gui_insecure, log_level))
+        found = self.local.children(url, self.log_level)
+        if self.page is not None:
+            found.append(self.page.child(url, self.log_level))
         return found
 
-    async def on_ready(running: Running) -> None:
+    async def tell(self, running: Running) -> None:
+        """Say that the plane is ready."""
         # A job of a task that no worker has announced yet would be parked with a warning.
         with trio.move_on_after(LOCAL_WORKERS_S):
-            await running.core.wait_for_workers(workers if modules else 0)
-        where = f"http://{authority(gui_host, page)}" if page is not None else None
-        _print_banner(running, store, where, local, tasks)
-        if ready_fd is not None:
-            _tell_parent(ready_fd, running)
-
-    listen_there: Listen = _Listener(host, port)
-    run = partial(
-        run_plane,
-        partial(make_store, store),
-        listen_there,
-        settings,
-        children=children,
-    )
-    return await _until_stopped(run, on_ready, settings.drain_s, parent_pipe)
+            await running.core.wait_for_workers(self.local.number)
+        _print_banner(running, self.store, self.page, self.local)
+        if self.ready_fd is not None:
+            _tell_parent(self.ready_fd, running)
 
 
 def _tell_parent(ready_fd: int, running: Running) -> None:
@@ -294,43 +304,73 @@ class _LocalWorkers:
     """The worker processes beside the plane."""
 
     modules: Sequence[str]
+    tasks: Sequence[str]
     number: int
     concurrency: int
     prefix: str
     settings: PlaneSettings
-    log_level: str
 
-    def children(self, url: str) -> list[Child]:
+    def children(self, url: str, log_level: str) -> list[Child]:
         """Return what the plane is to keep running."""
         # The plane's pid is in the names: after a crash the old workers may still be there for
         # their grace, and two of one name cannot be told apart.
         names = [f"{self.prefix}-{os.getpid()}-{n}" for n in range(1, self.number + 1)]
-        return [Child(name, partial(self._argv, name, url)) for name in names]
+        return [Child(name, partial(self._argv, name, url, log_level)) for name in names]
 
-    def _argv(self, name: str, url: str, pipe: int) -> Sequence[str]:
+    def _argv(self, name: str, url: str, log_level: str, pipe: int) -> Sequence[str]:
         return argv(
             *("worker", "--connect", url, "--worker-id", name),
             *("--concurrency", str(self.concurrency)),
             *("--drain-timeout", str(max(self.settings.drain_s, 0.1))),
             *("--grace", str(self.settings.grace_s)),
-            *("--log-level", self.log_level),
+            *("--log-level", log_level),
             *("--parent-pipe", str(pipe), "--task-modules", *self.modules),
         )
 
 
-def _page_child(url: str, host: str, port: int, is_open: bool, log_level: str) -> Child:
-    words = ["gui", "--connect", url, "--host", host, "--port", str(port)]
-    words += ["--insecure"] if is_open else []
-    words += ["--log-level", log_level, "--parent-pipe"]
-    return Child("the page", lambda pipe: argv(*words, str(pipe)))
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The live page's process, and where it listens."""
+
+    host: str
+    port: int
+    is_open: bool
+
+    @classmethod
+    def reserve(cls, host: str, port: int, *, is_open: bool) -> _Page:
+        """Return a page on *port*, or on a free one if that is 0, where it can be listened on.
+
+        The page's process binds it later. Were it not looked at here, a port in use would only be
+        a line in the log, below a banner that promises a page.
+
+        Raises:
+            ListenError: it cannot.
+            SettingsError: more than this machine would reach it, and *is_open* is false.
+        """
+        bound, number = _probe(host, port)
+        if not is_open and not ipaddress.ip_address(bound).is_loopback:
+            raise SettingsError(
+                "the page has no authentication, so it listens on loopback only, not on "
+                f"{host!r}: use 127.0.0.1, or say that everybody who reaches it may look "
+                "(--gui-insecure)"
+            )
+        return cls(host, number, is_open)
+
+    @property
+    def url(self) -> str:
+        """Its address, for a browser."""
+        return f"http://{authority(self.host, self.port)}"
+
+    def child(self, plane_url: str, log_level: str) -> Child:
+        """Return what the plane is to keep running."""
+        words = ["gui", "--connect", plane_url, "--host", self.host, "--port", str(self.port)]
+        words += ["--insecure"] if self.is_open else []
+        words += ["--log-level", log_level, "--parent-pipe"]
+        return Child("the page", lambda pipe: argv(*words, str(pipe)))
 
 
-def _reserve(host: str, port: int, *, is_open: bool) -> int:
-    """Return the page's port: the free one that was taken, or *port*, if it can be listened on.
-
-    The page's process binds it later. Were it not looked at here, a port in use would only be a
-    line in the log, below a banner that promises a page.
-    """
+def _probe(host: str, port: int) -> tuple[str, int]:
+    """Bind a socket, let go of it, and return its address and port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -339,42 +379,31 @@ def _reserve(host: str, port: int, *, is_open: bool) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             bound, number = probe.getsockname()[:2]
+            return str(bound), int(number)
     except OSError as error:
         why = error.strerror or str(error)
         raise ListenError(
             f"the page cannot listen on {authority(host, port)}: {why}: "
             "choose another --gui-port, or leave it out with --no-gui"
         ) from None
-    if not is_open and not ipaddress.ip_address(bound).is_loopback:
-        raise SettingsError(
-            f"the page has no authentication, so it listens on loopback only, not on {host!r}: "
-            "use 127.0.0.1, or say that everybody who reaches it may look (--gui-insecure)"
-        )
-    return int(number)
 
 
 # --- what is said when it is ready --------------------------------------------------------------
 
 
-def _print_banner(
-    running: Running,
-    store: str,
-    page: str | None,
-    local: _LocalWorkers,
-    tasks: Sequence[str],
-) -> None:
+def _print_banner(running: Running, store: str, page: _Page | None, local: _LocalWorkers) -> None:
     is_coloured = has_colour(sys.stderr)
 
     def bold(text: str) -> str:
         return f"\x1b[1m{text}\x1b[0m" if is_coloured else text
 
-    facts = [("page", page)] if page is not None else []
+    facts = [("page", page.url)] if page is not None else []
     facts += [("plane", address) for address in running.addresses]
     facts.append(("store", f"{store} (epoch {running.epoch})"))
     if local.number:
         slots = local.number * local.concurrency
         facts.append(("workers", f"{local.number}, {slots} slots"))
-        facts.append(("tasks", _shortened(tasks)))
+        facts.append(("tasks", _shortened(local.tasks)))
     else:
         facts.append(("workers", "none here: `creche worker --task-modules ...` joins"))
     lines = [bold(f"creche {__version__} is ready"), ""]
