@@ -12,8 +12,10 @@ import trio
 from tests.cluster.scripted import House, Peer, job_id, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, run_all
 
+from creche.engine.catalog import MAX_COMPARED
 from creche.engine.sessions import MAX_FACT, Session
 from creche.engine.settings import PlaneSettings
+from creche.engine.submissions import MAX_HINTED
 from creche.model.priority import Priority
 from creche.store.memory import MemoryStore
 from creche.wire import messages as m
@@ -212,6 +214,19 @@ async def test_an_announcement_that_is_too_much_ends_its_workers_connection_only
                 await worker.say(message)
             assert (await worker.hear(m.Refusal)).code == "protocol"
             assert (await client.ask("tasks"))["tasks"] == []
+
+
+async def test_names_near_an_unknown_one_are_looked_for_among_some_and_for_some(autojump_clock):
+    """To compare names takes milliseconds, and a peer can make up any number of them."""
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            others = [f"another_{'x' * (n % 40)}{n}" for n in range(5 * MAX_COMPARED)]
+            await worker.ready("resize_image", *others)
+            await trio.sleep(1)
+            for n in range(2 * MAX_HINTED):
+                await client.say(client.submit(n, task=f"resize_image{n}"))
+                is_hinted = "'resize_image'" in (await client.hear(m.Warned)).why
+                assert is_hinted == (n < MAX_HINTED)
 
 
 # --- mistakes of the plane ------------------------------------------------------------------------

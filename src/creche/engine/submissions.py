@@ -27,6 +27,8 @@ _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
 MAX_WARNED = 1000
 """Tasks that one session is warned of once; beyond, it is warned each time."""
+MAX_HINTED = 20
+"""Tasks of which one session is told names that are near: to find them takes milliseconds."""
 MAX_REMEMBERED = 10_000
 """Lanes remembered by what a submission says: a peer can say anything."""
 LOOK_FOR_LANES_S = 1.0
@@ -329,7 +331,8 @@ class Submissions:
         """Tell the submitter that nobody knows the task; once a session and task."""
         if len(session.warned) < MAX_WARNED:
             session.warned.add(message.task)
-        near = self._core.catalog.near(message.task)
+        is_hinted = len(session.warned) <= MAX_HINTED
+        near = self._core.catalog.near(message.task) if is_hinted else []
         hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
         session.post(
             m.Warned(
