@@ -80,6 +80,13 @@ class PlaneUnreachable(CrecheError):
         return f"no plane answers at {self.url} ({self.why}): is `creche control-plane` running?"
 
 
+class NotAPlane(PlaneUnreachable):
+    """Something answers at `url`, and it is no plane: dialling again would not mend that."""
+
+    def __str__(self) -> str:
+        return f"no plane answers at {self.url}: {self.why}; is the address right?"
+
+
 class ClientClosed(CrecheError):
     """The client was not started, or is closed already; nothing can be sent over it."""
 

@@ -339,3 +339,29 @@ async def test_a_killed_worker_comes_back_as_another_incarnation(tmp_path: Path)
     assert second.incarnation != first.incarnation
     assert second.session != first.session
     assert second.facts["held"] == []
+
+
+async def test_a_worker_that_finds_something_else_than_a_plane_says_so_and_ends(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            command = [sys.executable, "-m", "creche", "worker", "--task-modules", "tasks"]
+            done = await trio.run_process(
+                [*command, "--connect", f"ws://127.0.0.1:{port}"],
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": str(SOURCE)},
+                capture_stderr=True,
+                check=False,
+            )
+            nursery.cancel_scope.cancel()
+    assert done.returncode == 4
+    assert b"something answers there, but it is not a Creche plane: HTTP 400" in done.stderr

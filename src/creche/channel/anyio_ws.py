@@ -23,12 +23,9 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from creche.channel import handshake as hs
 from creche.errors import ChannelBroken, ChannelClosed, CrecheError, PlaneUnreachable
-from creche.wire.codec import DEFAULT_LIMITS, KIB, Limits
+from creche.wire.codec import DEFAULT_LIMITS, Limits
 
 logger = logging.getLogger("creche.channel")
-
-# An answer that is no handshake may go on for ever.
-HANDSHAKE_BYTES = 256 * KIB
 
 # What a stream raises when it has ended, whoever ended it. TLS lets its own errors through.
 _ENDED = (
@@ -278,7 +275,7 @@ async def _dial(
     try:
         with anyio.move_on_after(timeout_s):
             stream = await _connect(url, target, ssl_context)
-            websocket = await _introduce(url, target, stream)
+            websocket = await _introduce(target, stream)
             channel = AnyioChannel(stream, websocket, target.authority, limits)
             # A plane may speak at once: some of it may have come with the handshake's last bytes.
             await channel._go_on()
@@ -286,6 +283,8 @@ async def _dial(
             what = "answer" if stream is None else "finish the handshake"
             raise PlaneUnreachable(url, f"it did not {what} within {timeout_s:g} s")
         yield channel
+    except hs.HandshakeFailed as failed:
+        raise failed.at(url) from None
     finally:
         if channel is not None:
             await channel.aclose()
@@ -317,7 +316,7 @@ async def _connect(url: str, target: hs.Target, ssl_context: ssl.SSLContext | No
     return stream
 
 
-async def _introduce(url: str, target: hs.Target, stream: ByteStream) -> wsproto.WSConnection:
+async def _introduce(target: hs.Target, stream: ByteStream) -> wsproto.WSConnection:
     websocket = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
     request = events.Request(
         host=target.authority, target=target.resource, subprotocols=[hs.SUBPROTOCOL]
@@ -326,27 +325,25 @@ async def _introduce(url: str, target: hs.Target, stream: ByteStream) -> wsproto
     read_bytes = 0
     try:
         await stream.send(websocket.send(request))
-        while read_bytes < HANDSHAKE_BYTES:
+        while read_bytes < hs.HANDSHAKE_BYTES:
             for event in websocket.events():
                 if isinstance(event, events.AcceptConnection):
                     if event.subprotocol == hs.SUBPROTOCOL:
                         return websocket
-                    why = "something else than a plane answers there: a WebSocket server"
-                    raise PlaneUnreachable(url, why)
+                    raise hs.other_websocket()
                 if isinstance(event, events.RejectConnection):
                     status = event.status_code
                     if not event.has_body:
-                        raise PlaneUnreachable(url, hs.why_rejected(status, None))
+                        raise hs.rejected(status, None)
                 elif isinstance(event, events.RejectData):
                     body += event.data
                     if event.body_finished:
-                        raise PlaneUnreachable(url, hs.why_rejected(status, body))
+                        raise hs.rejected(status, body)
             data = await stream.receive(hs.READ_BYTES)
             read_bytes += len(data)
             websocket.receive_data(data)
     except (RemoteProtocolError, UnicodeError) as error:
-        raise PlaneUnreachable(url, f"it does not speak WebSocket: {error}") from None
+        raise hs.no_websocket(error) from None
     except _ENDED:
         pass
-    why = "it ended the connection during the handshake"
-    raise PlaneUnreachable(url, hs.why_rejected(status, body) if status else why)
+    raise hs.rejected(status, body) if status else hs.ended()

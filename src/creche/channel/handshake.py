@@ -1,4 +1,5 @@
-"""What both WebSocket channels share: the plane's URL, the subprotocol, words for failures."""
+"""What both WebSocket channels share: the plane's URL, the subprotocol, how a handshake fails, and
+words for the ends of connections."""
 
 from __future__ import annotations
 
@@ -11,12 +12,17 @@ from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
 
-from creche.errors import SettingsError
+from creche.errors import NotAPlane, PlaneUnreachable, SettingsError
+from creche.wire.codec import KIB
 
 SUBPROTOCOL = "creche.v1"
 
 HANDSHAKE_S = 10.0
 """How long a peer may take from connecting to being a WebSocket."""
+
+HANDSHAKE_BYTES = 256 * KIB
+"""An answer that is no handshake may go on for ever. Some reads more than the handshake itself may
+come in before it is found complete, since a plane may speak at once."""
 
 CLOSE_S = 1.0
 """How long the closing handshake may take before the socket is closed all the same."""
@@ -27,6 +33,12 @@ READ_BYTES = 64 * 1024
 NORMAL_CLOSURE = 1000
 UNSUPPORTED_DATA = 1003
 TOO_BIG = 1009
+
+A_PLANE = "this is a Creche plane"
+"""What a plane's answer begins with if it refuses a handshake: it speaks other subprotocols."""
+
+_TOO_EARLY = frozenset({408, 425, 429})
+"""HTTP's ways to say: later. So do all from 500 on, as a proxy says whose plane is away."""
 
 _CLOSE_NAMES = {
     1002: "protocol error",
@@ -119,13 +131,51 @@ def why_not_connected(error: BaseException) -> str:
     return "; ".join(words)
 
 
-def why_rejected(status: int, body: bytes | None) -> str:
-    """Return why the answer to the handshake was no: *status* and the first line of *body*."""
-    if status < 300:
-        return f"something else than a plane answers there: HTTP {status}"
+class HandshakeFailed(Exception):
+    """The other side did not become a peer, or was too slow for that; `why` says it in words.
+
+    With *is_stranger* it is something else than what was looked for, and will stay so.
+    """
+
+    def __init__(self, why: str, *, is_stranger: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.is_stranger = is_stranger
+
+    def at(self, url: str) -> PlaneUnreachable:
+        """Return what whoever has dialled *url* is told."""
+        return (NotAPlane if self.is_stranger else PlaneUnreachable)(url, self.why)
+
+
+def ended() -> HandshakeFailed:
+    """The bytes came to their end before there was a WebSocket."""
+    return HandshakeFailed("it ended the connection during the handshake")
+
+
+def no_websocket(error: Exception) -> HandshakeFailed:
+    """What came is not what a WebSocket server says; *error* is what the parser made of it."""
+    return HandshakeFailed(f"it does not speak WebSocket: {error}", is_stranger=True)
+
+
+def other_websocket() -> HandshakeFailed:
+    """It is a WebSocket, and does not speak our subprotocol."""
+    return _stranger("a WebSocket server")
+
+
+def rejected(status: int, body: bytes | None) -> HandshakeFailed:
+    """The answer was no: HTTP's *status*, and the first line of *body* if that is for us."""
     first_line = (body or b"")[:200].decode("utf-8", "replace").strip().partition("\n")[0]
-    is_html = first_line.startswith("<")
-    return f"it refused: HTTP {status}" + (f": {first_line}" if first_line and not is_html else "")
+    if first_line.startswith(A_PLANE):
+        return HandshakeFailed(first_line, is_stranger=True)
+    if status < 500 and status not in _TOO_EARLY:
+        return _stranger(f"HTTP {status}")
+    is_said = first_line and not first_line.startswith("<")
+    return HandshakeFailed(f"it refused: HTTP {status}" + (f": {first_line}" if is_said else ""))
+
+
+def _stranger(what: str) -> HandshakeFailed:
+    why = f"something answers there, but it is not a Creche plane: {what}"
+    return HandshakeFailed(why, is_stranger=True)
 
 
 def why_closed(peer: str, code: int | None, reason: str | None) -> str:

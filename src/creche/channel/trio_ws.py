@@ -27,7 +27,7 @@ from creche.errors import (
     ListenError,
     PlaneUnreachable,
 )
-from creche.wire.codec import DEFAULT_LIMITS, KIB, Limits
+from creche.wire.codec import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from creche.channel.base import Handler
@@ -38,20 +38,8 @@ logger = logging.getLogger("creche.channel")
 # so a few are enough; each may be as large as the limit, so there must not be many.
 QUEUE_FRAMES = 16
 
-# An answer that is no handshake may go on for ever. Some reads more than the handshake itself may
-# come in before it is found complete, since a plane may speak at once.
-HANDSHAKE_BYTES = 256 * KIB
-
 _Opened: TypeAlias = tws.WebSocketConnection
 _Shake: TypeAlias = Callable[[trio.Nursery, trio.abc.Stream], Awaitable[_Opened]]
-
-
-class _HandshakeFailed(Exception):
-    """The other side is no peer, or was too slow to become one."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
 
 
 class _Wire(trio.abc.Stream):
@@ -60,7 +48,7 @@ class _Wire(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.opening: trio.CancelScope | None = trio.CancelScope()
         self._stream = stream
-        self._allowance = HANDSHAKE_BYTES
+        self._allowance = hs.HANDSHAKE_BYTES
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self.opening is None:
@@ -107,7 +95,7 @@ class _Reader:
     """Owns the nursery of the library's reader, and keeps its failures to this one connection."""
 
     def __init__(self, wire: _Wire) -> None:
-        self.why = "it ended the connection during the handshake"
+        self.failure = hs.ended()
         self._wire = wire
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -119,7 +107,7 @@ class _Reader:
         handshake_s: float,
         task_status: trio.TaskStatus[_Opened | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Report the connection when its handshake is done, or None and leave `why`."""
+        """Report the connection when its handshake is done, or None and leave `failure`."""
         connection: _Opened | None = None
         try:
             with self._scope:
@@ -127,7 +115,8 @@ class _Reader:
                     connection = await self._open(nursery, shake, began_at + handshake_s)
                     if connection is None:
                         if trio.current_time() >= began_at + handshake_s:
-                            self.why = f"it did not finish the handshake within {handshake_s:g} s"
+                            why = f"it did not finish the handshake within {handshake_s:g} s"
+                            self.failure = hs.HandshakeFailed(why)
                         nursery.cancel_scope.cancel()
                     else:
                         # The closing handshake needs the reader; who closes the channel stops it.
@@ -136,8 +125,8 @@ class _Reader:
         # Only the library runs in this nursery. Hostile bytes make it raise much more than it
         # documents (a ping during the closing handshake, a header that is not ASCII, ...).
         except* Exception as group:
-            self.why = _why_failed(group)
-            logger.debug("a connection failed: %s", self.why)
+            self.failure = _failure_in(group)
+            logger.debug("a connection failed: %s", self.failure.why)
         finally:
             self._ended.set()
         if connection is None:
@@ -159,17 +148,19 @@ class _Reader:
         await self._ended.wait()
 
 
-def _why_failed(group: ExceptionGroup[Exception]) -> str:
+def _failure_in(group: ExceptionGroup[Exception]) -> hs.HandshakeFailed:
     error: Exception = group
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, _HandshakeFailed):
-        return error.why
+    if isinstance(error, hs.HandshakeFailed):
+        return error
     if isinstance(error, tws.ConnectionRejected):
-        return hs.why_rejected(error.status_code, error.body)
+        return hs.rejected(error.status_code, error.body)
     if isinstance(error, trio.BrokenResourceError) and error.__cause__ is not None:
-        return hs.why_not_connected(error.__cause__)
-    return f"it does not speak WebSocket: {type(error).__name__}: {error}"
+        return hs.HandshakeFailed(hs.why_not_connected(error.__cause__))
+    if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | OSError):
+        return hs.ended()
+    return hs.no_websocket(error)
 
 
 class TrioChannel:
@@ -273,7 +264,7 @@ async def _open_channel(
     What the block raises comes out as it is.
 
     Raises:
-        _HandshakeFailed: and says why.
+        HandshakeFailed: and says why.
     """
     error: BaseException | None = None
     wire = _Wire(stream)
@@ -282,7 +273,7 @@ async def _open_channel(
         async with trio.open_nursery() as nursery:
             connection = await nursery.start(reader.run, shake, began_at, handshake_s)
             if connection is None:
-                error = _HandshakeFailed(reader.why)
+                error = reader.failure
             else:
                 channel = TrioChannel(connection, wire, reader, peer)
                 try:
@@ -343,7 +334,7 @@ async def serve(
                 bytes_below, shake, began_at=began_at, handshake_s=handshake_s, peer=peer
             ) as channel:
                 await handler(channel)
-        except _HandshakeFailed as failed:
+        except hs.HandshakeFailed as failed:
             logger.info("%s did not become a peer: %s", peer, failed.why)
 
     scheme = "ws" if ssl_context is None else "wss"
@@ -368,13 +359,13 @@ async def _accept(nursery: trio.Nursery, stream: trio.abc.Stream, limits: Limits
     offered = request.proposed_subprotocols
     if hs.SUBPROTOCOL not in offered:
         words = f"not {', '.join(offered)[:100]}" if offered else "and none was named"
-        why = f"this is a Creche plane: it speaks the subprotocol {hs.SUBPROTOCOL}, {words}"
+        why = f"{hs.A_PLANE}: it speaks the subprotocol {hs.SUBPROTOCOL}, {words}"
         await request.reject(
             400,
             extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8")],
             body=f"{why}\n".encode(),
         )
-        raise _HandshakeFailed(f"it was refused: {why}")
+        raise hs.HandshakeFailed(f"it was refused: {why}")
     return await request.accept(subprotocol=hs.SUBPROTOCOL)
 
 
@@ -438,8 +429,8 @@ async def _dial(
             stream, shake, began_at=began_at, handshake_s=timeout_s, peer=target.authority
         ) as channel:
             yield channel
-    except _HandshakeFailed as failed:
-        raise PlaneUnreachable(url, failed.why) from None
+    except hs.HandshakeFailed as failed:
+        raise failed.at(url) from None
 
 
 async def _introduce(
@@ -457,5 +448,5 @@ async def _introduce(
         receive_buffer_size=hs.READ_BYTES,
     )
     if connection.subprotocol != hs.SUBPROTOCOL:
-        raise _HandshakeFailed("something else than a plane answers there: a WebSocket server")
+        raise hs.other_websocket()
     return connection

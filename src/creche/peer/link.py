@@ -23,6 +23,7 @@ from creche.errors import (
     ChannelClosed,
     ClientClosed,
     CrecheError,
+    NotAPlane,
     PlaneUnreachable,
     Refused,
     RemoteProtocolError,
@@ -98,6 +99,7 @@ class Link:
         self._run_scope: anyio.CancelScope | None = None
         self._is_leaving = False
         self._opened_at = float("-inf")
+        self._has_met = False
         self.welcome: m.Welcome | None = None
         """What the plane said last when it welcomed this session; None while not connected."""
         self.disconnected_at: float | None = None
@@ -133,7 +135,7 @@ class Link:
         """Wait until a connection is open and return its welcome.
 
         Raises:
-            PlaneUnreachable: not within *timeout_s* seconds.
+            PlaneUnreachable: not within *timeout_s* seconds; at once a `NotAPlane`.
             Refused: the plane does not want this peer, and never will.
             ClientClosed: the link has ended.
         """
@@ -198,6 +200,10 @@ class Link:
                 self._open(welcome)
                 self._route(rest)
                 await self._converse(channel, grammar, keep_alive_s)
+        except NotAPlane as error:
+            self.failure = error
+            # Where a plane has been before, this is a proxy's answer while the plane is away.
+            self.has_failed = not self._has_met
         except (PlaneUnreachable, ChannelBroken, ChannelClosed, RemoteProtocolError) as error:
             self.failure = error
         except Refused as refusal:
@@ -226,6 +232,7 @@ class Link:
         # No checkpoint: what the owner says first is in the outbox before anyone else can post.
         self._outbox.clear()
         self.welcome = welcome
+        self._has_met = True
         self.failure = None
         self.farewell = None
         self.disconnected_at = None

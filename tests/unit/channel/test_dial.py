@@ -25,7 +25,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from wsproto.utilities import generate_accept_token
 
 from creche.channel import anyio_ws, handshake, trio_ws
-from creche.errors import ChannelBroken, PlaneUnreachable, SettingsError
+from creche.errors import ChannelBroken, NotAPlane, PlaneUnreachable, SettingsError
 from creche.wire.codec import Limits
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +100,11 @@ async def talk_http_404(stream: SocketStream) -> None:
     await stream.send(b"HTTP/1.0 404 Not Found\r\nContent-Length: 8\r\n\r\nnot here")
 
 
+async def talk_http_503(stream: SocketStream) -> None:
+    await request_of(stream)
+    await stream.send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\nlater")
+
+
 async def talk_half_an_answer(stream: SocketStream) -> None:
     await request_of(stream)
     await stream.send(b"HTTP/1.1 101 Swit")
@@ -142,22 +147,23 @@ async def hang_up(stream: SocketStream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("talk", "why"),
+    ("talk", "why", "is_stranger"),
     [
-        (talk_http_200, "something else than a plane answers there: HTTP 200"),
-        (talk_http_404, "it refused: HTTP 404: not here"),
-        (talk_half_an_answer, "handshake"),
-        (talk_endlessly, ""),
-        (talk_smtp, "ended the connection"),
-        (talk_bytes, "it does not speak WebSocket"),
-        (talk_other_websocket, "a WebSocket server"),
-        (talk_other_subprotocol, "it does not speak WebSocket"),
-        (talk_wrong_token, "it does not speak WebSocket"),
-        (hang_up, ""),
+        (talk_http_200, "it is not a Creche plane: HTTP 200", True),
+        (talk_http_404, "it is not a Creche plane: HTTP 404", True),
+        (talk_http_503, "it refused: HTTP 503: later", False),
+        (talk_half_an_answer, "handshake", False),
+        (talk_endlessly, "", None),
+        (talk_smtp, "ended the connection", False),
+        (talk_bytes, "it does not speak WebSocket", True),
+        (talk_other_websocket, "it is not a Creche plane: a WebSocket server", True),
+        (talk_other_subprotocol, "it does not speak WebSocket", True),
+        (talk_wrong_token, "it does not speak WebSocket", True),
+        (hang_up, "", False),
     ],
 )
 async def test_a_stranger_is_a_plane_out_of_reach_with_a_reason(
-    dialler: Dialler, talk: Talk, why: str
+    dialler: Dialler, talk: Talk, why: str, is_stranger: bool | None
 ) -> None:
     async with stranger(talk) as url:
         with pytest.raises(PlaneUnreachable) as caught:
@@ -166,6 +172,9 @@ async def test_a_stranger_is_a_plane_out_of_reach_with_a_reason(
     assert caught.value.url == url
     assert why in caught.value.why
     assert "no plane answers at ws://127.0.0.1:" in str(caught.value)
+    # Both read as much of an endless answer, and only one has seen by then what it is.
+    if is_stranger is not None:
+        assert isinstance(caught.value, NotAPlane) == is_stranger
 
 
 async def test_silence_is_a_plane_out_of_reach_after_the_time_given(dialler: Dialler) -> None:

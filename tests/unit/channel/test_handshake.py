@@ -11,12 +11,12 @@ import pytest
 from creche.channel.handshake import (
     Target,
     parse_url,
+    rejected,
     why_closed,
     why_not_connected,
     why_not_listening,
-    why_rejected,
 )
-from creche.errors import SettingsError
+from creche.errors import NotAPlane, PlaneUnreachable, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,34 @@ def test_not_listening_names_the_place_and_a_hint(number: int, hint: str) -> Non
     assert hint in why
 
 
-def test_a_rejection_is_quoted_unless_it_is_a_page() -> None:
-    assert why_rejected(400, b"wrong version\nmore") == "it refused: HTTP 400: wrong version"
-    assert why_rejected(404, b"<!doctype html>") == "it refused: HTTP 404"
-    assert why_rejected(500, None) == "it refused: HTTP 500"
-    assert "something else" in why_rejected(200, b"hello")
+NO_PLANE = "something answers there, but it is not a Creche plane: "
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (400, b"no upgrade\nmore", NO_PLANE + "HTTP 400"),
+        (404, b"<!doctype html>", NO_PLANE + "HTTP 404"),
+        (200, b"hello", NO_PLANE + "HTTP 200"),
+        (301, None, NO_PLANE + "HTTP 301"),
+        (400, b"this is a Creche plane: it speaks x\n", "this is a Creche plane: it speaks x"),
+    ],
+)
+def test_an_answer_that_will_not_change_says_that_this_is_no_plane(
+    status: int, body: bytes | None, why: str
+) -> None:
+    error = rejected(status, body).at("ws://h")
+    assert isinstance(error, NotAPlane)
+    assert error.why == why
+    assert str(error) == f"no plane answers at ws://h: {why}; is the address right?"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_an_answer_that_may_change_is_a_plane_out_of_reach_for_now(status: int) -> None:
+    error = rejected(status, b"come back later").at("ws://h")
+    assert type(error) is PlaneUnreachable
+    assert error.why == f"it refused: HTTP {status}: come back later"
+    assert rejected(status, b"<!doctype html>").why == f"it refused: HTTP {status}"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from tests.client.scripted_plane import Connection, End, ScriptedPlane
 
-from creche.errors import ChannelBroken, ClientClosed, PlaneUnreachable, Refused
+from creche.errors import ChannelBroken, ClientClosed, NotAPlane, PlaneUnreachable, Refused
 from creche.peer.link import FINAL_REFUSALS, Link, LinkSettings
 from creche.wire import messages as m
 from creche.wire.session import Role
@@ -168,6 +168,38 @@ async def test_a_plane_that_welcomes_and_cuts_is_not_dialled_in_a_hot_loop(
         connection.cut()
         await plane.connection()
         assert trio.current_time() - cut_at == pytest.approx(1.0)
+
+
+@asynccontextmanager
+async def dial_a_stranger() -> AsyncIterator[End]:
+    """A web server, where a plane was looked for."""
+    await trio.lowlevel.checkpoint()
+    raise NotAPlane("ws://plane:1", "it is not a Creche plane: HTTP 400")
+    yield
+
+
+async def test_what_is_no_plane_is_dialled_once(autojump_clock: Any) -> None:
+    owner = Owner(ScriptedPlane())
+    owner.link._dial = dial_a_stranger
+    with trio.fail_after(0.1):
+        await owner.link.run()
+    assert owner.link.has_failed
+    with trio.fail_after(0.1), pytest.raises(NotAPlane, match="HTTP 400"):
+        await owner.link.wait_connected(30)
+
+
+async def test_what_answers_for_a_plane_that_was_met_is_dialled_again(autojump_clock: Any) -> None:
+    # A proxy may answer anything while the plane behind it is started again.
+    plane = ScriptedPlane()
+    owner = Owner(plane)
+    async with running(owner) as connection:
+        owner.link._dial = dial_a_stranger
+        connection.cut()
+        await trio.sleep(100)
+        assert isinstance(owner.link.failure, NotAPlane)
+        owner.link._dial = plane.dial
+        await plane.connection()
+        assert not owner.link.has_failed
 
 
 async def test_a_plane_that_does_not_introduce_itself_is_given_up(autojump_clock: Any) -> None:
