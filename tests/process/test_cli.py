@@ -282,6 +282,16 @@ def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
     )
 
 
+def test_the_reason_of_a_cancelled_job_is_shown_to_whoever_asks(plane: Plane) -> None:
+    job_id = plane.run("submit", "nap", "1", "--queue", "elsewhere", "--non-blocking").stdout.strip()
+    assert plane.run("cancel", job_id, "--reason", "not wanted").returncode == 0
+    waited = plane.run("result", job_id)
+    assert waited.returncode == 7
+    assert lines(waited.stderr) == [f"error: job {job_id} was cancelled: not wanted"]
+    assert plane.data("status", job_id)["job"]["why"] == "was cancelled: not wanted"
+    assert "was cancelled: not wanted" in plane.run("status", job_id).stdout
+
+
 def test_what_runs_is_not_cancelled_and_cancel_says_so(plane: Plane) -> None:
     job_id = plane.run("submit", "nap", "1", "--non-blocking").stdout.strip()
     until(lambda: plane.data("status", job_id)["job"]["state"] == "running", "the job runs")
