@@ -283,7 +283,9 @@ def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
 
 
 def test_the_reason_of_a_cancelled_job_is_shown_to_whoever_asks(plane: Plane) -> None:
-    job_id = plane.run("submit", "nap", "1", "--queue", "elsewhere", "--non-blocking").stdout.strip()
+    job_id = plane.run(
+        "submit", "nap", "1", "--queue", "elsewhere", "--non-blocking"
+    ).stdout.strip()
     assert plane.run("cancel", job_id, "--reason", "not wanted").returncode == 0
     waited = plane.run("result", job_id)
     assert waited.returncode == 7

@@ -98,7 +98,9 @@ def lines_of(error: BaseException, *, whole: BaseException | None = None) -> lis
     if os.environ.get("CRECHE_DEBUG"):
         lines += "".join(traceback.format_exception(whole or error)).splitlines()
     if isinstance(error, errors.JobFailed):
-        lines += error.traceback.rstrip().splitlines()
+        remote = error.traceback.strip()
+        if remote != f"{error.type}: {error.message}":  # without frames it says nothing more
+            lines += remote.splitlines()
         lines.append(f"error: {error}")
         lines += [f"note: {note}" for note in getattr(error, "__notes__", ())]
     elif isinstance(error, errors.CrecheError):

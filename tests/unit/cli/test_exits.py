@@ -53,6 +53,11 @@ def test_a_failed_job_shows_the_remote_traceback_and_its_notes() -> None:
     ]
 
 
+def test_a_failed_job_without_frames_is_told_once() -> None:
+    error = errors.JobFailed("id", "creche.Odd", "a\nb", "creche.Odd: a\nb\n")
+    assert lines_of(error) == ["error: job id failed: creche.Odd: a\nb"]
+
+
 def test_an_interrupt_and_a_broken_pipe_are_not_talked_about() -> None:
     assert lines_of(KeyboardInterrupt()) == []
     assert lines_of(BrokenPipeError()) == []
