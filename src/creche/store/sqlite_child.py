@@ -102,7 +102,8 @@ class Keeper:
                 name, *arguments = request
                 try:
                     if history is None:
-                        history = History(open_to_read(self._path), self._path, self._question_s)
+                        asking = open_to_read(self._path, is_open_here=True)
+                        history = History(asking, self._path, self._question_s)
                     answer = (OK, getattr(history, name)(*arguments))
                 except StoreError as error:
                     answer = _as_answer(error)

@@ -243,13 +243,18 @@ def _check_behind_log(path: str) -> None:
             Path(path + "-shm").unlink(missing_ok=True)
 
 
-def open_to_read(path: str) -> sqlite3.Connection:
+def open_to_read(path: str, *, is_open_here: bool = False) -> sqlite3.Connection:
     """Open the store at *path* for questions, beside a plane that may be running.
+
+    *is_open_here* says that this process has it open to write. Its file is then opened by nobody
+    but SQLite: closing it ends all locks that the process has on it (POSIX), and the next program
+    that looks at the store would take the log for abandoned and remove it under the writer.
 
     Raises:
         StoreUnusable: there is none, or it is not ours.
     """
-    check_file(path, to_write=False)
+    if not is_open_here:
+        check_file(path, to_write=False)
     folder = os.path.dirname(os.path.realpath(path))
     if all(os.access(place, os.W_OK, effective_ids=True) for place in (path, folder)):
         # Able to write, so that it can tidy up the log of a killed plane; it writes nothing else.

@@ -51,6 +51,19 @@ async def test_facts_are_read_with_and_without_a_plane(tmp_path: Path) -> None:
     assert counted == {"jobs": 100, "unfinished": 70, "ended": 10, "tombstones": 20}
 
 
+async def test_a_question_to_the_plane_leaves_its_log_locked_against_the_tools(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "creche.db"
+    store = await a_busy_store(path)
+    await store.jobs(states=[], task=None, queue=None, before_seq=None, limit=1)
+    assert verify(path) == []
+    info(path)
+    backup(path, tmp_path / "copy.db")
+    assert {"creche.db-wal", "creche.db-shm"} <= set(names(tmp_path))
+    await store.aclose()
+
+
 async def test_a_sound_store_has_no_problems_with_and_without_a_plane(tmp_path: Path) -> None:
     path = tmp_path / "creche.db"
     store = await a_busy_store(path)
