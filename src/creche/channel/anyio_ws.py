@@ -12,7 +12,6 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import NoReturn
 
 import anyio
 import wsproto
@@ -22,7 +21,8 @@ from wsproto.connection import ConnectionState
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from creche.channel import handshake as hs
-from creche.errors import ChannelBroken, ChannelClosed, CrecheError, PlaneUnreachable
+from creche.channel.ending import Ending
+from creche.errors import PlaneUnreachable
 from creche.wire.codec import DEFAULT_LIMITS, Limits
 
 logger = logging.getLogger("creche.channel")
@@ -37,15 +37,15 @@ _ENDED = (
 )
 
 
-class AnyioChannel:
+class AnyioChannel(Ending):
     """A channel over one WebSocket. Made by `dial` only."""
 
     def __init__(
         self, stream: ByteStream, websocket: wsproto.WSConnection, peer: str, limits: Limits
     ) -> None:
+        super().__init__(peer)
         self._stream = stream
         self._websocket = websocket
-        self._peer = peer
         self._limits = limits
         # Frames and pongs leave one after the other; wsproto and the socket see the same order.
         self._sending = anyio.Lock()
@@ -57,13 +57,6 @@ class AnyioChannel:
         self._reader_left = anyio.Event()
         # Nothing more will come: the other side has closed, or the network has.
         self._has_parted = False
-        # Why this end can no longer be used; None while it can.
-        self._end: CrecheError | None = None
-
-    @property
-    def peer(self) -> str:
-        """The address of the other end: ``127.0.0.1:5570``."""
-        return self._peer
 
     def fileno(self) -> int:
         """Return the number of the socket, -1 once it is closed. For who forks."""
@@ -80,12 +73,11 @@ class AnyioChannel:
                 await self._write(events.BytesMessage(data=frame))
             is_sent = True
         except (*_ENDED, LocalProtocolError):
-            self._break(f"the connection to {self._peer} was lost")
+            self._lose()
             self._raise_end()
         finally:
             if not is_sent and self._end is None:
-                # Cancelled: half of the frame may be out.
-                self._break(f"a send to {self._peer} was cancelled")
+                self._give_up_send()
                 await self._drop()
 
     async def receive(self) -> bytes:
@@ -99,18 +91,18 @@ class AnyioChannel:
                 await self._read()
             finally:
                 self._is_reading = False
-                if isinstance(self._end, ChannelClosed):
+                if self._is_closed:
                     self._reader_left.set()
-        if isinstance(self._end, ChannelClosed):
+        if self._end is not None and self._is_closed:
             self._raise_end()
         return self._arrived.popleft()
 
     async def aclose(self) -> None:
         """See `Channel.aclose`."""
-        if isinstance(self._end, ChannelClosed):
+        if self._is_closed:
             return
         was_open = self._end is None
-        self._end = ChannelClosed(f"the channel to {self._peer} is closed")
+        self._close()
         self._arrived.clear()
         with anyio.CancelScope(shield=True):
             if was_open:
@@ -128,7 +120,7 @@ class AnyioChannel:
             data = await self._stream.receive(hs.READ_BYTES)
         except _ENDED:
             self._has_parted = True
-            self._break(f"the connection to {self._peer} was lost")
+            self._lose()
             return
         self._websocket.receive_data(data)
         await self._go_on()
@@ -163,7 +155,7 @@ class AnyioChannel:
         return replies
 
     def _take_in_frame(self) -> None:
-        if not isinstance(self._end, ChannelClosed):
+        if self._end is None or not self._is_closed:
             self._arrived.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
         self._parts = []
         self._size_bytes = 0
@@ -210,7 +202,7 @@ class AnyioChannel:
                     await self._stream.send(data)
                 is_sent = True
         if has_begun and not is_sent:
-            self._break(f"the connection to {self._peer} was lost")
+            self._lose()
             await self._drop()
 
     # --- writing and ending ---------------------------------------------------------------------
@@ -229,15 +221,6 @@ class AnyioChannel:
         """Close the socket; whoever waits on it wakes up."""
         with anyio.CancelScope(shield=True), suppress(*_ENDED):
             await anyio.aclose_forcefully(self._stream)
-
-    def _break(self, why: str) -> None:
-        if self._end is None:
-            self._end = ChannelBroken(why)
-
-    def _raise_end(self) -> NoReturn:
-        # A new one each time: an error that is raised twice collects tracebacks.
-        assert self._end is not None
-        raise type(self._end)(*self._end.args) from None
 
 
 # --- dialling -----------------------------------------------------------------------------------

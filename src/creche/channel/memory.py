@@ -15,13 +15,8 @@ from typing import TypeAlias
 import trio
 
 from creche.channel.base import Channel, Handler
-from creche.errors import (
-    ChannelBroken,
-    ChannelClosed,
-    CrecheError,
-    ListenError,
-    PlaneUnreachable,
-)
+from creche.channel.ending import Ending
+from creche.errors import ListenError, PlaneUnreachable
 from creche.wire.codec import DEFAULT_LIMITS, Limits
 
 
@@ -123,23 +118,16 @@ class _Pipe:
             self._travel.cancel()
 
 
-class MemoryChannel:
+class MemoryChannel(Ending):
     """One end of a pair made by `linked_pair`."""
 
     def __init__(self, name: str, peer: str, out: _Pipe, into: _Pipe, limits: Limits) -> None:
+        super().__init__(peer)
         self.name = name
-        self._peer_name = peer
         self._out = out
         self._into = into
         self._limits = limits
         self._twin: MemoryChannel
-        # Why this end can no longer be used; None while it can.
-        self._end: CrecheError | None = None
-
-    @property
-    def peer(self) -> str:
-        """The name of the other end."""
-        return self._peer_name
 
     @property
     def is_open(self) -> bool:
@@ -161,7 +149,7 @@ class MemoryChannel:
             for _ in range(copies):
                 await self._out.put(frame)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise self._why() from None
+            self._raise_end()
         except trio.Cancelled:
             self.cut(f"{self.name} cancelled a send")
             raise
@@ -170,24 +158,24 @@ class MemoryChannel:
 
     async def receive(self) -> bytes:
         """See `Channel.receive`."""
-        if isinstance(self._end, ChannelClosed):
-            raise self._why()
+        if self._end is not None and self._is_closed:
+            self._raise_end()
         try:
             frame = await self._into.take()
         except (trio.ClosedResourceError, trio.EndOfChannel):
-            raise self._why() from None
+            self._raise_end()
         if len(frame) > self._limits.frame_bytes:
             self.cut(
-                f"{self._peer_name} sent a frame of {len(frame):,} bytes, over the limit of "
+                f"{self._peer} sent a frame of {len(frame):,} bytes, over the limit of "
                 f"{self._limits.frame_bytes:,}"
             )
-            raise self._why()
+            self._raise_end()
         return frame
 
     async def aclose(self) -> None:
         """See `Channel.aclose`."""
-        if not isinstance(self._end, ChannelClosed):
-            self._end = ChannelClosed(f"the channel to {self._peer_name} is closed")
+        if not self._is_closed:
+            self._close()
             self._twin._break(f"{self.name} closed the connection")
             self._out.end()
             self._into.lose()
@@ -206,18 +194,9 @@ class MemoryChannel:
             else:
                 pipe.lose()
 
-    def _break(self, why: str) -> None:
-        if self._end is None:
-            self._end = ChannelBroken(why)
-
     def _check(self) -> None:
         if self._end is not None:
-            raise self._why()
-
-    def _why(self) -> CrecheError:
-        # A new one each time: an error that is raised twice collects tracebacks.
-        assert self._end is not None, "a pipe ended, and nobody said why"
-        return type(self._end)(*self._end.args)
+            self._raise_end()
 
 
 def linked_pair(

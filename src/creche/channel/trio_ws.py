@@ -20,13 +20,8 @@ import trio_websocket as tws
 import wsproto.utilities
 
 from creche.channel import handshake as hs
-from creche.errors import (
-    ChannelBroken,
-    ChannelClosed,
-    CrecheError,
-    ListenError,
-    PlaneUnreachable,
-)
+from creche.channel.ending import Ending
+from creche.errors import ListenError, PlaneUnreachable
 from creche.wire.codec import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -163,21 +158,14 @@ def _failure_in(group: ExceptionGroup[Exception]) -> hs.HandshakeFailed:
     return hs.no_websocket(error)
 
 
-class TrioChannel:
+class TrioChannel(Ending):
     """A channel over one WebSocket. Made by `serve` and `dial` only."""
 
     def __init__(self, connection: _Opened, wire: _Wire, reader: _Reader, peer: str) -> None:
+        super().__init__(peer)
         self._connection = connection
         self._wire = wire
         self._reader = reader
-        self._peer = peer
-        # Why this end can no longer be used; None while it can.
-        self._end: CrecheError | None = None
-
-    @property
-    def peer(self) -> str:
-        """The address of the other end: ``127.0.0.1:40312``."""
-        return self._peer
 
     async def send(self, frame: bytes) -> None:
         """See `Channel.send`."""
@@ -190,15 +178,14 @@ class TrioChannel:
         except wsproto.utilities.LocalProtocolError:
             self._raise_broken(self._connection.closed)
         except trio.Cancelled:
-            # Half of the frame may be out.
-            self._break(f"a send to {self._peer} was cancelled")
+            self._give_up_send()
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._wire)
             raise
 
     async def receive(self) -> bytes:
         """See `Channel.receive`."""
-        if isinstance(self._end, ChannelClosed):
+        if self._end is not None and self._is_closed:
             self._raise_end()
         try:
             frame = await self._connection.get_message()
@@ -212,8 +199,8 @@ class TrioChannel:
 
     async def aclose(self) -> None:
         """See `Channel.aclose`."""
-        if not isinstance(self._end, ChannelClosed):
-            self._end = ChannelClosed(f"the channel to {self._peer} is closed")
+        if not self._is_closed:
+            self._close()
             await self._finish(hs.NORMAL_CLOSURE, None)
 
     async def _finish(self, code: int, reason: str | None) -> None:
@@ -238,21 +225,12 @@ class TrioChannel:
         except (trio.ClosedResourceError, trio.BrokenResourceError, trio.BusyResourceError):
             pass  # mostly because the closing handshake has closed the socket
 
-    def _break(self, why: str) -> None:
-        if self._end is None:
-            self._end = ChannelBroken(why)
-
     def _raise_broken(self, reason: tws.CloseReason | None) -> NoReturn:
         if reason is None:
-            self._break(f"the connection to {self._peer} was lost")
+            self._lose()
         else:
             self._break(hs.why_closed(self._peer, reason.code, reason.reason))
         self._raise_end()
-
-    def _raise_end(self) -> NoReturn:
-        # A new one each time: an error that is raised twice collects tracebacks.
-        assert self._end is not None
-        raise type(self._end)(*self._end.args) from None
 
 
 @asynccontextmanager
