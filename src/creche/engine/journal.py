@@ -133,6 +133,7 @@ class Journal:
         """Leases that may yet be folded into their job's end: of this while, and of the last."""
         self._young_since = 0.0
         self._is_flushing = False
+        self._is_asleep = False
         self._wake = trio.Event()
         self.commits = 0
         self.failing: str | None = None
@@ -157,7 +158,8 @@ class Journal:
         `LEASE_S`: then one write says it all."""
         if not (self._young or self._old):
             self._young_since = trio.current_time()
-            self._wake.set()
+            if self._is_asleep:
+                self._wake.set()
         self._young[job.seq] = job
 
     def change(self, job: Job) -> None:
@@ -212,8 +214,10 @@ class Journal:
         task_status.started()
         while True:
             # With leases at hand it looks after them in time, else it sleeps until it is woken.
-            with trio.move_on_after(LEASE_S / 2 if self._young or self._old else math.inf):
+            self._is_asleep = not (self._young or self._old)
+            with trio.move_on_after(math.inf if self._is_asleep else LEASE_S / 2):
                 await self._wake.wait()
+            self._is_asleep = False
             self._wake = trio.Event()
             entries = self._take()
             if entries:

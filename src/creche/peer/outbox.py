@@ -5,6 +5,7 @@ outbox is `size_bytes`, and the owner cuts a peer whose outbox is over its limit
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -20,6 +21,13 @@ FRAME_TARGET_BYTES = 256 * codec.KIB
 small enough that a ping or a cancel behind it does not wait long."""
 
 
+PATIENCE_S = 0.02
+"""How long a message that nobody waits for may wait to be sent along with another one."""
+
+_PATIENT = (m.Received, m.Settled)
+"""They let the other side forget something. A frame of their own would cost as much as a job's."""
+
+
 class Outbox:
     """Messages in the order they were put, except that large ones travel in pieces beside the
     others, so that small messages pass them by. A `Goodbye` leaves after everything else, and what
@@ -31,7 +39,10 @@ class Outbox:
         self._large: deque[Iterator[m.Piece]] = deque()
         self._streams = 0
         self._last_word: m.Goodbye | None = None
+        self._is_pressing = False
+        """Whether anything of it is not to wait for others."""
         self._wake: anyio.Event | None = None
+        self._wait: anyio.CancelScope | None = None
         self.size_bytes = 0
         self.is_finished = False
         """Whether the last word was taken: nothing follows."""
@@ -60,9 +71,16 @@ class Outbox:
         else:
             self._small.append((message, size))
         self.size_bytes += size
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+        if self._is_pressing:
+            return
+        if type(message) not in _PATIENT:
+            self._is_pressing = True
+            if self._wake is not None:
+                self._wake.set()
+                self._wake = None
+        elif self._wait is not None and self._wait.deadline == math.inf:
+            # Without waking the sender, which most likely has a reason to wake before that.
+            self._wait.deadline = anyio.current_time() + PATIENCE_S
 
     def put_all(self, messages: Iterable[m.Message]) -> None:
         """Add several messages."""
@@ -74,6 +92,7 @@ class Outbox:
         self._small.clear()
         self._large.clear()
         self._last_word = None
+        self._is_pressing = False
         self.size_bytes = 0
         self.is_finished = False
 
@@ -99,17 +118,25 @@ class Outbox:
         if self._last_word is not None and not (small or self._large or self.is_finished):
             frame.append(self._last_word)
             self.is_finished = True
-        self.size_bytes = max(0, self.size_bytes - taken) if self else 0
+        if self:
+            self.size_bytes = max(0, self.size_bytes - taken)
+        else:
+            self.size_bytes = 0
+            self._is_pressing = False
         return frame
 
     async def wait(self) -> None:
-        """Wait until there is something to send."""
-        while not self:
+        """Wait until there is something to send; what nobody waits for is given a while."""
+        while not self._is_pressing:
             self._wake = anyio.Event()
+            deadline = anyio.current_time() + PATIENCE_S if self else math.inf
             try:
-                await self._wake.wait()
+                with anyio.CancelScope(deadline=deadline) as self._wait:
+                    await self._wake.wait()
             finally:
-                self._wake = None
+                self._wake = self._wait = None
+            if self:
+                return
 
 
 async def send_from(outbox: Outbox, channel: Channel, grammar: Grammar) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -253,9 +254,10 @@ class _Line:
     def __init__(self, why_broken: str, fd: int | None = None) -> None:
         self._lock = trio.StrictFIFOLock()
         self._why_broken = why_broken
-        self._sock: trio.socket.SocketType | None = None
+        self._sock: socket.socket | None = None
         if fd is not None:
-            self._sock = trio.socket.from_stdlib_socket(socket.socket(fileno=fd))
+            self._sock = socket.socket(fileno=fd)
+            self._sock.setblocking(False)
         self._unsent = memoryview(b"")
         self._received = bytearray()
         self._is_owed_an_answer = False
@@ -263,12 +265,19 @@ class _Line:
     async def ask(self, *request: Any) -> Any:
         """Send a request and return its answer's value, or raise the error that it is."""
         message = pack(request)
-        async with self._lock:
+        if self._lock.locked():
+            await self._lock.acquire()
+        else:
+            # There is a checkpoint in every call anyway.
+            self._lock.acquire_nowait()
+        try:
             if self._is_owed_an_answer:
                 await self._settle()
             self._unsent = memoryview(message)
             self._is_owed_an_answer = True
             kind, *value = unpack(await self._settle())
+        finally:
+            self._lock.release()
         if kind == OK:
             return value[0]
         if kind == LOCKED:
@@ -283,13 +292,18 @@ class _Line:
             raise StoreUnavailable(self._unavailable())
         try:
             while self._unsent:
-                sent = await sock.send(self._unsent)
-                self._unsent = self._unsent[sent:]
+                try:
+                    self._unsent = self._unsent[sock.send(self._unsent) :]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(sock)
             while (answer := self._whole_answer()) is None:
-                data = await sock.recv(RECEIVE_BYTES)
-                if not data:
-                    raise ConnectionResetError
-                self._received += data
+                # It never answers at once, so there is a checkpoint in each call.
+                await trio.lowlevel.wait_readable(sock)
+                with suppress(BlockingIOError):
+                    data = sock.recv(RECEIVE_BYTES)
+                    if not data:
+                        raise ConnectionResetError
+                    self._received += data
         except (OSError, trio.ClosedResourceError):
             raise StoreUnavailable(self._unavailable()) from None
         self._received = bytearray()
@@ -308,6 +322,7 @@ class _Line:
         """Make every call, wherever it waits, raise `StoreUnavailable`."""
         self._why_broken = why
         if self._sock is not None:
+            trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
             self._sock = None
 

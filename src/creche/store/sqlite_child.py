@@ -22,7 +22,7 @@ import threading
 from typing import Any, NoReturn
 
 from creche.errors import StoreError, StoreFull, StoreLocked, StoreUnusable
-from creche.store.sqlite_file import FileLock, check_file, open_to_read, open_to_write
+from creche.store.sqlite_file import FileLock, check_file, lay_out_log, open_to_read, open_to_write
 from creche.store.sqlite_history import History
 from creche.store.sqlite_ledger import Ledger
 from creche.store.sqlite_pipe import ERROR, FULL, LOCKED, OK, UNUSABLE, BlockingEnd
@@ -67,6 +67,7 @@ class Keeper:
                 connection = open_to_write(self._path)
                 ledger = Ledger(connection)
                 answer = (OK, ledger.open(now))
+                lay_out_log(self._path)
             except BaseException:
                 lock.release()
                 raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from creche.peer.outbox import Outbox
+import pytest
+import trio
+
+from creche.peer.outbox import PATIENCE_S, Outbox
 from creche.wire import codec
 from creche.wire import messages as m
 
@@ -53,3 +56,34 @@ def test_a_goodbye_is_the_last_word() -> None:
     outbox.clear()
     outbox.put(m.Ping(2))
     assert outbox.take() == [m.Ping(2)]
+
+
+@pytest.mark.trio
+async def test_what_nobody_waits_for_leaves_with_the_next_message_or_after_a_while(autojump_clock):
+    outbox = Outbox()
+    left: list[tuple[float, list[m.Message]]] = []
+    began = trio.current_time()
+
+    async def send() -> None:
+        while True:
+            await outbox.wait()
+            left.append((round(trio.current_time() - began, 3), outbox.take()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.sleep(1)
+        # Behind a wait that had begun, and before one begins: the first is given its while too.
+        outbox.put(m.Settled([1]))
+        await trio.sleep(PATIENCE_S / 2)
+        outbox.put(m.Settled([2]))
+        await trio.sleep(1 - PATIENCE_S / 2)
+        outbox.put(m.Received(1))
+        await trio.sleep(PATIENCE_S / 2)
+        outbox.put(m.Ping(1))
+        outbox.put(m.Settled([3]))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert left == [
+        (1 + PATIENCE_S, [m.Settled([1]), m.Settled([2])]),
+        (2 + PATIENCE_S / 2, [m.Received(1), m.Ping(1), m.Settled([3])]),
+    ]

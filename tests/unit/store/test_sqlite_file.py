@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from creche.errors import StoreLocked, StoreUnusable
 from creche.store.sqlite_file import (
     APPLICATION_ID,
+    LOG_PAGES,
     FileLock,
     check_file,
+    lay_out_log,
     migrate,
     migrations,
     open_to_read,
@@ -249,3 +252,48 @@ def test_reading_beside_a_writer_sees_its_commits_and_leaves_its_files(tmp_path:
                 reader.execute("DELETE FROM task")
         assert os.path.exists(path + "-wal")
     assert [file.name for file in tmp_path.iterdir()] == ["creche.db"]
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+
+def kept_after_a_crash(path: Path) -> list[int]:
+    """Return what SQLite finds in a copy of the files, as they are under an open connection."""
+    there = path.parent / "crashed"
+    there.mkdir()
+    for file in (path, Path(f"{path}-wal")):
+        (there / file.name).write_bytes(file.read_bytes())
+    with closing(sqlite3.connect(there / path.name)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return [n for (n,) in connection.execute("SELECT n FROM number ORDER BY n")]
+
+
+def test_a_log_that_was_laid_out_holds_what_was_committed_before_and_after(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    with closing(open_to_write(str(path))) as connection:
+        connection.execute("CREATE TABLE number (n)")
+        connection.execute("INSERT INTO number VALUES (1)")
+        lay_out_log(str(path))
+        laid_out = os.path.getsize(f"{path}-wal")
+        assert laid_out >= LOG_PAGES * 4096
+        lay_out_log(str(path))
+        connection.execute("INSERT INTO number VALUES (2)")
+        assert os.path.getsize(f"{path}-wal") == laid_out
+        assert kept_after_a_crash(path) == [1, 2]
+
+
+def test_a_log_that_there_is_no_room_for_is_left_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "creche.db"
+    with closing(open_to_write(str(path))) as connection:
+        connection.execute("CREATE TABLE number (n)")
+        connection.execute("INSERT INTO number VALUES (1)")
+        before = os.path.getsize(f"{path}-wal")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+        try:
+            lay_out_log(str(path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert os.path.getsize(f"{path}-wal") == before
+        connection.execute("INSERT INTO number VALUES (2)")
+        assert kept_after_a_crash(path) == [1, 2]
