@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, TypeAlias
 
 import trio
@@ -56,9 +57,36 @@ async def wait_for_parent_to_end(parent_pipe: int) -> None:
 @contextmanager
 def stop_signals(parent_pipe: int | None) -> Iterator[AsyncIterator[int]]:
     """Yield the stream of signals that ask this process to stop."""
-    asking = [signal.SIGTERM] if parent_pipe is not None else [signal.SIGTERM, signal.SIGINT]
-    with trio.open_signal_receiver(*asking) as signals:
+    more = [] if parent_pipe is not None else [signal.SIGINT]
+    with _terminations(*more) as signals:
         yield signals
+
+
+@contextmanager
+def _terminations(*more: int) -> Iterator[AsyncIterator[int]]:
+    """Receive SIGTERM and *more*, and be deaf to SIGTERM ever after.
+
+    The process is about to end by itself then. A signal that comes a moment late would kill it, and
+    whoever sent it, and waits for a code, would take that for a crash.
+    """
+    is_ending = False
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        # What Trio puts back in the end; and what there is before Trio's is there.
+        if not is_ending:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, *more) as signals:
+            try:
+                yield signals
+            finally:
+                is_ending = True
+    finally:
+        # Python's own farewell makes a handler the default again, but leaves this alone.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def unless_terminated(run: Callable[[], Awaitable[Exit]]) -> Exit:
@@ -67,7 +95,7 @@ async def unless_terminated(run: Callable[[], Awaitable[Exit]]) -> Exit:
     async with trio.open_nursery() as nursery:
 
         async def on_signal() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            with _terminations() as signals:
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
 

@@ -1,0 +1,60 @@
+"""A signal that comes when a process is about to end by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+TOLD = """
+import signal, sys
+import trio
+from creche.cli.processes import stop_signals
+
+class AtTheVeryEnd:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+async def main():
+    with stop_signals(None) as signals:
+        signal.raise_signal(signal.SIGTERM)
+        async for number in signals:
+            print("told", number)
+            break
+
+trio.run(main)
+signal.raise_signal(signal.SIGTERM)
+sys.modules["kept to the end"] = AtTheVeryEnd()
+sys.exit(3)
+"""
+
+BEFORE = """
+import signal
+from contextlib import contextmanager
+import trio
+from creche.cli import processes
+
+@contextmanager
+def receiver(*numbers):
+    signal.raise_signal(signal.SIGTERM)
+    yield
+
+trio.open_signal_receiver = receiver
+with processes.stop_signals(None):
+    print("deaf")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "code"),
+    [(TOLD, "told 15\n", 3), (BEFORE, "", -15)],
+    ids=["after it is the end", "before it is heard"],
+)
+def test_a_process_hears_sigterm_until_it_ends_by_itself(
+    script: str, said: str, code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", code)
