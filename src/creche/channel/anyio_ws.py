@@ -48,7 +48,7 @@ class AnyioChannel(Ending):
         self._websocket = websocket
         self._limits = limits
         # Frames and pongs leave one after the other; wsproto and the socket see the same order.
-        self._sending = anyio.Lock()
+        self._sending = anyio.Lock(fast_acquire=True)
         self._arrived: deque[bytes] = deque()
         self._parts: list[bytes] = []
         self._size_bytes = 0

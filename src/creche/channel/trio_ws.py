@@ -9,6 +9,7 @@ the bytes end during the handshake (it would wait on), and the socket is closed 
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -43,6 +44,7 @@ class _Wire(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.opening: trio.CancelScope | None = trio.CancelScope()
         self._stream = stream
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._allowance = hs.HANDSHAKE_BYTES
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
@@ -58,11 +60,26 @@ class _Wire(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        data = self._send_now(data)
+        if not data:
+            return
         try:
             await self._stream.send_all(data)
         except BaseException:
             self._stop_opening()
             raise
+
+    def _send_now(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+        """Send what the socket takes at once, mostly all, and return the rest: a trip through the
+        scheduler would cost as much as everything else about a small frame. The library takes its
+        lock before each call, and that is a checkpoint."""
+        if self._socket is None:
+            return data
+        try:
+            sent = os.write(self._socket.fileno(), data)
+        except OSError:
+            return data  # it is full, or broken: the stream waits, or says so
+        return b"" if sent == len(data) else memoryview(data)[sent:]
 
     async def begin(self) -> None:
         """Shake hands over TLS. The library would wait on when that fails."""

@@ -283,11 +283,14 @@ async def test_what_a_plane_must_not_say_breaks_the_channel_and_it_is_told(
 ) -> None:
     monkeypatch.setattr(handshake, "CLOSE_S", 0.1)
     answer = b""
-    answered = anyio.Event()
+    taken, answered = anyio.Event(), anyio.Event()
 
     async def talk(stream: SocketStream) -> None:
         nonlocal answer
-        await stream.send(accept(await request_of(stream)) + b"\x82\x02ok" + said)
+        await stream.send(accept(await request_of(stream)) + b"\x82\x02ok")
+        # trio-websocket refuses at once, and drops what nobody has taken by then.
+        await taken.wait()
+        await stream.send(said)
         if said:
             with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 while len(answer) < 8:
@@ -297,6 +300,7 @@ async def test_what_a_plane_must_not_say_breaks_the_channel_and_it_is_told(
     async with stranger(talk) as url:
         async with dialler.dial(url, limits=Limits(frame_bytes=128)) as channel:
             assert await channel.receive() == b"ok"
+            taken.set()
             with pytest.raises(ChannelBroken, match=why):
                 await channel.receive()
             with pytest.raises(ChannelBroken, match=why):
