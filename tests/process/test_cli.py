@@ -425,7 +425,7 @@ def test_a_reader_that_leaves_is_no_error(plane: Plane) -> None:
         timeout=BOUND_S,
         check=False,
     )
-    assert done.stderr == ""
+    assert done.stderr in ("", "no jobs\n")
     assert done.returncode in (0, 141)  # 0 when all was written before the reader left
 
 

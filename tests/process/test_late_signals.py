@@ -51,9 +51,7 @@ with processes.stop_signals(None):
     [(TOLD, "told 15\n", 3), (BEFORE, "", -15)],
     ids=["after it is the end", "before it is heard"],
 )
-def test_a_process_hears_sigterm_until_it_ends_by_itself(
-    script: str, said: str, code: int
-) -> None:
+def test_a_process_hears_sigterm_until_it_ends_by_itself(script: str, said: str, code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )

@@ -186,7 +186,9 @@ class Conversations:
 
     def _worker_came(self, session: Session, hello: m.Hello) -> None:
         session.queues = tuple(dict.fromkeys(hello.facts["queues"]))
-        held = hello.facts.get("held", [])
+        # Of another ledger, the same numbers are other jobs: it holds none of ours.
+        is_of_this = hello.facts.get("plane", self._core.plane) == self._core.plane
+        held = hello.facts.get("held", []) if is_of_this else []
         self._core.leases.resume(session, [(s, e, a) for s, e, a in held])
         self._core.journal.wake()
 

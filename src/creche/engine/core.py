@@ -40,7 +40,6 @@ class Core:
 
     Args:
         store: not yet opened.
-        plane: the plane's id, told to peers.
         clock: UTC seconds.
         events: is told what happens.
     """
@@ -50,13 +49,13 @@ class Core:
         store: Store,
         settings: PlaneSettings,
         *,
-        plane: str,
         clock: Callable[[], float],
         events: Hub,
     ) -> None:
         self.store = store
         self.settings = settings
-        self.plane = plane
+        self.plane = ""
+        """The id of the ledger, which is the plane's for its peers: known when it is open."""
         self.now = clock
         self.events = events
         self.spills = store.durability is Durability.DISK
@@ -130,6 +129,7 @@ class Core:
     async def recover(self) -> None:
         """Open the store and take back into memory what belongs there."""
         recovery: Recovery = await self.store.open(self.now())
+        self.plane = recovery.id
         self.epoch = recovery.epoch
         self.next_seq = recovery.next_seq - 1
         self.catalog = Catalog(recovery.tasks)

@@ -28,7 +28,8 @@ MAX_UNWRITTEN = 100
 """Attempts of one job that a crash may have kept from the disk: a few hand-backs at the most."""
 
 _REPORTED = {
-    int(state): state for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+    int(state): state
+    for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
 }
 
 
@@ -63,14 +64,27 @@ class Leases:
             core.journal.settle(session, message.n)
             return
         session.release(job)
+        state = _REPORTED[message.state]
+        if state is JobState.LOST:
+            self._given_up(job, session, message.n)
+            return
         session.was_wrong = False
         session.done += 1
         core.dispatch.measured(job, message.run_us)
-        state = _REPORTED[message.state]
         if state is JobState.FAILED:
             session.failed += 1
         now = core.now()
         core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
+
+    def _given_up(self, job: Job, session: Session, n: int) -> None:
+        """A worker that lives has stopped an attempt that it had begun: uncounted, unless it was
+        the only one."""
+        if job.is_at_most_once and job.state is not JobState.CANCELLING:
+            outcome = _make_lost("its worker had to give it up")
+            self._core.end(job, JobState.LOST, outcome, job.leased_at, session, n)
+        else:
+            self._free(job)
+            self._core.journal.settle(session, n)
 
     def handed_back(self, session: Session, tokens: Iterable[list[int]]) -> None:
         """Attempts that were not begun: they go back uncounted. The worker was thought to be
@@ -150,8 +164,7 @@ class Leases:
         core = self._core
         job.losses += 1
         if job.is_at_most_once and job.state is not JobState.CANCELLING:
-            outcome = Failure("creche.JobLost", f"{why}; it may have run, and runs at most once")
-            core.end(job, JobState.LOST, encode_value(outcome.as_data()), job.leased_at)
+            core.end(job, JobState.LOST, _make_lost(why), job.leased_at)
         elif job.losses >= core.settings.max_losses and job.state is not JobState.CANCELLING:
             outcome = Failure(
                 "creche.WorkerLost", f"set aside: {job.losses} workers were lost with it; {why}"
@@ -203,6 +216,12 @@ class Leases:
             and job.is_committed
             and not job.is_returning
         )
+
+
+def _make_lost(why: str) -> bytes:
+    """Return the outcome of an at-most-once job whose attempt was lost."""
+    failure = Failure("creche.JobLost", f"{why}; it may have run, and runs at most once")
+    return encode_value(failure.as_data())
 
 
 def check_report(state: int) -> bool:

@@ -16,7 +16,6 @@ Stopping has three steps: refuse what is new, drain until the time for it is up,
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +63,6 @@ async def run_plane(
     children: Callable[[Running], Sequence[Child]] = lambda running: (),
     stop: trio.Event | None = None,
     clock: Callable[[], float] = time.time,
-    random: Callable[[int], bytes] = os.urandom,
     subscribers: Sequence[Subscriber] = (log,),
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -75,7 +73,6 @@ async def run_plane(
         listen: listens for peers; called for each epoch, and must bind the same address again.
         children: processes to keep running beside the core once it is ready.
         clock: UTC seconds.
-        random: random bytes.
         subscribers: told what happens; the log by default.
 
     Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was
@@ -97,7 +94,6 @@ async def run_plane(
             children,
             trio.Event() if stop is None else stop,
             clock,
-            random(8).hex(),
             events,
             task_status,
         )
@@ -114,7 +110,6 @@ async def _run_epochs(
     children: Callable[[Running], Sequence[Child]],
     stop: trio.Event,
     clock: Callable[[], float],
-    plane: str,
     events: Hub,
     task_status: trio.TaskStatus[Running],
 ) -> None:
@@ -131,7 +126,7 @@ async def _run_epochs(
                 task_status.started(running)
 
         while True:
-            core = Core(make_store(), settings, plane=plane, clock=clock, events=events)
+            core = Core(make_store(), settings, clock=clock, events=events)
             try:
                 await _run_core(core, listen, stop, report)
                 break

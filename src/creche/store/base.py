@@ -213,6 +213,8 @@ class Recovery:
     """
 
     ledger: str
+    id: str
+    """Random, made with the ledger: what others know by its numbers is of this ledger only."""
     epoch: int
     next_seq: int
     lanes: Sequence[LaneRow]

@@ -9,6 +9,7 @@ over the same jobs. A plane does not do that, but a simulated restart does.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -102,6 +103,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._is_open = False
+        self._id = os.urandom(8).hex()
         self._epoch = 0
         self._next_seq = 1
         self._in_order = True
@@ -128,6 +130,7 @@ class MemoryStore:
         self._epoch += 1
         recovery = Recovery(
             ledger="main",
+            id=self._id,
             epoch=self._epoch,
             next_seq=self._next_seq,
             lanes=[self._lanes[lane] for lane in sorted(self._lanes)],

@@ -107,9 +107,10 @@ class SqliteStore:
             with trio.CancelScope(shield=True):
                 await self._stop()
             raise
-        epoch, next_seq, lanes, stored, held, tasks, ended = found
+        ledger_id, epoch, next_seq, lanes, stored, held, tasks, ended = found
         return Recovery(
             ledger="main",
+            id=ledger_id,
             epoch=epoch,
             next_seq=next_seq,
             lanes=[LaneRow(*row) for row in lanes],

@@ -328,6 +328,15 @@ def migrate(connection: sqlite3.Connection, folder: Path = MIGRATIONS) -> None:
             raise
 
 
+def renew_id(connection: sqlite3.Connection) -> None:
+    """Make a copy of a ledger another ledger. One of a schema that has no ids gets its own when it
+    is migrated."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version >= 2:
+        with connection:
+            connection.execute("UPDATE ledger SET id = lower(hex(randomblob(8)))")
+
+
 def _statements(script: str) -> list[str]:
     """Split *script*; sqlite3's own `executescript` would commit before it begins."""
     found, pending = [], ""

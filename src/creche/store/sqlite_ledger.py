@@ -76,13 +76,14 @@ class Ledger:
             execute(
                 "UPDATE ledger SET epoch = epoch + 1, opened_at = ? WHERE name = 'main'", (now,)
             )
-        epoch, self._next_seq, counts, self._kept_bytes = execute(
-            "SELECT epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
+        ledger_id, epoch, self._next_seq, counts, self._kept_bytes = execute(
+            "SELECT id, epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
         ).fetchone()
         self._counts = {int(state): jobs for state, jobs in json.loads(counts).items()}
         (newest,) = execute("SELECT max(n) FROM ending").fetchone()
         self._next_ending = (newest or 0) + 1
         return (
+            ledger_id,
             epoch,
             self._next_seq,
             execute("SELECT lane, queue, priority, park FROM lane ORDER BY lane").fetchall(),

@@ -23,6 +23,7 @@ from creche.store.sqlite_file import (
     is_unwritable,
     open_to_read,
     open_to_write,
+    renew_id,
 )
 from creche.store.sqlite_history import History
 
@@ -151,7 +152,8 @@ def backup(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
     """Copy the store at *path*, as it is at one moment, to the new file *target*; return its size
     in bytes. A plane may go on writing; its log grows until the copy is done.
 
-    Nothing appears at *target* before the copy is whole and on disk.
+    The copy is another ledger from then on: what workers run for this one is none of its business.
+    Nothing appears at *target* before it is whole and on disk.
 
     Raises:
         StoreUnusable: there is no store of ours, or *target* is there already.
@@ -170,6 +172,7 @@ def backup(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
             with closing(sqlite3.connect(part)) as copy:
                 # All pages in one step: in several, every commit between them would start it anew.
                 source.backup(copy, pages=-1)
+                renew_id(copy)
             _sync(part)
             part.rename(target)
         except (sqlite3.Error, OSError) as error:

@@ -75,13 +75,17 @@ class StoreContract:
         assert not any((found.lanes, found.stored, found.held, found.tasks))
         await store.aclose()
 
-    async def test_every_opening_is_a_new_epoch(self, connect: Connect) -> None:
-        epochs = []
+    async def test_every_opening_is_a_new_epoch_of_the_same_ledger(self, connect: Connect) -> None:
+        epochs, ids = [], set()
         for _ in range(3):
             store = bounded(connect())
-            epochs.append((await store.open(NOW)).epoch)
+            found = await store.open(NOW)
+            epochs.append(found.epoch)
+            ids.add(found.id)
             await store.aclose()
         assert epochs == [1, 2, 3]
+        (ledger_id,) = ids
+        assert len(ledger_id) >= 16
 
     async def test_a_store_says_how_durable_it_is(self, store: Store) -> None:
         assert isinstance(store.durability, Durability)

@@ -230,7 +230,8 @@ class Offer(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """An attempt's body has left. `n` is the worker's number of the report; sent until settled."""
+    """An attempt's body has left, or was given up: LOST, when its worker had begun and stopped it.
+    `n` is the worker's number of the report; sent until settled."""
 
     n: int
     seq: int

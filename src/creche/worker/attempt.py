@@ -58,7 +58,7 @@ class Attempt:
     __slots__ = (
         "home",
         "id",
-        "is_abandoned",
+        "is_given_up",
         "is_threaded",
         "offered_plane",
         "options",
@@ -73,7 +73,6 @@ class Attempt:
         "task",
         "token",
         "waits",
-        "was_abandoned",
     )
 
     def __init__(self, home: Home, task: Task[..., Any], is_threaded: bool, offer: m.Offer) -> None:
@@ -86,10 +85,8 @@ class Attempt:
         self.stage = Stage.WAITING
         # Why it was told to stop; None while it was not.
         self.stop_why: str | None = None
-        # The right to run it was lost: what becomes of it is the plane's business alone.
-        self.is_abandoned = False
-        # That was so for a while: it has been told to stop, and is held again.
-        self.was_abandoned = False
+        # Its worker has told it to stop: for want of a lease, or of time.
+        self.is_given_up = False
         # What stopping cancels: the body if it is a coroutine, a thread's waits if not.
         self.scopes: list[trio.CancelScope] | None = None
         # How many of its waits lend its slot; guarded by the floor's lock.

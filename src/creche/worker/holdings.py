@@ -1,8 +1,10 @@
-"""What a worker has of its plane's: the attempts it holds, and bodies that it may not run any more.
+"""What a worker has of its plane's: the attempts it holds, and bodies that are nobody's any more.
 
 The plane knows what a worker holds from what it has offered, what was reported and handed back,
-and, when a connection was lost, from the worker's Hello. What is let go while nobody is there to be
-told must be told with the next Welcome, or it stays with this worker for ever.
+and, when a connection was lost, from the worker's Hello. What has begun stays held until its body
+has left, whoever stops it, and then it is reported: an attempt that the plane does not hear of
+would stay with this worker for ever, and an at-most-once one would be begun again. What has not
+begun may be let go at any time; while nobody is there to be told, it is told with the next Welcome.
 """
 
 from __future__ import annotations
@@ -19,47 +21,53 @@ class Holdings:
 
     def __init__(self) -> None:
         self.held: dict[Token, Attempt] = {}
-        """What is ours by right: waiting, running, or finished in a thread and not collected."""
-        self.strays: set[Attempt] = set()
-        """Attempts that are not, but whose bodies are still in. They keep their slots."""
+        """What is ours: waiting, running, or finished in a thread and not collected."""
+        self.given_up: set[Attempt] = set()
+        """Attempts, held or not, whose bodies were told to leave and have not. They keep their
+        slots."""
         self._named: set[Token] = set()
+
+    @property
+    def may_end_well(self) -> bool:
+        """Whether anything is held that was not told to leave."""
+        return not all(attempt.is_given_up for attempt in self.held.values())
 
     def name(self, reported: Iterable[Token]) -> list[Token]:
         """Return what a Hello names: what is held, and what is *reported* but not settled."""
         self._named = {*self.held, *reported}
         return list(self._named)
 
-    def take_up_again(self, reported: Iterable[Token]) -> list[Token]:
-        """The plane goes by what the Hello named, and some of that may have been let go since, when
-        nobody was there to be told. Bodies that are still in are held again; return the rest."""
-        gone = self._named.difference(self.held, reported)
-        for attempt in [stray for stray in self.strays if stray.token in gone]:
-            self.strays.discard(attempt)
-            attempt.is_abandoned = False
-            attempt.was_abandoned = True
-            self.held[attempt.token] = attempt
-            gone.discard(attempt.token)
-        return sorted(gone)
+    def let_go_since(self, reported: Iterable[Token]) -> list[Token]:
+        """Return what the last Hello named and is neither held nor *reported* now: the plane goes
+        by the Hello, and is to be told."""
+        return sorted(self._named.difference(self.held, reported))
 
-    def abandon(self, why: str) -> None:
-        """The right to all that is held is lost or given up: stop what is in."""
-        held, self.held = self.held, {}
-        for attempt in held.values():
-            attempt.is_abandoned = True
+    def give_up(self, why: str) -> None:
+        """The right to all that is held is lost or renounced: stop what is in."""
+        for attempt in self.held.values():
             if attempt.stage.is_in:
-                self.strays.add(attempt)
+                attempt.is_given_up = True
+                self.given_up.add(attempt)
                 attempt.stop(why)
+
+    def disown(self) -> list[Attempt]:
+        """Hold nothing any more; return what was held."""
+        held = list(self.held.values())
+        self.held.clear()
+        return held
 
     def let_go(self, attempt: Attempt) -> bool:
         """The body of *attempt* has left; return whether it was held until now."""
-        if attempt.is_abandoned:
-            self.strays.discard(attempt)
+        self.given_up.discard(attempt)
+        if self.held.get(attempt.token) is not attempt:
             return False
         del self.held[attempt.token]
         return True
 
 
-def is_to_be_reported(attempt: Attempt) -> bool:
-    """Whether how a held attempt has ended is an end of its job. If this worker has stopped it, and
-    not the plane, that may be why it did not succeed."""
-    return attempt.state is JobState.SUCCEEDED or not attempt.was_abandoned
+def end_given_up(attempt: Attempt) -> None:
+    """The body has left. If this worker has stopped it, and not the plane, that may be why it did
+    not succeed: then nobody knows how far it came."""
+    if attempt.is_given_up and attempt.state is not JobState.SUCCEEDED:
+        attempt.state = JobState.LOST
+        attempt.outcome = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from creche.model.job import JobState
 from creche.peer.parent import Token
 from creche.wire import messages as m
 from creche.worker.attempt import Attempt
@@ -25,6 +26,9 @@ class Reports:
         self._n = 0
         self._unsettled: dict[int, m.Finished] = {}
         self.size_bytes = 0
+        self.ends = 0
+        """How many of them say how a job has ended: worth waiting until they are settled. The
+        others say that an attempt is lost, which the plane finds out anyway."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
@@ -43,13 +47,24 @@ class Reports:
 
     def add(self, attempt: Attempt) -> m.Finished:
         """Keep, and return, the report of an attempt whose state is known."""
-        self._n = n = self._n + 1
         if attempt.state is None:
             raise AssertionError("an attempt is reported that has not ended")
-        outcome = attempt.outcome
-        report = m.Finished(n, *attempt.token, attempt.state.value, outcome, attempt.run_us)
-        self._unsettled[n] = report
+        return self._add(attempt.token, attempt.state, attempt.outcome, attempt.run_us)
+
+    def add_lost(self, token: Token) -> m.Finished:
+        """Keep, and return, the report of an attempt that was begun, and whose end is unknown."""
+        return self._add(token, JobState.LOST, None, 0)
+
+    def clear(self) -> None:
+        """Forget all reports: nobody is there to settle them."""
+        self._unsettled.clear()
+        self.size_bytes = self.ends = 0
+
+    def _add(self, token: Token, state: JobState, outcome: bytes | None, run_us: int) -> m.Finished:
+        self._n = n = self._n + 1
+        report = self._unsettled[n] = m.Finished(n, *token, state.value, outcome, run_us)
         self.size_bytes += _ROW_BYTES if outcome is None else len(outcome) + _ROW_BYTES
+        self.ends += state is not JobState.LOST
         return report
 
     def settle(self, ns: Iterable[int]) -> None:
@@ -60,3 +75,4 @@ class Reports:
             if report is not None:
                 outcome = report.outcome
                 self.size_bytes -= _ROW_BYTES if outcome is None else len(outcome) + _ROW_BYTES
+                self.ends -= report.state != JobState.LOST

@@ -39,7 +39,7 @@ from creche.worker.executors.coroutine import CoroutineExecutor, run_body
 from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
 from creche.worker.forks import guard_this_loop, unguard_this_loop
-from creche.worker.holdings import Holdings, is_to_be_reported
+from creche.worker.holdings import Holdings, end_given_up
 from creche.worker.lease import LeaseWatch
 from creche.worker.leaving import Leaving
 from creche.worker.reports import Reports
@@ -121,7 +121,7 @@ class Worker:
         self._home = Home(worker_id, self._floor, self.submitter)
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
         self._threads = ThreadExecutor(self._floor, self._on_thread_left)
-        self._lease = LeaseWatch(self.link, self._floor, on_lost=self._abandon, on_held=self._pump)
+        self._lease = LeaseWatch(self.link, self._floor, on_lost=self._give_up, on_held=self._pump)
         self._ahead = LookAhead(self._floor, settings.look_ahead_s, on_late=self._hand_back)
         self._holdings = Holdings()
         self._done: deque[Attempt] = deque()
@@ -150,8 +150,8 @@ class Worker:
     def capacity(self) -> tuple[int, int]:
         """How many bodies the plane is told that this worker runs at a time, and how many slots of
         them are lent."""
-        slots = max(0, self._floor.slots - len(self._holdings.strays)) if self._floor.is_open else 0
-        return slots, self._floor.lent
+        slots = self._floor.slots - len(self._holdings.given_up) if self._floor.is_open else 0
+        return max(0, slots), self._floor.lent
 
     @property
     def is_draining(self) -> bool:
@@ -243,19 +243,19 @@ class Worker:
         """Let bodies leave, have the last reports settled, and say goodbye; each step is
         bounded."""
         leaving, reports, holdings = self._leaving, self._reports, self._holdings
-        await leaving.wait_for_bodies(lambda: not holdings.held)
+        await leaving.wait_for_bodies(lambda: not holdings.may_end_well)
         if holdings.held:
             names = _names(holdings.held.values())
             logger.warning("worker %s stops what still runs: %s", self.worker_id, names)
-            # Not reported: the goodbye gives them away, and they run again elsewhere.
-            self._abandon("the worker is shutting down")
+            self._give_up("the worker is shutting down")
             await leaving.until(self._is_cleaned_up, self._settings.cleanup_s)
-        await leaving.wait_for_settlement(lambda: not (reports or self._is_unsaid))
-        if len(reports):
+            self._report_lost(holdings.disown())
+        await leaving.wait_for_settlement(lambda: not (reports.ends or self._is_unsaid))
+        if reports.ends:
             logger.warning(
                 "worker %s leaves with %d results unsettled: these jobs will run again",
                 self.worker_id,
-                len(reports),
+                reports.ends,
             )
         self._is_ending = True
         await self.link.leave(leaving.why)
@@ -281,6 +281,8 @@ class Worker:
             "host": socket.gethostname(),
             "version": self._version,
         }
+        if self._home.plane:
+            facts["plane"] = self._home.plane
         return m.Hello(
             list(m.VERSIONS),
             Role.WORKER.value,
@@ -293,20 +295,35 @@ class Worker:
 
     def _on_welcome(self, welcome: m.Welcome) -> Iterator[m.Message]:
         limits = welcome.limits
-        self._home.plane = str(limits["plane"])
+        self._meet(str(limits["plane"]))
         self._home.payload_bytes = int(limits["payload_bytes"])
         self._lease.welcomed(float(limits["lease_s"]), float(limits["grace_s"]))
         self._begun.set()
-        given_up = self._holdings.take_up_again(self._reports.tokens())
+        let_go = self._holdings.let_go_since(self._reports.tokens())
         self._is_unsaid = False
         self._leaving.tell()
         yield m.Announce(self._declarations)
         self._said = self.capacity
         yield m.Capacity(*self._said)
-        if given_up:
-            yield m.HandBack([list(token) for token in given_up])
+        if let_go:
+            yield m.HandBack([list(token) for token in let_go])
         yield from self._reports
         yield from self.submitter.resume(welcome)
+
+    def _meet(self, plane: str) -> None:
+        """This plane has welcomed us. To another one than before, with other jobs behind the same
+        numbers, nothing that is left of that one's must ever be said."""
+        before, self._home.plane = self._home.plane, plane
+        if before not in ("", plane):
+            self._floor.drop_all()
+            self._holdings.give_up("its plane is gone")
+            dropped = len(self._holdings.disown()) + len(self._reports)
+            self._reports.clear()
+            logger.warning(
+                "another plane answers at %s, with a store of its own: of the one before,"
+                " %d attempts and results were dropped",
+                *(self.link.url, dropped),
+            )
 
     def _on_messages(self, messages: list[m.Message]) -> None:
         fresh: list[Attempt] = []
@@ -354,7 +371,7 @@ class Worker:
         if not self._floor.is_open and not self._reports.is_full:
             self._adjust()
             self._pump()
-        if not self._reports:
+        if not self._reports.ends:
             self._leaving.tell()
 
     def _on_stop(self, stop: m.Stop) -> None:
@@ -446,20 +463,24 @@ class Worker:
         return number
 
     def _end(self, attempt: Attempt) -> m.Finished | None:
-        """A body has left: return its report, unless the attempt is the plane's business by now."""
+        """A body has left: return its report, unless nobody wants to hear of it any more."""
         if not self._holdings.let_go(attempt):
             return None
-        if not is_to_be_reported(attempt):
-            self._give_back([attempt.token])
-            return None
+        end_given_up(attempt)
         return self._reports.add(attempt)
 
-    def _abandon(self, why: str) -> None:
-        """The right to all that is held is lost or given up: stop it, and report nothing."""
-        self._floor.drop_all()
-        self._holdings.abandon(why)
+    def _give_up(self, why: str) -> None:
+        """The right to all that is held is lost or renounced: hand back what has not begun, and
+        stop the rest, which is reported when it has left."""
+        self._hand_back(self._floor.drop_all())
+        self._holdings.give_up(why)
         self._say_capacity()
         self._leaving.tell()
+
+    def _report_lost(self, attempts: Iterable[Attempt]) -> None:
+        """Report attempts whose bodies cannot be waited for."""
+        for attempt in attempts:
+            self.link.post(self._reports.add_lost(attempt.token))
 
     # --- slots, and what is given back ----------------------------------------------------------
 

@@ -22,6 +22,7 @@ from creche.store.sqlite_file import (
     open_to_read,
     open_to_write,
 )
+from creche.store.sqlite_tools import backup
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -240,6 +241,28 @@ def test_a_step_that_fails_leaves_the_one_before_it(tmp_path: Path) -> None:
             migrate(connection, tmp_path)
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("a",)]
+
+
+def test_a_store_of_the_first_version_gets_an_id_and_its_backup_another(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "0001.sql").write_text(migrations()[1].read_text("utf-8"))
+    path = str(tmp_path / "creche.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        migrate(connection, old)
+    copies = [str(tmp_path / name) for name in ("one.db", "two.db")]
+    backup(path, copies[0])
+    ids = []
+    for each in (path, path, copies[0]):
+        with closing(open_to_write(each)) as connection:
+            ids += connection.execute("SELECT id FROM ledger").fetchone()
+    backup(path, copies[1])
+    with closing(open_to_write(copies[1])) as connection:
+        ids += connection.execute("SELECT id FROM ledger").fetchone()
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert {len(found) for found in ids} == {16}
 
 
 def test_reading_beside_a_writer_sees_its_commits_and_leaves_its_files(tmp_path: Path) -> None:

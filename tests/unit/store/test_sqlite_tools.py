@@ -139,6 +139,10 @@ async def test_a_backup_beside_a_plane_is_the_store_of_one_moment(tmp_path: Path
     found = await restored.open(NOW)
     assert (found.epoch, found.next_seq, found.ended, len(found.held)) == (2, 101, 10, 50)
     await restored.aclose()
+    # Both go on from here, and give the same numbers to other jobs.
+    original = bounded(SqliteStore(path))
+    assert (await original.open(NOW)).id != found.id
+    await original.aclose()
     assert names(tmp_path) == ["copy.db", "creche.db"]
 
 

@@ -84,7 +84,7 @@ async def test_the_plane_can_have_a_worker_drain(autojump_clock: Any) -> None:
     assert plane.all(m.Goodbye) == [m.Goodbye("the plane stops")]
 
 
-async def test_a_body_that_outlasts_the_drain_is_cancelled_and_not_reported(
+async def test_a_body_that_outlasts_the_drain_is_cancelled_and_reported_as_lost(
     autojump_clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     plane = ScriptedPlane()
@@ -94,8 +94,9 @@ async def test_a_body_that_outlasts_the_drain_is_cancelled_and_not_reported(
         worker.begin_drain("enough")
         begun_at = trio.current_time()
     assert trio.current_time() - begun_at == pytest.approx(30.0, abs=1.0)
-    assert plane.all(m.Finished) == []
-    assert len(plane.all(m.Goodbye)) == 1
+    (report,) = plane.all(m.Finished)
+    assert (report.seq, report.state, report.outcome) == (1, JobState.LOST, None)
+    assert type(plane.said[-1]) is m.Goodbye
     assert "stops what still runs: sleep (job 00000000-0000-0000-0000-000000000001)" in caplog.text
 
 
@@ -198,7 +199,7 @@ async def test_a_thread_that_hangs_is_named_and_left_to_itself(
             await trio.to_thread.run_sync(is_in.wait, 60)
             worker.begin_drain("enough")
     assert "a thread cannot be stopped: hang (job" in caplog.text
-    assert plane.all(m.Finished) == []
+    assert [(report.seq, report.state) for report in plane.all(m.Finished)] == [(1, JobState.LOST)]
     (thread,) = (t for t in threading.enumerate() if t.name.startswith("creche-1"))
     assert thread.daemon
     release.set()

@@ -10,6 +10,7 @@ import trio
 from tests.unit.worker.scripted import ScriptedPlane, eventually, running, value_of
 
 from creche.errors import JobCancelled
+from creche.model.job import JobState
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.wire import messages as m
@@ -71,11 +72,12 @@ async def test_a_worker_that_is_cut_off_stops_when_the_grace_has_passed(
 
         plane.listener.refuse = False
         await plane.until(lambda: len(plane.hellos) == 2)
-        assert plane.hellos[1].facts["held"] == []
+        assert plane.hellos[1].facts["held"] == [[1, 1, 1]]
         plane.offer(3, "echo", 3)
         assert value_of(await plane.one(3)) == 3
-        # Nothing is said of what was lost: neither of the one that ran nor of the one that waited.
-        assert len(plane.all(m.Finished)) == 1
+        # The one that ran is given up, and nothing is said of the one that waited.
+        ends = [(report.seq, report.state) for report in plane.all(m.Finished)]
+        assert ends == [(1, JobState.LOST), (3, JobState.SUCCEEDED)]
         assert [seq for seq, _ in bodies.came] == [1]
 
 
@@ -112,7 +114,7 @@ async def test_a_worker_that_is_not_heard_stops_before_its_lease_ends(
         # Out of its lease it begins nothing.
         plane.offer(2, "echo", 2)
         await trio.sleep(30)
-        assert plane.all(m.Finished) == []
+        assert [(r.seq, r.state) for r in plane.all(m.Finished)] == [(1, JobState.LOST)]
         # Heard again, it does.
         plane.say(m.Pong(1))
         worker.link.renewed_at = trio.current_time()
@@ -133,7 +135,7 @@ async def test_keep_alive_renews_leases_for_as_long_as_it_is_answered(
         assert len(plane.hellos) == 1
 
 
-async def test_a_thread_that_lost_its_lease_keeps_its_slot_and_is_not_reported() -> None:
+async def test_a_thread_that_lost_its_lease_keeps_its_slot_until_it_has_left() -> None:
     registry = Registry()
     release = threading.Event()
     is_in = threading.Event()
@@ -155,13 +157,14 @@ async def test_a_thread_that_lost_its_lease_keeps_its_slot_and_is_not_reported()
         plane.listener.refuse = False
         plane.limits |= {"keep_alive_s": 10.0, "grace_s": 15.0, "lease_s": 60.0}
         await plane.until(lambda: len(plane.hellos) >= 2 and plane.all(m.Capacity)[1:])
-        assert plane.hellos[-1].facts["held"] == []
+        assert plane.hellos[-1].facts["held"] == [[1, 1, 1]]
         assert plane.all(m.Capacity)[-1] == m.Capacity(1, 0)
         plane.offer(2, "work", 2)
         assert value_of(await plane.one(2)) == 2
         release.set()
         await plane.until(lambda: plane.all(m.Capacity)[-1] == m.Capacity(2, 0))
-        assert [report.seq for report in plane.all(m.Finished)] == [2]
+        # Whether its result counts is for the plane to say.
+        assert [report.seq for report in plane.all(m.Finished)] == [2, 1]
 
 
 async def test_a_thread_that_waits_for_a_job_is_woken_when_its_lease_is_lost() -> None:

@@ -10,6 +10,7 @@ import trio
 from tests.unit.worker.scripted import ScriptedPlane, offer, value_of
 from tests.unit.worker.test_drain import until_it_leaves
 
+from creche.model.job import JobState
 from creche.wire import messages as m
 from creche.worker.runner import Worker
 
@@ -204,5 +205,6 @@ async def test_a_worker_that_stops_between_hello_and_welcome_tells_what_it_has_n
         worker.begin_drain("enough")
         await trio.sleep(1)
         plane.welcome_may_pass.set()
-    assert [back.tokens for back in plane.all(m.HandBack)] == [[[1, 1, 1], [2, 1, 1]]]
+    assert [back.tokens for back in plane.all(m.HandBack)] == [[[2, 1, 1]]]
+    assert [(report.seq, report.state) for report in plane.all(m.Finished)] == [(1, JobState.LOST)]
     assert len(plane.all(m.Goodbye)) == 1
