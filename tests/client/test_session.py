@@ -32,7 +32,8 @@ class OwnError(Exception):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://127.0.0.1:5570", "127.0.0.1:5570", "ws://", "ws://host:port", "ws://[::1"]
+    "url",
+    ["", "http://127.0.0.1:5570", "plane", "host:port", "ws://", "ws://host:port", "ws://[::1"],
 )
 async def test_a_url_that_is_no_planes_is_refused_at_once(url: str) -> None:
     with pytest.raises(SettingsError, match="URL of a plane") as refused:
@@ -47,6 +48,9 @@ async def test_the_url_comes_from_the_environment_when_not_given(
     monkeypatch.setenv("CRECHE_CONNECT", "ws://plane:1234")
     assert Client().url == "ws://plane:1234"
     assert Client("ws://other:1").url == "ws://other:1"
+    assert Client("other:1").url == "ws://other:1"
+    monkeypatch.setenv("CRECHE_CONNECT", "127.0.0.1:5571")
+    assert Client().url == "ws://127.0.0.1:5571"
     monkeypatch.setenv("CRECHE_CONNECT", "nonsense")
     with pytest.raises(SettingsError, match="CRECHE_CONNECT: 'nonsense'"):
         Client()

@@ -291,3 +291,53 @@ async def test_a_stopping_plane_refuses_what_is_new_and_lets_running_work_finish
             assert decode_value((await client.hear(m.Ended)).outcome) == "in time"
             await worker.hear(m.Goodbye)
             assert not [o for o in worker.heard if isinstance(o, m.Offer)]
+
+
+async def test_who_dials_a_stopping_plane_again_and_again_is_told_of_once(autojump_clock, caplog):
+    async with open_house() as house, house.client().connected() as client:
+        await client.submitted(1)
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            offer = await worker.hear(m.Offer)
+            house.stop.set()
+            await trio.sleep(1)
+            other = house.client()
+            for _ in range(5):
+                assert (await other.is_refused()).code == "stopping"
+            await worker.finish(offer, "in time")
+            await worker.hear(m.Goodbye)
+    assert caplog.text.count("was sent away (stopping)") == 1
+
+
+async def test_an_old_process_that_is_back_does_not_replace_what_a_newer_one_has_announced(
+    autojump_clock,
+):
+    def declared(queue: str) -> m.Announce:
+        return m.Announce([{"name": "echo", "queue": queue}])
+
+    async with open_house() as house:
+        old, new = house.worker("old"), house.worker("new")
+        facts = {"queues": ["default", "old", "new"]}
+        async with old.connected(**facts, age_s=100.0):
+            await old.say(declared("old"))
+            await trio.sleep(1)
+            assert house.core.catalog.defaults("echo").queue == "old"
+            async with new.connected(**facts, age_s=0.0):
+                await new.say(declared("new"))
+                await trio.sleep(50)
+        async with old.connected(**facts, age_s=151.0):
+            await old.say(declared("old"))
+            await trio.sleep(1)
+            assert house.core.catalog.defaults("echo").queue == "new"
+            assert "echo" in house.core.sessions.worker("old").tasks
+            # The same process may say something else, and so may one that is newer still.
+            async with new.connected(**facts, age_s=51.0):
+                await new.say(declared("newer"))
+                await trio.sleep(1)
+                assert house.core.catalog.defaults("echo").queue == "newer"
+
+
+@pytest.mark.parametrize("age_s", [-1, float("nan"), float("inf"), "old", True, None])
+async def test_an_age_is_a_number_of_seconds(autojump_clock, age_s):
+    async with open_house() as house:
+        assert (await house.worker().is_refused(**LISTENING, age_s=age_s)).code == "protocol"

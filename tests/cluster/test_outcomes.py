@@ -62,6 +62,35 @@ async def test_what_ended_while_its_client_was_away_is_not_pruned_before_it_asks
                 assert decode_value((await client.hear(m.Ended, 5)).outcome) == "r"
 
 
+async def test_a_plane_that_was_restarted_waits_for_its_clients_before_it_prunes(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("creche.engine.core.PRUNE_EVERY_ENDS", 1)
+    store = MemoryStore()
+    async with open_house(KEEP_ONE, make_store=lambda: store) as house:
+        client = house.client()
+        async with client.connected():
+            jobs = [await client.submitted(i, flags=m.WATCH) for i in range(3)]
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo")
+            await finish_all(worker, 3)
+            await worker.hear(m.Settled)
+    async with open_house(KEEP_ONE, make_store=lambda: store) as house:
+        client.listener = house.listener
+        async with house.worker().connected(**LISTENING) as worker, house.client().connected() as b:
+            await worker.ready("echo")
+            await b.submitted(9)
+            await finish_all(worker, 1)
+            await trio.sleep(house.settings.grace_s - 5)
+            async with client.connected():
+                await client.say(m.Watch([job.id for job in jobs]))
+                for _ in jobs:
+                    assert decode_value((await client.hear(m.Ended, 5)).outcome) == "r"
+                await client.say(m.Received(3))
+                await trio.sleep(house.settings.grace_s)
+                assert await kept(house, jobs) == 0
+
+
 async def test_what_was_sent_and_not_received_outlives_the_connection(autojump_clock):
     async with open_house(KEEP_ONE) as house, house.worker().connected(**LISTENING) as worker:
         await worker.ready("echo")

@@ -1,7 +1,8 @@
-"""A signal that comes when a process is about to end by itself."""
+"""Signals at the edges: while a process is about to end by itself, and before it has begun."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -56,3 +57,22 @@ def test_a_process_hears_sigterm_until_it_ends_by_itself(script: str, said: str,
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout, done.stderr, done.returncode) == (said, "", code)
+
+
+def test_ctrl_c_before_the_program_is_loaded_ends_it_without_a_word() -> None:
+    script = """
+import signal, sys
+
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "creche.cli.app":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+from creche.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", -signal.SIGINT)

@@ -72,7 +72,7 @@ def test_every_file_of_the_package_is_in_it(wheel: Path) -> None:
 def test_a_plain_install_has_the_command_line_and_the_dashboard(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "creche = creche.cli.app:main" in archive.read(name).decode()
+        assert "creche = creche.__main__:main" in archive.read(name).decode()
     needed = [
         line for line in metadata(wheel).get_all("Requires-Dist", []) if "extra ==" not in line
     ]

@@ -76,6 +76,12 @@ def default_tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def with_scheme(address: str) -> str:
+    """Return a plane's address in full: ``HOST:PORT`` is ``ws://HOST:PORT``. A name alone stays as
+    it is: it would be dialled at a web server's port, where no plane is."""
+    return f"ws://{address}" if "://" not in address and ":" in address else address
+
+
 def parse_url(url: str) -> Target:
     """Take a plane's URL apart.
 

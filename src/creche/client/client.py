@@ -24,7 +24,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 import anyio
 
 from creche.channel.base import Dial
-from creche.channel.handshake import parse_url
+from creche.channel.handshake import parse_url, with_scheme
 from creche.errors import ClientClosed, SettingsError, UnknownJob
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -61,8 +61,8 @@ class Client:
     it may be opened again, which is a new session.
 
     Args:
-        connect: the plane's URL, as ``ws://127.0.0.1:5570``; from ``CRECHE_CONNECT`` when not
-            given, else the default.
+        connect: the plane's address, as ``ws://127.0.0.1:5570`` or ``127.0.0.1:5570``; from
+            ``CRECHE_CONNECT`` when not given, else the default.
         timeout: seconds that connecting, submitting and asking may take; None: no bound. Waiting
             for results has bounds of its own.
         name: what the plane calls this client in its views.
@@ -484,10 +484,10 @@ def _checked_url(url: object, source: str) -> str:
             f"{source}: {url!r} is not text: a plane's URL is {DEFAULT_URL} or like it"
         )
     try:
-        parse_url(url)
+        parse_url(with_scheme(url))
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from None
-    return url
+    return with_scheme(url)
 
 
 def _checked_timeout(timeout: object) -> float | None:

@@ -53,6 +53,8 @@ class Catalog:
         self._encoded: dict[str, bytes] = {}
         self._size_bytes = 0
         self._defaults: dict[str, Defaults] = {}
+        self._began: dict[str, float] = {}
+        """When the process began whose declaration counts, for what was announced to this plane."""
         for row in rows:
             self._keep(decode_value(row.declaration), row.declaration)
 
@@ -78,8 +80,11 @@ class Catalog:
             names = nsmallest(MAX_COMPARED, names, key=lambda known: abs(len(known) - len(name)))
         return get_close_matches(name, names, n=3, cutoff=0.6)
 
-    def announce(self, declarations: Iterable[dict[str, Any]], now: float) -> list[TaskRow]:
-        """Take a worker's declarations; return the rows that are new or different.
+    def announce(
+        self, declarations: Iterable[dict[str, Any]], now: float, began: float
+    ) -> list[TaskRow]:
+        """Take the declarations of a worker whose process *began* then, on a clock that only goes
+        forward; return the rows that are new or different. What a newer process has said stays.
 
         Raises:
             RemoteProtocolError: a declaration is not one; nothing of the announcement is kept.
@@ -89,6 +94,9 @@ class Catalog:
         self._check_room(encoded)
         rows = []
         for name, declaration in checked.items():
+            if began < self._began.get(name, began):
+                continue
+            self._began[name] = began
             if self._encoded.get(name) != encoded[name]:
                 self._keep(declaration, encoded[name])
                 rows.append(TaskRow(name, encoded[name], now))

@@ -8,6 +8,7 @@ So does what the plane itself does wrong in a conversation, and then it is in th
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ SLICE = 256
 its way while the last are looked at, and no peer holds up the others for long."""
 
 
+STOPPING = "stopping"
+"""The code of the refusal that everybody hears who comes while the plane stops."""
+
 ENDINGS = (ChannelBroken, ChannelClosed, LocalProtocolError, RemoteProtocolError, Refused)
 """What ends a conversation, and nothing beside it."""
 
@@ -59,6 +63,7 @@ class Conversations:
     def __init__(self, core: Core, views: Views) -> None:
         self._core = core
         self._views = views
+        self._is_turning_away = False
         self._limits = codec.Limits(
             payload_bytes=core.settings.payload_bytes,
             message_bytes=core.settings.payload_bytes + 64 * codec.KIB,
@@ -168,7 +173,7 @@ class Conversations:
     def _new_session(self, hello: m.Hello, role: Role) -> Session:
         core = self._core
         if core.is_stopping:
-            raise Refused("stopping", "the plane is stopping")
+            raise Refused(STOPPING, "the plane is stopping")
         if len(core.sessions) >= core.settings.sessions:
             raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
         session = Session(hello, role, core.settings)
@@ -186,6 +191,7 @@ class Conversations:
 
     def _worker_came(self, session: Session, hello: m.Hello) -> None:
         session.queues = tuple(dict.fromkeys(hello.facts["queues"]))
+        session.began = trio.current_time() - hello.facts.get("age_s", 0.0)
         # Of another ledger, the same numbers are other jobs: it holds none of ours.
         is_of_this = hello.facts.get("plane", self._core.plane) == self._core.plane
         held = hello.facts.get("held", []) if is_of_this else []
@@ -361,8 +367,11 @@ class Conversations:
         refusal: m.Refusal,
     ) -> None:
         """Say the last word, if the peer still listens; bounded."""
-        who = channel.peer if session is None else f"{session.role.value} {session.name}"
-        self._core.events.emit(PeerRefused(who, refusal.code, refusal.why))
+        # Of a plane that stops, everybody who dials again is sent away: the first tells enough.
+        if refusal.code != STOPPING or not self._is_turning_away:
+            self._is_turning_away |= refusal.code == STOPPING
+            who = channel.peer if session is None else f"{session.role.value} {session.name}"
+            self._core.events.emit(PeerRefused(who, refusal.code, refusal.why))
         with trio.move_on_after(1.0, shield=True):
             try:
                 while frame := outbox.take():
@@ -392,6 +401,9 @@ def _check_worker(facts: m.Facts) -> None:
         raise RemoteProtocolError(f"a worker listens on 1 to {MAX_QUEUES} queues, by name")
     if not isinstance(held, list) or not all(_is_token(token) for token in held):
         raise RemoteProtocolError("held attempts are named as [seq, epoch, attempt]")
+    age_s = facts.get("age_s", 0.0)
+    if type(age_s) not in (int, float) or not 0 <= age_s < math.inf:
+        raise RemoteProtocolError("a worker's age is a number of seconds")
 
 
 def _is_token(token: Any) -> bool:

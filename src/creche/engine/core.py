@@ -23,7 +23,7 @@ from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
 from creche.engine.submissions import Submissions, restore_options
 from creche.engine.timers import Timers
-from creche.errors import StoreFull
+from creche.errors import StoreError, StoreUnavailable
 from creche.events import Hub, StoreFailing, StoreWorks
 from creche.model.job import JobState, check_move
 from creche.store.base import Duplicate, Durability, JobRow, Recovery, Store
@@ -91,6 +91,8 @@ class Core:
         self._reads: list[set[int]] = []
         """For each read of unfinished jobs that is under way, the seqs of those that have left
         memory since it began: what it says of them may be out of date."""
+        self._knows_ends = False
+        """Whether there were results when the store was opened."""
         self._ends_since_prune = 0
         self._prune_soon = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -130,6 +132,7 @@ class Core:
         """Open the store and take back into memory what belongs there."""
         recovery: Recovery = await self.store.open(self.now())
         self.plane = recovery.id
+        self._knows_ends = recovery.ended > 0
         self.epoch = recovery.epoch
         self.next_seq = recovery.next_seq - 1
         self.catalog = Catalog(recovery.tasks)
@@ -208,18 +211,16 @@ class Core:
         ):
             # On their way to the disk: whether they are new is only known then.
             await self.journal.wait_drained()
-        absent = [
-            i for i in message.ids if i not in self.by_id and not self.submissions.withdraw(i)
-        ]
-        with self._reading() as gone:
-            rows = await self.store.find(absent) if absent else {}
-            left = [i for i in absent if i not in rows]
-            ended = await self.store.outcomes(left) if left else {}
-            moved = [i for i in rows if i not in self.by_id and rows[i].seq in gone]
-        if moved:
-            # They were in memory and left it again while the store was asked: ask anew.
-            await self.cancel(session, message)
-            return
+        withdrawn = {i for i in message.ids if i not in self.by_id and self.submissions.withdraw(i)}
+        moved = True
+        while moved:
+            absent = [i for i in message.ids if i not in self.by_id and i not in withdrawn]
+            with self._reading() as gone:
+                rows = await self.store.find(absent) if absent else {}
+                left = [i for i in absent if i not in rows]
+                ended = await self.store.outcomes(left) if left else {}
+                # In memory since, and gone from it again while the store was asked: ask anew.
+                moved = any(i not in self.by_id and rows[i].seq in gone for i in rows)
         outcome = make_cancelled(message.why)
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in message.ids:
@@ -234,7 +235,7 @@ class Core:
             elif job_id in ended:
                 states.append(int(ended[job_id].state))
             else:
-                states.append(None if job_id in absent else int(JobState.CANCELLED))
+                states.append(int(JobState.CANCELLED) if job_id in withdrawn else None)
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 
@@ -270,7 +271,7 @@ class Core:
 
     def announce(self, session: Session, declarations: list[m.Facts]) -> None:
         """A worker says which tasks it can run."""
-        rows = self.catalog.announce(declarations, self.now())
+        rows = self.catalog.announce(declarations, self.now(), session.began)
         session.tasks = frozenset(str(d["name"]) for d in declarations)
         self.workers_changed()
         for row in rows:
@@ -475,6 +476,9 @@ class Core:
 
     async def _prune(self) -> None:
         """Let go of results over the retention, now and then, a bounded piece at a time."""
+        if self._knows_ends:
+            # Peers of the last epoch have yet to say what they wait for.
+            await trio.sleep(self.settings.grace_s)
         while True:
             with trio.move_on_after(PRUNE_EVERY_S):
                 await self._prune_soon.wait()
@@ -483,5 +487,7 @@ class Core:
             try:
                 while any(await self.store.prune(self.now(), self.retention, self.outcomes.pinned)):
                     await trio.lowlevel.checkpoint()
-            except StoreFull as error:
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
                 logger.warning("results cannot be pruned: %s", error)

@@ -62,6 +62,8 @@ class Session:
         self.open_asks = 0
 
         # Of a worker:
+        self.began = 0.0
+        """When its process began to work (Trio's clock), as far as it has said so."""
         self.queues: tuple[str, ...] = ()
         self.tasks: frozenset[str] = frozenset()
         self.slots = 0

@@ -8,6 +8,7 @@ commit."""
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,11 @@ class Views:
         return {"jobs": [describe(record, place) for record in records]}
 
     async def _queues(self, params: m.Facts) -> dict[str, Any]:
+        running = Counter(
+            job.lane.queue
+            for worker in self._core.sessions.workers()
+            for job in worker.leased.values()
+        )
         queues = []
         for name, levels in sorted(self._core.lanes.queues.items()):
             lanes = [
@@ -173,13 +179,7 @@ class Views:
                 if level is not None
                 for lane in level.lanes()
             ]
-            running = sum(
-                1
-                for worker in self._core.sessions.workers()
-                for job in worker.leased.values()
-                if job.lane.queue == name
-            )
-            queues.append({"queue": name, "lanes": lanes, "running": running})
+            queues.append({"queue": name, "lanes": lanes, "running": running[name]})
         return {"queues": queues}
 
     async def _workers(self, params: m.Facts) -> dict[str, Any]:

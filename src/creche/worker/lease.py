@@ -8,7 +8,6 @@ earlier.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from time import perf_counter
@@ -17,8 +16,6 @@ import trio
 
 from creche.peer.link import Link
 from creche.worker.floor import Floor
-
-logger = logging.getLogger("creche.worker")
 
 _RENEWAL_S = 1.0
 """How often a worker that is connected and out of its lease looks whether it was renewed. That
@@ -74,8 +71,6 @@ class LeaseWatch:
         while True:
             left_s = self.ends_at() - trio.current_time()
             if left_s > 0:
-                if not self._is_held:
-                    logger.warning("the plane hears this worker again: it goes on")
                 self._hold()
                 self._on_held()
                 # Nobody tells when the connection ends. Looking once a grace is enough: no grace
@@ -99,5 +94,4 @@ class LeaseWatch:
         self._floor.lease_until(-math.inf)
         away = not self._link.is_connected
         why = "the plane was away for too long" if away else "the plane has not heard it in time"
-        logger.error("the worker has lost its leases (%s): it stops what it runs", why)
         self._on_lost(f"the worker lost its lease: {why}")

@@ -121,7 +121,9 @@ class Worker:
         self._home = Home(worker_id, self._floor, self.submitter)
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
         self._threads = ThreadExecutor(self._floor, self._on_thread_left)
-        self._lease = LeaseWatch(self.link, self._floor, on_lost=self._give_up, on_held=self._pump)
+        self._lease = LeaseWatch(
+            self.link, self._floor, on_lost=self._on_lease_lost, on_held=self._pump
+        )
         self._ahead = LookAhead(self._floor, settings.look_ahead_s, on_late=self._hand_back)
         self._holdings = Holdings()
         self._done: deque[Attempt] = deque()
@@ -129,6 +131,7 @@ class Worker:
         self._nudged = trio.Event()
         self._said: tuple[int, int] = (0, 0)
         self._has_run = False
+        self._began_at = 0.0
         self._leaving = Leaving(self.link, settings)
         self._is_ending = False
         # Whether attempts were given back that the plane may not have heard of.
@@ -172,6 +175,7 @@ class Worker:
         if self._has_run:
             raise RuntimeError("a Worker runs once: make another one")
         self._has_run = True
+        self._began_at = trio.current_time()
         self._home.pid = os.getpid()
         self._home.trio_token = trio.lowlevel.current_trio_token()
         watchdog = Watchdog(self._settings.stall_s, run_body.__code__)
@@ -280,6 +284,7 @@ class Worker:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "version": self._version,
+            "age_s": trio.current_time() - self._began_at,
         }
         if self._home.plane:
             facts["plane"] = self._home.plane
@@ -468,6 +473,12 @@ class Worker:
             return None
         end_given_up(attempt)
         return self._reports.add(attempt)
+
+    def _on_lease_lost(self, why: str) -> None:
+        if self._holdings.may_end_well:
+            names = _names(self._holdings.held.values())
+            logger.error("worker %s: %s; it stops what it has: %s", self.worker_id, why, names)
+        self._give_up(why)
 
     def _give_up(self, why: str) -> None:
         """The right to all that is held is lost or renounced: hand back what has not begun, and
