@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -30,3 +31,14 @@ def no_settings_from_outside() -> Iterator[None]:
             if name.startswith("CRECHE_") and name != "CRECHE_WHEEL":
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_log_lines_for_later_tests() -> Iterator[None]:
+    """Take back what a command that ran in this process has set up for its log."""
+    loggers = [logging.getLogger(), logging.getLogger("creche")]
+    before = [(logger, list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
