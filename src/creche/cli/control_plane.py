@@ -40,6 +40,7 @@ from creche.cli.processes import (
     ParentPipe,
     argv,
     ignore_terminal,
+    look_for_cycles_rarely,
     stop_signals,
     wait_for_parent_to_end,
 )
@@ -115,6 +116,7 @@ async def control_plane(
         worker_id: What the local workers' names begin with.
     """
     ignore_terminal(parent_pipe)
+    look_for_cycles_rarely()
     logs.set_up(log_level)
     where = _address(listen)
     settings = _settings(

@@ -31,6 +31,7 @@ from creche.cli.options import (
 from creche.cli.processes import (
     ParentPipe,
     ignore_terminal,
+    look_for_cycles_rarely,
     stop_signals,
     wait_for_parent_to_end,
 )
@@ -83,6 +84,7 @@ async def worker(
         raise SettingsError("which tasks? --task-modules names the modules they are in")
     if check:
         return _check(task_modules)
+    look_for_cycles_rarely()
     logs.set_up(log_level)
     for warning in load(task_modules).warnings:
         logger.warning(warning)
