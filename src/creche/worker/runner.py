@@ -13,11 +13,9 @@ A draining worker empties the inner one before it lets go of the outer one.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
@@ -35,6 +33,7 @@ from creche.wire import messages as m
 from creche.wire.session import Role
 from creche.worker.ahead import LookAhead
 from creche.worker.attempt import Attempt, Home
+from creche.worker.collector import Collector
 from creche.worker.executors.coroutine import CoroutineExecutor, run_body
 from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
@@ -47,16 +46,6 @@ from creche.worker.settings import WorkerSettings
 from creche.worker.watchdog import Watchdog
 
 logger = logging.getLogger("creche.worker")
-
-_BATCH_S = 0.002
-"""While there are many results, they are collected this often instead of one by one: waking the
-loop and sending a frame cost as much as several small jobs, and two milliseconds are not noticed by
-anyone who has many."""
-
-_MANY = 4
-_STREAM_S = 0.0002
-"""So many results at a time are many, and so are results that follow each other this closely. A job
-that is submitted when the one before has ended takes longer, and is reported at once."""
 
 _SETTINGS = WorkerSettings()
 _LINK_SETTINGS = LinkSettings()
@@ -117,18 +106,16 @@ class Worker:
         self.submitter = Submitter(
             self.link, timeout_s=submit_timeout_s, on_warning=self._on_warning
         )
-        self._floor = Floor(concurrency, max_lent=settings.max_lent, on_lent=self._nudge)
+        self._collector = Collector(self._collect)
+        self._floor = Floor(concurrency, max_lent=settings.max_lent, on_lent=self._collector.nudge)
         self._home = Home(worker_id, self._floor, self.submitter)
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
-        self._threads = ThreadExecutor(self._floor, self._on_thread_left)
+        self._threads = ThreadExecutor(self._floor, self._collector.add_from_thread)
         self._lease = LeaseWatch(
             self.link, self._floor, on_lost=self._on_lease_lost, on_held=self._pump
         )
         self._ahead = LookAhead(self._floor, settings.look_ahead_s, on_late=self._hand_back)
         self._holdings = Holdings()
-        self._done: deque[Attempt] = deque()
-        self._is_nudged = False
-        self._nudged = trio.Event()
         self._said: tuple[int, int] = (0, 0)
         self._has_run = False
         self._began_at = 0.0
@@ -190,7 +177,7 @@ class Worker:
                     services.start_soon(self._keep_session, services.cancel_scope)
                     services.start_soon(self._lease.run)
                     services.start_soon(self._ahead.run)
-                    services.start_soon(self._collect)
+                    services.start_soon(self._collector.run)
                     await self._begun.wait()
                     task_status.started()
                     await self._leaving.begun.wait()
@@ -385,8 +372,7 @@ class Worker:
             return
         if self._floor.drop([attempt]):
             attempt.state = JobState.CANCELLED
-            self._done.append(attempt)
-            self._collect_now()
+            self._collector.add(attempt)
         else:
             attempt.stop(stop.why)
 
@@ -404,57 +390,13 @@ class Worker:
                 self._coroutines.start(attempt)
 
     def _on_coroutine_left(self, attempt: Attempt) -> None:
-        # Collected as what threads have done is, so that many reports share a frame.
-        self._done.append(attempt)
-        if not self._is_nudged:
-            self._is_nudged = True
-            self._nudged.set()
+        self._collector.add(attempt)
         self._pump()
 
-    def _on_thread_left(self, attempt: Attempt) -> None:
-        """Called in the thread."""
-        self._done.append(attempt)
-        self._nudge()
-
-    def _nudge(self) -> None:
-        """Have `_collect` look. Called in any thread.
-
-        The flag is cleared before what is done is looked through: whoever finds it set can be sure
-        that somebody will look after this moment.
-        """
-        if not self._is_nudged and self._home.trio_token is not None:
-            self._is_nudged = True
-            try:
-                self._home.trio_token.run_sync_soon(self._on_nudge)
-            except trio.RunFinishedError:
-                return  # a thread that was left to itself; nobody is there to be told
-
-    def _on_nudge(self) -> None:
-        self._nudged.set()
-
-    async def _collect(self) -> None:
+    def _collect(self, attempts: Sequence[Attempt]) -> None:
         """Report what bodies have left behind, and begin what that makes room for."""
-        last_at = -math.inf
-        while True:
-            await self._nudged.wait()
-            self._nudged = trio.Event()
-            is_stream = True
-            while is_stream:
-                now = trio.current_time()
-                number = self._collect_now()
-                is_stream = number >= _MANY or (number > 0 and now - last_at < _STREAM_S)
-                last_at = now
-                if is_stream:
-                    self._is_nudged = True
-                    await trio.sleep(_BATCH_S)
-
-    def _collect_now(self) -> int:
-        """Report what is done so far; return how much it was."""
-        self._is_nudged = False
-        done = self._done
-        number = len(done)
-        if number:
-            reports = [self._end(done.popleft()) for _ in range(number)]
+        if attempts:
+            reports = [self._end(attempt) for attempt in attempts]
             self.link.post_all([report for report in reports if report is not None])
             self._leaving.tell()
             if self._reports.is_full and self._floor.is_open:
@@ -465,7 +407,6 @@ class Worker:
                 self._adjust()
         self._pump()
         self._say_capacity()
-        return number
 
     def _end(self, attempt: Attempt) -> m.Finished | None:
         """A body has left: return its report, unless nobody wants to hear of it any more."""
