@@ -6,7 +6,7 @@ A core whose store is lost is thrown away whole, and another one is made from wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ from creche.engine.timers import Timers
 from creche.errors import StoreError, StoreUnavailable
 from creche.events import Hub, StoreFailing, StoreWorks
 from creche.model.job import JobState, check_move
-from creche.store.base import Duplicate, Durability, JobRow, Recovery, Store
+from creche.store.base import Duplicate, Durability, JobRow, OutcomeRow, Recovery, Store
 from creche.wire import messages as m
 
 logger = logging.getLogger("creche.plane")
@@ -212,15 +212,7 @@ class Core:
             # On their way to the disk: whether they are new is only known then.
             await self.journal.wait_drained()
         withdrawn = {i for i in message.ids if i not in self.by_id and self.submissions.withdraw(i)}
-        moved = True
-        while moved:
-            absent = [i for i in message.ids if i not in self.by_id and i not in withdrawn]
-            with self._reading() as gone:
-                rows = await self.store.find(absent) if absent else {}
-                left = [i for i in absent if i not in rows]
-                ended = await self.store.outcomes(left) if left else {}
-                # In memory since, and gone from it again while the store was asked: ask anew.
-                moved = any(i not in self.by_id and rows[i].seq in gone for i in rows)
+        rows, ended = await self._find([i for i in message.ids if i not in withdrawn])
         outcome = make_cancelled(message.why)
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in message.ids:
@@ -238,6 +230,21 @@ class Core:
                 states.append(int(JobState.CANCELLED) if job_id in withdrawn else None)
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
+
+    async def _find(
+        self, ids: Sequence[bytes]
+    ) -> tuple[Mapping[bytes, JobRow], Mapping[bytes, OutcomeRow]]:
+        """Return what the store has of the jobs that are not in memory: of unfinished ones, and of
+        those that have ended. Still true when it returns."""
+        while True:
+            absent = [job_id for job_id in ids if job_id not in self.by_id]
+            with self._reading() as gone:
+                rows = await self.store.find(absent) if absent else {}
+                left = [job_id for job_id in absent if job_id not in rows]
+                ended = await self.store.outcomes(left) if left else {}
+                # In memory since, and gone from it again while the store was asked: ask anew.
+                if not any(i not in self.by_id and row.seq in gone for i, row in rows.items()):
+                    return rows, ended
 
     def is_ending(self, seq: int) -> bool:
         """Whether the job's end is on its way to the disk."""
