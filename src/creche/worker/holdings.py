@@ -51,9 +51,10 @@ class Holdings:
                 attempt.stop(why)
 
     def disown(self) -> list[Attempt]:
-        """Hold nothing any more; return what was held."""
+        """Hold nothing any more, and have named nothing; return what was held."""
         held = list(self.held.values())
         self.held.clear()
+        self._named.clear()
         return held
 
     def let_go(self, attempt: Attempt) -> bool:

@@ -123,6 +123,27 @@ async def test_the_first_words_of_a_connection_are_tasks_slots_reports(
     assert [type(message) for message in plane.said[:3]] == [m.Announce, m.Capacity, m.Finished]
 
 
+async def test_what_another_planes_worker_held_is_not_told_to_the_plane_it_meets(
+    autojump_clock: Any,
+) -> None:
+    plane = ScriptedPlane()
+    async with running(plane, registry, concurrency=1):
+        plane.offer(1, "sleep", 60)
+        plane.offer(2, "sleep", 60)
+        await trio.sleep(1)
+        plane.said.clear()
+        plane.limits = plane.limits | {"plane": "plane-2"}
+        plane.listener.cut_all()
+        await plane.until(lambda: len(plane.hellos) == 2)
+        assert plane.hellos[1].facts["plane"] == "plane-1"
+        await trio.sleep(120)
+        assert plane.all(m.HandBack) == []
+        assert plane.all(m.Finished) == []
+        plane.offer(1, "echo", "of the new plane")
+        report = await plane.one(1)
+    assert value_of(report) == "of the new plane"
+
+
 async def test_an_offer_that_is_repeated_is_run_once(autojump_clock: Any) -> None:
     plane = ScriptedPlane()
     async with running(plane, registry):
