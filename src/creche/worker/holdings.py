@@ -51,11 +51,14 @@ class Holdings:
                 attempt.stop(why)
 
     def disown(self) -> list[Attempt]:
-        """Hold nothing any more, and have named nothing; return what was held."""
+        """Hold nothing any more; return what was held."""
         held = list(self.held.values())
         self.held.clear()
-        self._named.clear()
         return held
+
+    def unname(self) -> None:
+        """Have named nothing: who welcomed us is not whom the last Hello spoke of."""
+        self._named.clear()
 
     def let_go(self, attempt: Attempt) -> bool:
         """The body of *attempt* has left; return whether it was held until now."""

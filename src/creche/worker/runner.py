@@ -310,6 +310,7 @@ class Worker:
             self._floor.drop_all()
             self._holdings.give_up("its plane is gone")
             dropped = len(self._holdings.disown()) + len(self._reports)
+            self._holdings.unname()
             self._reports.clear()
             logger.warning(
                 "another plane answers at %s, with a store of its own: of the one before,"
