@@ -12,7 +12,9 @@ from tests.cluster.scripted import House, Peer, open_house
 from tests.cluster.test_windows import LISTENING, number
 
 from creche.engine.settings import PlaneSettings
+from creche.errors import SubmitTimeout
 from creche.model.job import JobState
+from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
 
 pytestmark = pytest.mark.trio
@@ -171,3 +173,62 @@ async def test_what_waits_is_let_in_in_order_whoever_withdraws(autojump_clock):
         assert (await first.hear(m.Answer)).body == [JobState.CANCELLED] * 50
         assert await run_the_rest(worker, offer) == [1, 2, *range(4, 103, 2)]
         assert nothing_is_left(house)
+
+
+async def test_a_cancel_finds_the_channel_full_behind_a_job_that_was_taken_out_of_it(
+    autojump_clock,
+):
+    """Nested submissions take what room the channel has, and the job that was looked at before an
+    older one came back is beside it: one more than the channel has room for is swept."""
+    window = 3
+    async with open_house(PlaneSettings(window=window)) as house:
+        async with house.worker().connected(**LISTENING) as worker:
+            async with house.client().connected() as client:
+                await worker.ready("echo", slots=1)
+                await client.submitted(1)
+                offer = await worker.hear(m.Offer)
+                for n in range(2, 2 + window):
+                    await client.submitted(n)
+                for _ in range(2):
+                    await worker.say(m.HandBack([[offer.seq, offer.epoch, offer.attempt]]))
+                    offer = await worker.hear(m.Offer)
+                parent = {"parent": [offer.seq, offer.epoch, offer.attempt]}
+                nested = [await worker.submitted(n, options=parent) for n in range(10, 28)]
+                (lane,) = house.core.lanes.by_number.values()
+                full = lane.statistics()
+                assert full["channel"]["current_buffer_used"] == window
+                assert full["front"] > len(nested) - window
+                await client.say(m.Cancel(1, [job.id for job in nested[window:]], ""))
+                answer = await client.hear(m.Answer)
+                assert answer.body == [int(JobState.CANCELLED)] * (len(nested) - window)
+                ran = await run_the_rest(worker, offer)
+                assert ran == [1, *range(2, 2 + window), *range(10, 10 + window)]
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often anybody is resumed, and stops a run that never rests."""
+
+    def __init__(self, scope: trio.CancelScope, most: int) -> None:
+        self._scope = scope
+        self._left = most
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()
+
+
+async def test_who_submits_many_rests_while_the_last_of_them_wait_for_room(autojump_clock):
+    """All that were begun were accepted once, in the middle: that is not news any more."""
+    settings = PlaneSettings(window=10, unaccepted=10)
+    async with open_cluster([], workers=0, settings=settings) as cluster:
+        async with cluster.client(timeout=3.0) as client:
+            with trio.CancelScope() as scope:
+                steps = Steps(scope, 20_000)
+                trio.lowlevel.add_instrument(steps)
+                try:
+                    with pytest.raises(SubmitTimeout):
+                        await client.submit_many("noop", [(i,) for i in range(15)])
+                finally:
+                    trio.lowlevel.remove_instrument(steps)
+            assert not scope.cancelled_caught, "it never rests"

@@ -237,6 +237,34 @@ async def test_a_full_disk_refuses_submissions_and_keeps_finished_work_until_the
             await run_all(worker, 1)
 
 
+class FillingUp(DiskLike):
+    """A disk that takes a while to find that it is full."""
+
+    async def commit(self, batch: Batch):
+        if self.is_full:
+            await trio.sleep(0.05)
+        return await super().commit(batch)
+
+
+async def test_what_comes_while_a_commit_fails_is_declined_with_it(autojump_clock):
+    store = FillingUp()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        await client.submitted(0)
+        store.is_full = True
+        # The row of a new lane has to be written whatever becomes of the submission.
+        await client.say(client.submit(1, queue="new"))
+        await trio.sleep(0.01)
+        late = client.submit(2)
+        await client.say(late)
+        declined = [await client.hear(m.Declined, 5) for _ in range(2)]
+        assert [d.code for d in declined] == ["store-full"] * 2
+        assert declined[1].n == late.n
+        store.is_full = False
+        await trio.sleep(3)
+        assert (await client.ask("health"))["jobs"] == {"parked": 1}
+        await client.submitted(2)
+
+
 async def test_results_somebody_waits_for_are_not_pruned(autojump_clock):
     async with open_house() as house:
         away = house.client("away")

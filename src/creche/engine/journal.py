@@ -257,6 +257,8 @@ class Journal:
                 break
             except StoreFull as error:
                 self._decline_arrivals(entries, batch, str(error))
+                # Those too that came while it was tried: nobody is to wait for as long as it fails.
+                self._decline_arrivals(self._open, None, str(error))
                 await trio.sleep(RETRY_S)
         self.commits += 1
         if self.failing is not None and (entries.writes or not self._open.writes):
@@ -268,16 +270,21 @@ class Journal:
         for on_disk in entries.waiters:
             on_disk.set()
 
-    def _decline_arrivals(self, entries: Entries, batch: Batch, why: str) -> None:
+    def _decline_arrivals(self, entries: Entries, batch: Batch | None, why: str) -> None:
+        """Decline the submissions among *entries*, and take them out of the *batch* that was made
+        of these."""
         if self.failing is None:
             self._on_health(why)
         self.failing = why
+        if not entries.arrivals:
+            return
         declined, entries.arrivals = entries.arrivals, []
         gone = {arrival.job.seq for arrival in declined}
-        batch.jobs = []
         # A job that was cancelled before its first commit goes with it.
         entries.endings = {s: e for s, e in entries.endings.items() if s not in gone}
         entries.changed = {s: j for s, j in entries.changed.items() if s not in gone}
-        batch.ends = [end for end in batch.ends if end.seq not in gone]
-        batch.changes = [change for change in batch.changes if change.seq not in gone]
+        if batch is not None:
+            batch.jobs = []
+            batch.ends = [end for end in batch.ends if end.seq not in gone]
+            batch.changes = [change for change in batch.changes if change.seq not in gone]
         self._on_declined(declined, why)

@@ -226,11 +226,17 @@ class Lane:
 
     def _sweep(self) -> None:
         """Drop the entries of withdrawn jobs: as much work as so many withdrawals were."""
-        entries = [] if self._next is None else [self._next]
-        self._next = None
+        following, self._next = self._next, None
+        entries: list[Job] = []
         with suppress(trio.WouldBlock):
             while True:
                 entries.append(self._outlet.receive_nowait())
+        if following is not None:
+            # It keeps its place beside the channel, which may be full without it.
+            if following.stale_entries:
+                self._skip(following)
+            else:
+                self._next = following
         for job in entries:
             if job.stale_entries:
                 self._skip(job)

@@ -256,6 +256,8 @@ class Submitter:
                 left = group.left
                 self._extend(limit)
                 while group.left == left:
+                    # A new one: it was set each time all that had been begun were accepted.
+                    group.changed = anyio.Event()
                     with anyio.move_on_after(1.0):
                         await group.changed.wait()
         if group.left or not is_whole:
