@@ -243,8 +243,8 @@ class Mistaken(MemoryStore):
         await trio.lowlevel.checkpoint()
         return {"kind": Unspeakable()}
 
-    async def outcomes(self, ids: Any) -> Any:
-        rows = await super().outcomes(ids)
+    async def outcomes(self, ids: Any, max_bytes=None) -> Any:
+        rows = await super().outcomes(ids, max_bytes)
         return {i: row._replace(outcome=[Unspeakable()]) for i, row in rows.items()}
 
 
@@ -329,3 +329,10 @@ async def test_a_parents_unfinished_jobs_are_counted_again_after_a_restart(autoj
                     await client.submitted(n, options={"parent": token})
                 await client.say(client.submit(7, options={"parent": token}))
                 assert (await client.hear(m.Declined)).code == "scope-full"
+
+
+async def test_a_plane_takes_no_larger_payloads_than_its_peers_read():
+    with pytest.raises(ValueError, match="no peer reads larger ones"):
+        PlaneSettings(payload_bytes=16 * 1024 * 1024 + 1)
+    with pytest.raises(ValueError, match="at least twice payload_bytes"):
+        PlaneSettings(payload_bytes=2000, outbox_bytes=3999)

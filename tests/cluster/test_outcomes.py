@@ -227,8 +227,10 @@ async def test_a_job_that_is_submitted_while_its_id_is_looked_up_is_missing_to_n
     """The store was asked before it knew the job, and answers when somebody waits for it."""
 
     class SlowReader(DiskLike):
-        async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
-            rows = await super().outcomes(ids)
+        async def outcomes(
+            self, ids: Collection[bytes], max_bytes=None
+        ) -> Mapping[bytes, OutcomeRow]:
+            rows = await super().outcomes(ids, max_bytes)
             await trio.sleep(1)
             return rows
 
@@ -273,13 +275,13 @@ class Counting(DiskLike):
         self.asked: list[int] = []
         self.under_way = self.most_at_once = 0
 
-    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+    async def outcomes(self, ids: Collection[bytes], max_bytes=None) -> Mapping[bytes, OutcomeRow]:
         self.asked.append(len(ids))
         self.under_way += 1
         self.most_at_once = max(self.most_at_once, self.under_way)
         await trio.sleep(1)
         self.under_way -= 1
-        return await super().outcomes(ids)
+        return await super().outcomes(ids, max_bytes)
 
 
 async def test_ids_that_are_asked_for_while_others_are_looked_up_are_looked_up_together(
@@ -316,11 +318,11 @@ class Damaged(MemoryStore):
 
     unreadable = b""
 
-    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+    async def outcomes(self, ids: Collection[bytes], max_bytes=None) -> Mapping[bytes, OutcomeRow]:
         if self.unreadable in ids:
             await trio.lowlevel.checkpoint()
             raise StoreError("the store's file cannot be used: malformed")
-        return await super().outcomes(ids)
+        return await super().outcomes(ids, max_bytes)
 
 
 async def test_a_job_that_the_store_cannot_read_costs_only_those_who_wait_for_it(autojump_clock):

@@ -44,7 +44,7 @@ class OneAtATime(DiskLike):
     async def find(self, ids):
         return await self._serve(super().find, ids)
 
-    async def outcomes(self, ids):
+    async def outcomes(self, ids, max_bytes=None):
         return await self._serve(super().outcomes, ids)
 
 

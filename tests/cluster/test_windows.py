@@ -8,7 +8,7 @@ import trio
 from tests.cluster.scripted import Peer, open_house
 
 from creche.engine.settings import PlaneSettings
-from creche.errors import StoreFull
+from creche.errors import StoreError, StoreFull
 from creche.model.job import JobState
 from creche.store.base import Batch, Durability
 from creche.store.memory import MemoryStore
@@ -289,3 +289,36 @@ async def test_results_somebody_waits_for_are_not_pruned(autojump_clock):
                     counts = (await client.ask("health"))["jobs"]
                     assert counts == {"forgotten": 51}
                     assert kept.id
+
+
+class Unreadable(DiskLike):
+    """A store whose tails cannot be read for a while."""
+
+    is_unreadable = False
+
+    async def read_lane(self, lane: int, after_seq: int, max_jobs: int, max_bytes: int):
+        if self.is_unreadable:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("disk I/O error")
+        return await super().read_lane(lane, after_seq, max_jobs, max_bytes)
+
+
+async def test_a_tail_that_cannot_be_read_holds_up_its_own_lane_until_it_can(
+    autojump_clock, caplog
+):
+    store = Unreadable()
+    settings = PlaneSettings(window=2)
+    async with open_house(settings, lambda: store) as house, house.client().connected() as client:
+        for i in range(6):
+            await client.submitted(i)
+        store.is_unreadable = True
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            await run_all(worker, 2)
+            await worker.hears_nothing(m.Offer, 20)
+            assert "jobs of queue default cannot be read back: disk I/O error" in caplog.text
+            await client.submitted(7, queue="other")
+            assert (await client.ask("health"))["ready"]
+            store.is_unreadable = False
+            assert await run_all(worker, 4) == [2, 3, 4, 5]
+    caplog.clear()

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -454,3 +455,18 @@ async def test_a_question_that_takes_too_long_is_given_up_and_nothing_else_is(
         assert (await store.counts())[JobState.QUEUED] == 20_000
         assert len(await store.jobs(limit=5)) == 5
         await store.commit(Batch(jobs=[new_job(30_000)]))
+
+
+async def test_a_question_that_the_file_cannot_answer_fails_alone(tmp_path):
+    store = SqliteStore(tmp_path / "creche.db")
+    await store.open(1.0)
+    try:
+        with sqlite3.connect(tmp_path / "creche.db") as connection:
+            connection.execute("ALTER TABLE ending RENAME TO gone")
+        connection.close()
+        with pytest.raises(StoreError, match="cannot be read") as caught:
+            await store.outcomes([b"x" * 16])
+        assert not isinstance(caught.value, StoreUnavailable)
+        assert dict(await store.find([b"x" * 16])) == {}
+    finally:
+        await store.aclose()

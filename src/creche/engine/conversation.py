@@ -211,9 +211,16 @@ class Conversations:
                 reasons.append(why)
                 nursery.cancel_scope.cancel()
 
+            def go_on() -> None:
+                if session.is_held_up and session.outbox is outbox and not session.is_congested:
+                    session.is_held_up = False
+                    self._core.outcomes.go_on(session)
+                    self._core.dispatch.run()
+                    self._core.journal.wake()
+
             async def send() -> None:
                 try:
-                    await send_from(outbox, channel, grammar)
+                    await send_from(outbox, channel, grammar, go_on)
                 except ENDINGS as error:
                     cut(error)
 

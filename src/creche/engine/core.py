@@ -31,6 +31,9 @@ from creche.wire import messages as m
 
 logger = logging.getLogger("creche.plane")
 
+READ_AGAIN_S = 5.0
+"""How long to wait before a lane's tail that could not be read is tried again."""
+
 PRUNE_EVERY_S = 30.0
 PRUNE_EVERY_ENDS = 2000
 
@@ -241,7 +244,7 @@ class Core:
             with self._reading() as gone:
                 rows = await self.store.find(absent) if absent else {}
                 left = [job_id for job_id in absent if job_id not in rows]
-                ended = await self.store.outcomes(left) if left else {}
+                ended = await self.store.outcomes(left, max_bytes=0) if left else {}
                 # In memory since, and gone from it again while the store was asked: ask anew.
                 if not any(i not in self.by_id and row.seq in gone for i, row in rows.items()):
                     return rows, ended
@@ -283,8 +286,10 @@ class Core:
         self.workers_changed()
         for row in rows:
             self.journal.task(row)
+        if rows:
+            news = {row.name for row in rows}
             for lane in list(self.lanes.by_key.values()):
-                if lane.task == row.name and None in lane.key[:2]:
+                if lane.task in news and None in lane.key[:2]:
                     self.lanes.move(lane, *self.catalog.place_of_lane(lane.key))
         self.journal.wake()
 
@@ -327,7 +332,8 @@ class Core:
                 job.lane.put_back(job)
         for job in entries.spilled:
             self._on_spilled(job)
-        for session, job in entries.offers:
+        for session, job, payload_bytes in entries.offers:
+            session.coming_bytes -= payload_bytes
             if session.leased.get(job.seq) is job:
                 self.dispatch.offer(session, job)
         for session, message in entries.replies:
@@ -423,8 +429,21 @@ class Core:
             for lane in self._deep:
                 if lane.is_thirsty:
                     lane.is_reading = True
-                    self.spawn(self._read_back, lane)
+                    self.spawn(self._read_back_or_try_again, lane)
         self.submissions.admit_waiting()
+
+    async def _read_back_or_try_again(self, lane: Lane) -> None:
+        """A tail that cannot be read holds up its own lane only, and is tried again."""
+        while True:
+            try:
+                await self._read_back(lane)
+                return
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                logger.error("jobs of queue %s cannot be read back: %s", lane.queue, error)
+            lane.is_reading = True
+            await trio.sleep(READ_AGAIN_S)
 
     async def _read_back(self, lane: Lane) -> None:
         """Bring the next stored jobs of *lane* into its window."""

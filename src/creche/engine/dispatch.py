@@ -74,6 +74,7 @@ class Dispatch:
         job.estimate_s = self._estimates.get(job.task, UNKNOWN_S)
         worker.lease(job)
         if job.is_at_most_once:
+            worker.coming_bytes += len(job.payload)
             core.journal.offer_when_committed(worker, job)
         else:
             core.journal.lease(job)
@@ -94,7 +95,7 @@ class Dispatch:
         core = self._core
         for worker in core.sessions.workers():
             ahead = len(worker.leased) - worker.slots - worker.lent
-            if ahead <= 0 or worker.outbox is None or worker.was_wrong:
+            if ahead <= 0 or worker.outbox is None or worker.was_wrong or worker.is_congested:
                 continue
             least_urgent = worker.least_urgent()
             while ahead > 0 and core.lanes.is_waiting(worker, least_urgent):

@@ -69,7 +69,7 @@ class Entries:
         self.settled: list[tuple[Session, int]] = []
         self.requeued: list[Job] = []
         self.spilled: list[Job] = []
-        self.offers: list[tuple[Session, Job]] = []
+        self.offers: list[tuple[Session, Job, int]] = []
         self.replies: list[Reply] = []
         self.waiters: list[trio.Event] = []
 
@@ -180,7 +180,7 @@ class Journal:
     def offer_when_committed(self, session: Session, job: Job) -> None:
         """An at-most-once job was leased: it is sent only when that is on disk."""
         self.change(job)
-        self._open.offers.append((session, job))
+        self._open.offers.append((session, job, len(job.payload)))
 
     def end(self, job: Job, end: End, session: Session | None = None, n: int = 0) -> None:
         """A job has ended; folds whatever else this batch had to say of it."""

@@ -31,6 +31,9 @@ logger = logging.getLogger("creche.plane")
 LOOK_UP = 1000
 """Ids that are looked up in the store at a time."""
 
+LOOK_UP_BYTES = 4 * 1024 * 1024
+"""How much of their outcomes is read at a time; one larger than that is read alone."""
+
 MAX_REASON = 1000
 """Characters kept of why a job was cancelled."""
 
@@ -122,6 +125,15 @@ class Outcomes:
             for session in watchers:
                 self._send(session, job.seq, job.id, state, outcome)
 
+    def go_on(self, session: Session) -> None:
+        """The peer has taken in enough of what it was sent: push more of what was held back."""
+        for job_id in list(islice(session.owed, LOOK_UP)):
+            del session.owed[job_id]
+            self._unknown[job_id] = None
+        # These are sent, or held back again; the rest of them goes on when they are sent.
+        session.is_held_up = bool(session.owed)
+        self._begin_to_look()
+
     def never_was(self, job_id: bytes) -> None:
         """A job was not taken after all: tell those who waited for it."""
         for session in self._watchers.pop(job_id, ()):
@@ -135,6 +147,11 @@ class Outcomes:
         session.watching.pop(job_id, None)
         if session.outbox is None:
             self._keep(session, seq)
+        elif session.is_congested:
+            # Still waited for, so that it stays pinned, and looked up again: what is held back
+            # takes no memory.
+            self._add(session, job_id, seq)
+            self._hold_back(session, job_id)
         else:
             session.unreceived.append(seq)
             session.post(m.Ended(job_id, int(state), outcome))
@@ -149,6 +166,10 @@ class Outcomes:
         until = trio.current_time() + 2 * self._core.settings.grace_s
         session.kept.append((until, seq))
 
+    def _hold_back(self, session: Session, job_id: bytes) -> None:
+        session.owed[job_id] = None
+        session.is_held_up = True
+
     def _add(self, session: Session, job_id: bytes, seq: int) -> None:
         if session.is_over:
             return
@@ -158,6 +179,7 @@ class Outcomes:
 
     def _drop(self, session: Session, job_id: bytes) -> None:
         if session.watching.pop(job_id, None) is not None:
+            session.owed.pop(job_id, None)
             watchers = self._watchers[job_id]
             watchers.remove(session)
             if not watchers:
@@ -183,13 +205,28 @@ class Outcomes:
                 ids = list(islice(self._unknown, LOOK_UP))
                 for job_id in ids:
                     del self._unknown[job_id]
-                await self._look_up_piece(ids)
+                ids = [job_id for job_id in ids if self._may_be_sent(job_id)]
+                if ids:
+                    await self._look_up_piece(ids)
+                else:
+                    await trio.lowlevel.checkpoint()
         finally:
             self._is_looking = False
 
+    def _may_be_sent(self, job_id: bytes) -> bool:
+        """Whether somebody who waits for this job could take in its result now; where not, it is
+        held back unread."""
+        watchers = self._watchers.get(job_id, ())
+        # What was never looked up is, to be pinned.
+        if any(not s.is_congested or s.watching[job_id] == NOT_KNOWN for s in watchers):
+            return True
+        for session in watchers:
+            self._hold_back(session, job_id)
+        return False
+
     async def _look_up_piece(self, ids: Sequence[bytes]) -> None:
         try:
-            rows = await self._core.store.outcomes(ids)
+            rows = await self._core.store.outcomes(ids, LOOK_UP_BYTES)
         except StoreUnavailable:
             raise
         except StoreError as error:
@@ -222,6 +259,10 @@ class Outcomes:
         elif row.state is JobState.FORGOTTEN:
             for session in self._watchers.pop(job_id):
                 self._miss(session, job_id, is_forgotten=True)
+        elif row.is_left:
+            for session in watchers:
+                session.watching[job_id] = row.seq
+            self._unknown[job_id] = None
         elif row.state.has_ended:
             for session in self._watchers.pop(job_id):
                 self._send(session, row.seq, job_id, row.state, row.outcome)

@@ -18,6 +18,10 @@ from creche.wire.session import Role
 NOT_KNOWN = 0
 """The seq of a job that somebody waits for, while it is looked up: no job has it."""
 
+PUSH_PART = 4
+"""Offers and results wait while more than one part in so many of `outbox_bytes` waits for the peer:
+what a plane sends unasked never is what a peer is cut for."""
+
 MAX_FACT = 200
 """Characters kept of a text that a peer says of itself."""
 
@@ -28,6 +32,7 @@ class Session:
     def __init__(self, hello: m.Hello, role: Role, settings: PlaneSettings) -> None:
         self.id = hello.session
         self._outbox_bytes = settings.outbox_bytes
+        self._push_bytes = settings.outbox_bytes // PUSH_PART
         self.role = role
         self.name = hello.name
         self.incarnation = hello.incarnation
@@ -51,6 +56,13 @@ class Session:
         self.unreceived: deque[int] = deque(maxlen=settings.watches)
         """Seqs of the results sent on this connection that the peer has not said it received. A
         peer never has more to receive than it may wait for; of one that does, the oldest go."""
+        self.owed: dict[bytes, None] = {}
+        """Of the jobs that it waits for, those that have ended and whose results are held back
+        while too much waits for the peer; in order."""
+        self.is_held_up = False
+        """Whether anything was held back since its outbox was that full."""
+        self.coming_bytes = 0
+        """Payloads of leased jobs that are offered when their leases are on disk."""
         self.kept: deque[tuple[float, int]] = deque(maxlen=settings.watches)
         """Moments (Trio's clock), in order, until which results are kept that the peer has yet to
         name again after a connection was lost, with their seqs."""
@@ -88,6 +100,12 @@ class Session:
         """Whether messages reach the peer now."""
         return self.outbox is not None
 
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much waits for the peer that offers and results are held back."""
+        outbox = self.outbox
+        return outbox is not None and outbox.size_bytes + self.coming_bytes > self._push_bytes
+
     def post(self, message: m.Message) -> None:
         """Send *message* with the next frame; a peer that is not connected resumes by facts.
 
@@ -111,16 +129,18 @@ class Session:
     def has_room(self, look_ahead: int, look_ahead_s: float) -> bool:
         """Whether the worker may be given one more attempt: a slot is free, or what it has is
         measured to be done within a few milliseconds."""
+        if self.outbox is None:
+            return False
+        if self.is_congested:
+            self.is_held_up = True
+            return False
         capacity = self.slots + self.lent
         leased = len(self.leased)
-        if leased < capacity:
-            return self.outbox is not None
-        return (
+        return leased < capacity or (
             self.slots > 0
             and not self.was_wrong
             and leased < capacity + look_ahead
             and self.load_s < look_ahead_s * capacity
-            and self.outbox is not None
         )
 
     def lease(self, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from creche.store.base import Retention
+from creche.wire import codec
 
 MEMORY_RETENTION = Retention(max_count=10_000, max_bytes=256 * 1024 * 1024, max_age_s=3600.0)
 """What a plane with the memory store keeps of its ended jobs."""
@@ -20,7 +21,8 @@ class PlaneSettings:
     """How a plane behaves. Durations in seconds, sizes in bytes.
 
     Raises:
-        ValueError: not (0 < keep_alive_s < grace_s <= lease_s), or a limit below one.
+        ValueError: not (0 < keep_alive_s < grace_s <= lease_s), a limit below one, or payloads too
+            large for what peers read or for the outbox.
     """
 
     keep_alive_s: float = 10.0
@@ -62,7 +64,8 @@ class PlaneSettings:
     topics: int = 16
     """Topics one session may follow."""
     outbox_bytes: int = 64 * 1024 * 1024
-    """What may wait for one peer; over it, its connection is cut and its session kept."""
+    """What may wait for one peer; over it, its connection is cut and its session kept. Offers and
+    results are held back sooner, so that only what a peer asks for can be too much."""
     sessions: int = 10_000
     """Peers known at a time."""
     payload_bytes: int = 16 * 1024 * 1024
@@ -82,5 +85,13 @@ class PlaneSettings:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if not 1 <= self.payload_bytes <= codec.DEFAULT_LIMITS.payload_bytes:
+            # What a peer reads is bounded too, and not told by the plane.
+            most = codec.DEFAULT_LIMITS.payload_bytes
+            raise ValueError(f"payload_bytes must be 1 to {most:,}: no peer reads larger ones")
+        if self.outbox_bytes < 2 * self.payload_bytes:
+            raise ValueError(
+                "outbox_bytes must be at least twice payload_bytes: results wait in it"
+            )
         if self.fairness is not None and self.fairness < 1:
             raise ValueError("fairness must be at least 1")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import anyio
 
@@ -139,8 +139,14 @@ class Outbox:
                 return
 
 
-async def send_from(outbox: Outbox, channel: Channel, grammar: Grammar) -> None:
-    """Send whatever *outbox* holds over *channel*, a frame at a time, until its last word.
+async def send_from(
+    outbox: Outbox,
+    channel: Channel,
+    grammar: Grammar,
+    on_sent: Callable[[], None] = lambda: None,
+) -> None:
+    """Send whatever *outbox* holds over *channel*, a frame at a time, until its last word; call
+    *on_sent* after each frame.
 
     Only this task sends on the channel. A send that is cancelled ends the connection.
 
@@ -151,3 +157,4 @@ async def send_from(outbox: Outbox, channel: Channel, grammar: Grammar) -> None:
         await outbox.wait()
         while frame := outbox.take():
             await channel.send(grammar.send(frame))
+            on_sent()

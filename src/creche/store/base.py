@@ -170,12 +170,15 @@ class LaneCount(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """How a job stands: `outcome` is there when it has ended and its outcome is still kept."""
+    """How a job stands: `outcome` is there when it has ended and its outcome is still kept.
+
+    With `is_left` there may be one that was not read: enough had been read already."""
 
     seq: int
     id: bytes
     state: JobState
     outcome: bytes | None
+    is_left: bool = False
 
 
 class JobRecord(NamedTuple):
@@ -271,8 +274,11 @@ class LedgerStore(Protocol):
         their payloads are over *max_bytes* (at least one, if there is one). They stay stored."""
         ...
 
-    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
-        """Return how these jobs stand; an unknown id is left out."""
+    async def outcomes(
+        self, ids: Collection[bytes], max_bytes: int | None = None
+    ) -> Mapping[bytes, OutcomeRow]:
+        """Return how these jobs stand; an unknown id is left out. Once the outcomes read are over
+        *max_bytes* no further one is (one is always, if there is one)."""
         ...
 
     async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:

@@ -9,6 +9,7 @@ over the same jobs. A plane does not do that, but a simulated restart does.
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -258,16 +259,22 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return rows
 
-    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+    async def outcomes(
+        self, ids: Collection[bytes], max_bytes: int | None = None
+    ) -> Mapping[bytes, OutcomeRow]:
         """See `LedgerStore.outcomes`."""
         self._check_open()
         found: dict[bytes, OutcomeRow] = {}
+        room = math.inf if max_bytes is None else max_bytes
         for job_id in ids:
             seq = self._ids.get(job_id)
-            if seq is not None:
-                ended = self._ended.get(seq)
-                outcome = ended.end.outcome if ended is not None else None
-                found[job_id] = OutcomeRow(seq, job_id, self._state(seq), outcome)
+            if seq is None:
+                continue
+            ended = self._ended.get(seq)
+            is_left = ended is not None and room < 0
+            outcome = None if ended is None or is_left else ended.end.outcome
+            room -= len(outcome or b"")
+            found[job_id] = OutcomeRow(seq, job_id, self._state(seq), outcome, is_left)
         await trio.lowlevel.checkpoint()
         return found
 

@@ -142,12 +142,14 @@ class SqliteStore:
         rows = await self._calls.ask("read_lane", lane, after_seq, max_jobs, max_bytes)
         return [_job_row(row) for row in rows]
 
-    async def outcomes(self, ids: Collection[bytes]) -> Mapping[bytes, OutcomeRow]:
+    async def outcomes(
+        self, ids: Collection[bytes], max_bytes: int | None = None
+    ) -> Mapping[bytes, OutcomeRow]:
         """See `LedgerStore.outcomes`."""
-        rows = await self._calls.ask("outcomes", list(ids))
+        rows = await self._calls.ask("outcomes", list(ids), max_bytes)
         return {
-            job_id: OutcomeRow(seq, job_id, _STATES[state], outcome)
-            for seq, job_id, state, outcome in rows
+            job_id: OutcomeRow(seq, job_id, _STATES[state], outcome, is_left)
+            for seq, job_id, state, outcome, is_left in rows
         }
 
     async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:

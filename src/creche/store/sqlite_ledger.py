@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
@@ -262,27 +262,41 @@ class Ledger:
         """Return the next stored jobs of *lane* as `JobRow` tuples."""
         rows: list[Row] = []
         size = 0
-        cursor = self._db.execute(
-            _JOB_ROW + "WHERE stored = 1 AND lane = ? AND job.seq > ? ORDER BY job.seq LIMIT ?",
-            (lane, after_seq, max_jobs),
-        )
-        for row in cursor:
-            rows.append(row)
-            size += len(row[9])
-            if size > max_bytes:
-                cursor.close()
-                break
+        with _reading():
+            cursor = self._db.execute(
+                _JOB_ROW + "WHERE stored = 1 AND lane = ? AND job.seq > ? ORDER BY job.seq LIMIT ?",
+                (lane, after_seq, max_jobs),
+            )
+            for row in cursor:
+                rows.append(row)
+                size += len(row[9])
+                if size > max_bytes:
+                    cursor.close()
+                    break
         return rows
 
-    def outcomes(self, ids: list[bytes]) -> list[Row]:
+    def outcomes(self, ids: list[bytes], max_bytes: int | None) -> list[Row]:
         """Return the jobs of these ids as `OutcomeRow` tuples."""
-        return list(
-            self._by_ids(
-                "SELECT job.seq, id, state, outcome FROM job"
-                f" LEFT JOIN ending ON n = ending AND state <> {FORGOTTEN} WHERE id IN ",
-                ids,
-            )
+        rows: list[Row] = []
+        size = 0
+        reading = self._by_ids(
+            "SELECT job.seq, id, state, outcome FROM job"
+            f" LEFT JOIN ending ON n = ending AND state <> {FORGOTTEN} WHERE id IN ",
+            ids,
         )
+        for row in reading:
+            rows.append((*row, False))
+            size += len(row[3] or b"")
+            if max_bytes is not None and size > max_bytes:
+                reading.close()
+                break
+        else:
+            return rows
+        seen = {row[1] for row in rows}
+        left = self._standing(job_id for job_id in ids if job_id not in seen)
+        for job_id, (seq, state) in left.items():
+            rows.append((seq, job_id, state, None, state not in (*UNFINISHED, FORGOTTEN)))
+        return rows
 
     def find(self, ids: list[bytes]) -> list[Row]:
         """Return the unfinished jobs of these ids as `JobRow` tuples."""
@@ -293,14 +307,15 @@ class Ledger:
         rows = self._by_ids("SELECT id, seq, state FROM job WHERE id IN ", list(ids))
         return {job_id: (seq, state) for job_id, seq, state in rows}
 
-    def _by_ids(self, select: str, ids: list[bytes]) -> Iterator[Row]:
+    def _by_ids(self, select: str, ids: list[bytes]) -> Generator[Row, None, None]:
         # Blobs do not go through json_each. The last statement is filled up with NULLs, which
         # equal nothing, so that two compiled ones do for any number.
         for first in range(0, len(ids), LOOK_UP_IDS):
             some = ids[first : first + LOOK_UP_IDS]
             places = 8 if len(some) <= 8 else LOOK_UP_IDS
             values = [*some, *[None] * (places - len(some))]
-            yield from self._db.execute(f"{select} ({','.join('?' * places)})", values)
+            with _reading():
+                yield from self._db.execute(f"{select} ({','.join('?' * places)})", values)
 
     # --- pruning --------------------------------------------------------------------------------
 
@@ -439,6 +454,16 @@ class _Tally:
 
     def as_json(self) -> str:
         return json.dumps({state: jobs for state, jobs in self.counts.items() if jobs})
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise a StoreError where the file cannot be read: that question's affair, and not the end of
+    the process."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"the store's file cannot be read: {describe(error)}") from error
 
 
 def _without(columns: Columns, seqs: Container[int]) -> Columns:
