@@ -73,7 +73,7 @@ class Submissions:
             session.post(m.Declined(message.n, *refusal))
             return
         parent: Job | None = None
-        if message.options is not None and message.options.get("parent") is not None:
+        if message.options is not None and _is_nested(message):
             parent = core.leases.held_by(*message.options["parent"])
             refusal = self._parent_refusal(parent)
             if refusal is not None:
@@ -241,7 +241,8 @@ class Submissions:
     def _refusal(self, session: Session, message: m.Submit) -> tuple[str, str] | None:
         """Return why a submission cannot be taken, None if it can."""
         core = self._core
-        if core.is_stopping:
+        if core.is_stopping and not _is_nested(message):
+            # What a running job submits is a part of what the plane waits for.
             return "stopping", "the plane is stopping: submit again when it is back"
         if core.journal.failing is not None:
             return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
@@ -342,6 +343,10 @@ class Submissions:
                 f"the job is parked until one does{hint}",
             )
         )
+
+
+def _is_nested(message: m.Submit) -> bool:
+    return message.options is not None and message.options.get("parent") is not None
 
 
 def _check_options(options: m.Facts) -> tuple[str, str] | None:
