@@ -53,6 +53,7 @@ class Peer:
         self.incarnation = number.to_bytes(16, "big")
         self.heard: list[m.Message] = []
         self.welcome: m.Welcome | None = None
+        self._ended: list[bytes] = []
         self._n = 0
         self._grammar: Grammar | None = None
         self._channel: Channel | None = None
@@ -72,6 +73,7 @@ class Peer:
             self._channel = channel
             self._grammar = Grammar(self.role, Role.PLANE)
             self.heard = []
+            self._ended = []
             await self.say(self.hello(**facts))
             self.welcome = await self.hear(m.Welcome)
             yield self
@@ -101,7 +103,7 @@ class Peer:
                     if isinstance(message, kind):
                         del self.heard[i]
                         return message
-                self.heard += self._grammar.receive(await self._channel.receive())
+                await self._listen()
 
     async def hears_nothing(self, kind: type[Any], for_s: float) -> None:
         """Fail if a message of *kind* arrives within *for_s* seconds of virtual time."""
@@ -118,9 +120,16 @@ class Peer:
         with trio.fail_after(300):
             try:
                 while True:
-                    self.heard += self._grammar.receive(await self._channel.receive())
+                    await self._listen()
             except ChannelBroken:
                 return
+
+    async def _listen(self) -> None:
+        assert self._channel is not None
+        assert self._grammar is not None
+        messages = self._grammar.receive(await self._channel.receive())
+        self.heard += messages
+        self._ended += [message.id for message in messages if isinstance(message, m.Ended)]
 
     # What a client says:
 
@@ -139,6 +148,12 @@ class Peer:
         while message.n not in (await self.hear(m.Accepted)).ns:
             pass
         return message
+
+    def received(self, number: int) -> m.Received:
+        """A receipt for the next *number* results that have arrived, in their order."""
+        ids, self._ended = self._ended[:number], self._ended[number:]
+        assert len(ids) == number
+        return m.Received(ids)
 
     async def ask(self, question: str, **params: Any) -> Any:
         """Ask, and return the answer."""

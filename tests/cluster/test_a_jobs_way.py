@@ -184,7 +184,7 @@ async def test_watching_a_job_tells_ended_unknown_and_forgotten_apart(autojump_c
                 assert decode_value((await late.hear(m.Ended)).outcome) == "done"
                 missing = await late.hear(m.Missing)
                 assert (missing.id, missing.is_forgotten) == (b"\1" * 16, False)
-                await late.say(m.Received(1))
+                await late.say(late.received(1))
             for _ in range(120):
                 await trio.sleep(40)
                 await client.say(m.Ping(1))

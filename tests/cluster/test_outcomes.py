@@ -86,7 +86,7 @@ async def test_a_plane_that_was_restarted_waits_for_its_clients_before_it_prunes
                 await client.say(m.Watch([job.id for job in jobs]))
                 for _ in jobs:
                     assert decode_value((await client.hear(m.Ended, 5)).outcome) == "r"
-                await client.say(m.Received(3))
+                await client.say(client.received(3))
                 await trio.sleep(house.settings.grace_s)
                 assert await kept(house, jobs) == 0
 
@@ -147,7 +147,7 @@ async def test_a_result_is_let_go_of_when_it_was_received(autojump_clock):
             await finish_all(worker, 3)
             for _ in jobs:
                 await client.hear(m.Ended)
-            await client.say(m.Received(2))
+            await client.say(client.received(2))
             await trio.sleep_until(FIRST_PRUNE + 1)
             assert await kept(house, jobs) == 1
             assert len(house.core.outcomes.pinned) == 1
@@ -397,3 +397,21 @@ async def test_whoever_waits_for_a_cancelled_job_is_told_why(autojump_clock):
         for asked in (handle, client.job(str(handle))):
             with pytest.raises(JobCancelled, match="was cancelled: wrong customer"):
                 await asked.result(30)
+
+
+async def test_a_receipt_is_for_the_results_it_names(autojump_clock):
+    """A large result travels in pieces, and has arrived after a small one that was sent later."""
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo")
+            seqs, ended = [], []
+            for number in range(2):
+                await client.say(client.submit(number, flags=m.WATCH))
+                offer = await worker.hear(m.Offer)
+                await worker.finish(offer)
+                seqs.append(offer.seq)
+                ended.append(await client.hear(m.Ended))
+            assert house.core.outcomes.pinned == set(seqs)
+            await client.say(m.Received([ended[1].id, b"never sent to it"]))
+            await trio.sleep(1)
+            assert house.core.outcomes.pinned == {seqs[0]}

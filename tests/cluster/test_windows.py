@@ -284,7 +284,7 @@ async def test_results_somebody_waits_for_are_not_pruned(autojump_clock):
                             await peer.say(m.Ping(1))
                     counts = (await client.ask("health"))["jobs"]
                     assert counts == {"succeeded": 1, "forgotten": 50}
-                    await away.say(m.Received(1))
+                    await away.say(away.received(1))
                     await trio.sleep(35)
                     counts = (await client.ask("health"))["jobs"]
                     assert counts == {"forgotten": 51}

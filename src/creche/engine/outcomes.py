@@ -58,7 +58,7 @@ class Outcomes:
             kept = session.kept
             while kept and kept[0][0] <= now:
                 kept.popleft()
-            pinned.update(session.watching.values(), session.unreceived)
+            pinned.update(session.watching.values(), session.unreceived.values())
             pinned.update(seq for _, seq in kept)
         return pinned
 
@@ -99,17 +99,17 @@ class Outcomes:
         for job_id in ids:
             self._drop(session, job_id)
 
-    def received(self, session: Session, number: int) -> None:
-        """The peer has so many more of the results that were pushed to it."""
-        for _ in range(min(number, len(session.unreceived))):
-            session.unreceived.popleft()
+    def received(self, session: Session, ids: Sequence[bytes]) -> None:
+        """The peer has these of the results that were pushed to it."""
+        for job_id in ids:
+            session.unreceived.pop(job_id, None)
 
     def resume(self, session: Session) -> None:
         """The session begins a new connection by naming what it waits for: nothing is pushed of
         what it waited for before, and it has its time to say so."""
         for seq in session.watching.values():
             self._keep(session, seq)
-        for seq in session.unreceived:
+        for seq in session.unreceived.values():
             self._keep(session, seq)
         self._forget_watches(session)
 
@@ -153,7 +153,9 @@ class Outcomes:
             self._add(session, job_id, seq)
             self._hold_back(session, job_id)
         else:
-            session.unreceived.append(seq)
+            session.unreceived[job_id] = seq
+            if len(session.unreceived) > self._core.settings.watches:
+                session.unreceived.popitem(last=False)
             session.post(m.Ended(job_id, int(state), outcome))
 
     def _miss(self, session: Session, job_id: bytes, *, is_forgotten: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -53,9 +53,10 @@ class Session:
 
         self.watching: dict[bytes, int] = {}
         """The jobs whose results this session waits for, by id, with their seqs."""
-        self.unreceived: deque[int] = deque(maxlen=settings.watches)
-        """Seqs of the results sent on this connection that the peer has not said it received. A
-        peer never has more to receive than it may wait for; of one that does, the oldest go."""
+        self.unreceived: OrderedDict[bytes, int] = OrderedDict()
+        """Ids, with their seqs, of the results sent on this connection that the peer has not said
+        it received. A peer never has more to receive than it may wait for; of one that does, the
+        oldest go."""
         self.owed: dict[bytes, None] = {}
         """Of the jobs that it waits for, those that have ended and whose results are held back
         while too much waits for the peer; in order."""

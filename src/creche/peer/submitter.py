@@ -148,11 +148,11 @@ class Submitter:
         Raises:
             RemoteProtocolError: it said something that a plane does not say here.
         """
-        received = 0
+        received: list[bytes] = []
         for message in messages:
             kind = type(message)
             if kind is m.Ended:
-                received += 1
+                received.append(message.id)  # type: ignore[union-attr]
                 self._waits.end(message.id, message.state, message.outcome, None)  # type: ignore[union-attr]
             elif kind is m.Accepted:
                 for n in message.ns:  # type: ignore[union-attr]

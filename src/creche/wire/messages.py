@@ -144,9 +144,9 @@ class Missing(NamedTuple):
 
 
 class Received(NamedTuple):
-    """So many more `Ended` have arrived on this connection: the plane need not keep them for it."""
+    """The `Ended` of these jobs have arrived: the plane need not keep their outcomes for it."""
 
-    number: int
+    ids: list[bytes]
 
 
 class Cancel(NamedTuple):

@@ -303,7 +303,7 @@ async def test_what_is_due_after_the_goodbye_does_not_break_the_protocol(
 
         nursery.start_soon(owner.link.leave, "enough")
         nursery.start_soon(chatter)
-        owner.link.post(m.Received(1))
+        owner.link.post(m.Received([b"1" * 16]))
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
 

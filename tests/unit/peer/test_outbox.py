@@ -77,7 +77,7 @@ async def test_what_nobody_waits_for_leaves_with_the_next_message_or_after_a_whi
         await trio.sleep(PATIENCE_S / 2)
         outbox.put(m.Settled([2]))
         await trio.sleep(1 - PATIENCE_S / 2)
-        outbox.put(m.Received(1))
+        outbox.put(m.Received([b"1" * 16]))
         await trio.sleep(PATIENCE_S / 2)
         outbox.put(m.Ping(1))
         outbox.put(m.Settled([3]))
@@ -85,5 +85,5 @@ async def test_what_nobody_waits_for_leaves_with_the_next_message_or_after_a_whi
         nursery.cancel_scope.cancel()
     assert left == [
         (1 + PATIENCE_S, [m.Settled([1]), m.Settled([2])]),
-        (2 + PATIENCE_S / 2, [m.Received(1), m.Ping(1), m.Settled([3])]),
+        (2 + PATIENCE_S / 2, [m.Received([b"1" * 16]), m.Ping(1), m.Settled([3])]),
     ]
