@@ -7,6 +7,7 @@ import pytest
 import trio
 from tests.cluster.scripted import Peer, open_house
 
+from creche.engine import core
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreError, StoreFull
 from creche.model.job import JobState
@@ -322,3 +323,14 @@ async def test_a_tail_that_cannot_be_read_holds_up_its_own_lane_until_it_can(
             store.is_unreadable = False
             assert await run_all(worker, 4) == [2, 3, 4, 5]
     caplog.clear()
+
+
+async def test_many_jobs_are_cancelled_a_piece_at_a_time(autojump_clock, monkeypatch):
+    monkeypatch.setattr(core, "CANCEL_AT_A_TIME", 3)
+    async with open_house(PlaneSettings(window=4), DiskLike) as house:
+        async with house.client().connected() as client:
+            jobs = [await client.submitted(i) for i in range(10)]
+            await client.say(m.Cancel(1, [*(job.id for job in jobs), b"x" * 16], "enough"))
+            answer = await client.hear(m.Answer)
+            assert answer.body == [int(JobState.CANCELLED)] * 10 + [None]
+            assert (await client.ask("health"))["jobs"] == {"cancelled": 10}

@@ -34,6 +34,9 @@ logger = logging.getLogger("creche.plane")
 READ_AGAIN_S = 5.0
 """How long to wait before a lane's tail that could not be read is tried again."""
 
+CANCEL_AT_A_TIME = 1000
+"""Jobs that are cancelled in one step of the plane; other work goes on between."""
+
 PRUNE_EVERY_S = 30.0
 PRUNE_EVERY_ENDS = 2000
 
@@ -207,18 +210,24 @@ class Core:
 
     async def cancel(self, session: Session, message: m.Cancel) -> None:
         """Cancel what has not begun; answer with the state of each job when that is on disk."""
+        outcome = make_cancelled(message.why)
         states: list[int | None] = []
-        if any(
-            (job := self.by_id.get(job_id)) is not None and not job.is_committed
-            for job_id in message.ids
-        ):
+        for start in range(0, len(message.ids), CANCEL_AT_A_TIME):
+            states += await self._cancel_some(
+                message.ids[start : start + CANCEL_AT_A_TIME], outcome
+            )
+        self.journal.reply(session, m.Answer(message.ref, states))
+        self.journal.wake()
+
+    async def _cancel_some(self, ids: Sequence[bytes], outcome: bytes | None) -> list[int | None]:
+        states: list[int | None] = []
+        if any((job := self.by_id.get(i)) is not None and not job.is_committed for i in ids):
             # On their way to the disk: whether they are new is only known then.
             await self.journal.wait_drained()
-        withdrawn = {i for i in message.ids if i not in self.by_id and self.submissions.withdraw(i)}
-        rows, ended = await self._find([i for i in message.ids if i not in withdrawn])
-        outcome = make_cancelled(message.why)
+        withdrawn = {i for i in ids if i not in self.by_id and self.submissions.withdraw(i)}
+        rows, ended = await self._find([i for i in ids if i not in withdrawn])
         # No checkpoint below: what is decided for each job is noted at once.
-        for job_id in message.ids:
+        for job_id in ids:
             job = self.by_id.get(job_id)
             if job is None and job_id in rows:
                 job = self._revive(rows[job_id])
@@ -231,8 +240,7 @@ class Core:
                 states.append(int(ended[job_id].state))
             else:
                 states.append(int(JobState.CANCELLED) if job_id in withdrawn else None)
-        self.journal.reply(session, m.Answer(message.ref, states))
-        self.journal.wake()
+        return states
 
     async def _find(
         self, ids: Sequence[bytes]
