@@ -30,6 +30,7 @@ LIMITS: dict[str, Any] = {
     "grace_s": 2000.0,
     "lease_s": 2000.0,
     "unaccepted": 10_000,
+    "unaccepted_bytes": 64 * 1024 * 1024,
     "watches": 200_000,
     "payload_bytes": 16 * 1024 * 1024,
     "frame_bytes": 1024 * 1024,

@@ -13,12 +13,18 @@ from creche.store.sqlite import SqliteStore
 from creche.tasks.task import task
 from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
+from creche.wire.payload import encode_call
 
 pytestmark = pytest.mark.trio
 
 SIZE = 60_000
 COUNT = 40
-SMALL = PlaneSettings(payload_bytes=64 * 1024, outbox_bytes=256 * 1024, window_bytes=128 * 1024)
+SMALL = PlaneSettings(
+    payload_bytes=64 * 1024,
+    outbox_bytes=256 * 1024,
+    window_bytes=128 * 1024,
+    unaccepted_bytes=200 * 1024,
+)
 LEVELS = ("critical", "high", "normal", "low")
 
 
@@ -135,3 +141,60 @@ async def test_results_wait_for_a_peer_that_does_not_read_and_it_is_not_cut(auto
                 await deaf.hear(m.Ended)
             assert not session.owed
             assert not session.watching
+
+
+async def test_what_waits_for_room_is_bounded_in_bytes_too(autojump_clock):
+    async with open_cluster([size_of], workers=0, settings=SMALL) as cluster:
+        async with cluster.client() as client, trio.open_nursery() as nursery:
+            results: list[int] = []
+
+            async def submit() -> None:
+                for handle in await client.submit_many(size_of, [(bytes(SIZE),)] * COUNT):
+                    results.append(await handle.result())
+
+            nursery.start_soon(submit)
+            await trio.sleep(10)
+            (session,) = cluster.running.core.sessions
+            assert SIZE < session.unaccepted.bytes <= SMALL.unaccepted_bytes
+            await cluster.add_worker("w")
+            with trio.fail_after(60):
+                while len(results) < COUNT:
+                    await trio.sleep(1)
+            assert session.unaccepted.number == session.unaccepted.bytes == 0
+
+
+async def test_who_has_more_bytes_unaccepted_than_it_may_is_declined(autojump_clock):
+    def submit(number: int, size: int) -> m.Submit:
+        return client.submit(number, payload=encode_call([bytes(size)], {}))
+
+    settings = PlaneSettings(unaccepted_bytes=1000)
+    async with open_house(settings) as house, house.client().connected() as client:
+        await client.say(submit(1, 600), submit(2, 600), submit(3, 300))
+        declined = await client.hear(m.Declined)
+        assert (declined.n, declined.code) == (2, "credit")
+        assert (await client.hear(m.Accepted)).ns == [1, 3]
+        # One alone is taken, whatever its size; together with another it is not.
+        await client.say(submit(4, 5000), submit(5, 10))
+        assert (await client.hear(m.Declined)).n == 5
+        assert (await client.hear(m.Accepted)).ns == [4]
+
+
+async def test_a_small_submission_does_not_pass_a_large_one_that_waits_for_room(autojump_clock):
+    async with open_cluster([size_of], workers=0, settings=SMALL) as cluster:
+        async with cluster.client() as client, trio.open_nursery() as nursery:
+            order: list[int] = []
+            sizes = [*range(SIZE, SIZE + 7), 10]
+
+            async def submit(size: int) -> None:
+                handle = await client.submit(size_of, bytes(size))
+                order.append(size)
+                await handle.result()
+
+            for size in sizes:
+                nursery.start_soon(submit, size)
+                await trio.sleep(0.1)
+            assert sorted(order) == sizes[:3]
+            (session,) = cluster.running.core.sessions
+            assert session.unaccepted.number == 3
+            await cluster.add_worker("w")
+        assert sorted(order) == sorted(sizes)

@@ -157,6 +157,7 @@ class Conversations:
                     "grace_s": settings.grace_s,
                     "lease_s": settings.lease_s,
                     "unaccepted": settings.unaccepted,
+                    "unaccepted_bytes": settings.unaccepted_bytes,
                     "watches": settings.watches,
                     "payload_bytes": settings.payload_bytes,
                     "frame_bytes": self._limits.frame_bytes,

@@ -324,7 +324,7 @@ class Core:
         accepted: dict[Session, list[int]] = {}
         for arrival in entries.arrivals:
             accepted.setdefault(arrival.session, []).append(arrival.n)
-            arrival.session.unaccepted -= 1
+            arrival.session.unaccepted.remove(len(arrival.job.payload))
             if existing and arrival.job.seq in existing:
                 self._on_duplicate(arrival)
             else:
@@ -411,7 +411,7 @@ class Core:
     def _on_declined(self, arrivals: Sequence[Arrival], why: str) -> None:
         for arrival in arrivals:
             job, session, n, _ = arrival
-            session.unaccepted -= 1
+            session.unaccepted.remove(len(job.payload))
             self._give_place_back(arrival)
             self.by_id.pop(job.id, None)
             self._child_ended(job)

@@ -26,6 +26,35 @@ MAX_FACT = 200
 """Characters kept of a text that a peer says of itself."""
 
 
+class Tally:
+    """Submissions of one session that wait for the same thing, and the bytes of their payloads."""
+
+    __slots__ = ("bytes", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+    def add(self, size: int) -> None:
+        """Count one more."""
+        self.number += 1
+        self.bytes += size
+
+    def remove(self, size: int) -> None:
+        """Count one less."""
+        self.number -= 1
+        self.bytes -= size
+
+    def has_room(self, size: int, settings: PlaneSettings) -> bool:
+        """Whether one more may wait; one alone always may, whatever its size."""
+        return not self.number or (
+            self.number < settings.unaccepted and self.bytes + size <= settings.unaccepted_bytes
+        )
+
+
 class Session:
     """One peer. What belongs to workers only is empty for the others."""
 
@@ -67,8 +96,9 @@ class Session:
         self.kept: deque[tuple[float, int]] = deque(maxlen=settings.watches)
         """Moments (Trio's clock), in order, until which results are kept that the peer has yet to
         name again after a connection was lost, with their seqs."""
-        self.unaccepted = 0
-        self.claims = 0
+        self.unaccepted = Tally()
+        """Submissions that wait for room, or are on their way to the disk."""
+        self.claims = Tally()
         """Submissions of an id that somebody had submitted before and that is not accepted yet."""
         self.warned: set[str] = set()
         """Tasks that nobody had announced when this session submitted to them."""

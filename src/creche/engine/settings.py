@@ -57,6 +57,8 @@ class PlaneSettings:
 
     unaccepted: int = 10_000
     """Submissions of one session that may wait to be accepted."""
+    unaccepted_bytes: int = 64 * 1024 * 1024
+    """Payload bytes of these; one submission alone may have more."""
     watches: int = 200_000
     """Results that one session may wait for."""
     asks: int = 32
@@ -81,7 +83,8 @@ class PlaneSettings:
                 f"lease ({self.lease_s:g} s) must hold"
             )
         for name in (
-            "window", "lanes", "max_losses", "max_children", "unaccepted", "watches", "sessions",
+            "window", "lanes", "max_losses", "max_children", "unaccepted", "unaccepted_bytes",
+            "watches", "sessions",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")

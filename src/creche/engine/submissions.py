@@ -98,7 +98,7 @@ class Submissions:
             while lane.waiting and lane.has_room:
                 _, (session, message) = lane.waiting.popitem(last=False)
                 del self._waiting[message.id]
-                session.unaccepted -= 1
+                session.unaccepted.remove(len(message.payload))
                 self._admit(session, message)
             if not lane.waiting:
                 self._full.discard(lane)
@@ -110,7 +110,7 @@ class Submissions:
         if lane is None:
             return False
         session, message = lane.waiting.pop(job_id)
-        session.unaccepted -= 1
+        session.unaccepted.remove(len(message.payload))
         why = "it was cancelled while it waited for room"
         for submitter, n in ((session, message.n), *self._unclaim(job_id)):
             submitter.post(m.Declined(n, "cancelled", why))
@@ -134,7 +134,7 @@ class Submissions:
         if taken is None:
             self._waiting[message.id] = lane
             self._full.add(lane)
-            session.unaccepted += 1
+            session.unaccepted.add(len(message.payload))
             lane.waiting[message.id] = (session, message)
             return
         first, said = taken.waiting[message.id]
@@ -162,11 +162,11 @@ class Submissions:
             del self._waiting[job_id], lane.waiting[job_id]
             return
         session, n = next(iter(claims))
-        lane.waiting[job_id] = (session, claims.pop((session, n)))
+        lane.waiting[job_id] = (session, message := claims.pop((session, n)))
         if not claims:
             del self._claims[job_id]
-        session.claims -= 1
-        session.unaccepted += 1
+        session.claims.remove(len(message.payload))
+        session.unaccepted.add(len(message.payload))
 
     # --- one id, many submitters ----------------------------------------------------------------
 
@@ -191,19 +191,19 @@ class Submissions:
         claim = (session, message.n)
         claims = self._claims.get(message.id, {})
         if claim not in claims:
-            if session.claims >= self._core.settings.unaccepted:
+            if not session.claims.has_room(len(message.payload), self._core.settings):
                 session.post(m.Declined(message.n, *self._credit_refusal()))
                 return
-            session.claims += 1
+            session.claims.add(len(message.payload))
         claims[claim] = message
         self._claims[message.id] = claims
 
     def _unclaim(self, job_id: bytes) -> Sequence[tuple[Session, int]]:
         """Return who claims an id, and forget it."""
-        claims = tuple(self._claims.pop(job_id, ()))
-        for session, _ in claims:
-            session.claims -= 1
-        return claims
+        claims = self._claims.pop(job_id, {})
+        for (session, _), message in claims.items():
+            session.claims.remove(len(message.payload))
+        return tuple(claims)
 
     def _submitted_before(self, session: Session, message: m.Submit, job: Job) -> None:
         if not job.is_committed:
@@ -233,7 +233,7 @@ class Submissions:
         else:
             lane.reserve(size)
         core.by_id[message.id] = job
-        session.unaccepted += 1
+        session.unaccepted.add(size)
         if message.flags & m.WATCH:
             core.outcomes.watch_job(session, job)
         core.journal.arrive(Arrival(job, session, message.n, stored))
@@ -246,7 +246,7 @@ class Submissions:
             return "stopping", "the plane is stopping: submit again when it is back"
         if core.journal.failing is not None:
             return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
-        if session.unaccepted >= core.settings.unaccepted + 1:
+        if not session.unaccepted.has_room(len(message.payload), core.settings):
             return self._credit_refusal()
         if len(message.payload) > core.settings.payload_bytes:
             limit = core.settings.payload_bytes
@@ -261,7 +261,9 @@ class Submissions:
         return None if message.options is None else _check_options(message.options)
 
     def _credit_refusal(self) -> tuple[str, str]:
-        return "credit", f"more than {self._core.settings.unaccepted:,} submissions wait already"
+        settings = self._core.settings
+        most, size = settings.unaccepted, settings.unaccepted_bytes
+        return "credit", f"more than {most:,} submissions, or {size:,} bytes of them, wait already"
 
     def _lanes_refusal(self) -> tuple[str, str]:
         limit = self._core.settings.lanes

@@ -20,7 +20,6 @@ import anyio
 import anyio.lowlevel
 
 from creche.errors import (
-    ClientClosed,
     CrecheError,
     PlaneUnreachable,
     RemoteProtocolError,
@@ -39,6 +38,7 @@ from creche.model.job import JobState
 from creche.model.priority import Priority
 from creche.peer.asking import Asking
 from creche.peer.calls import checked_options, name_of, no_task, parts_of
+from creche.peer.credit import Credit
 from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
 from creche.peer.parent import current_parent
@@ -108,11 +108,9 @@ class Submitter:
         self._clock = clock
         self._n = 0
         self._unaccepted: dict[int, _Submission] = {}
-        self._queue: deque[anyio.Event] = deque()
-        """Those who wait for credit, in order."""
         self._waits = Waits(link)
         self._asking = Asking(link, self._time_limit, self._unreachable)
-        self._credit = 1
+        self._credit = Credit(link)
         self._payload_limit = 0
         self._plane = ""
         self._ahead_s = 0.0
@@ -125,7 +123,7 @@ class Submitter:
         Raises:
             RemoteProtocolError: the welcome does not say what it must.
         """
-        self._credit = _limit(welcome, "unaccepted")
+        self._credit.grant(_limit(welcome, "unaccepted"), _limit(welcome, "unaccepted_bytes"))
         self._payload_limit = _limit(welcome, "payload_bytes")
         self._plane = str(welcome.limits.get("plane", ""))
         # Ids tell the plane how old they are, so they are made by its clock.
@@ -140,7 +138,7 @@ class Submitter:
         submitted = {submission.message.id for submission in self._unaccepted.values()}
         yield from self._waits.resume(submitted, _limit(welcome, "watches"))
         yield from self._asking.resume()
-        self._wake_queue()
+        self._credit.wake()
 
     def handle(self, messages: Iterable[m.Message]) -> None:
         """Take the plane's answers.
@@ -161,8 +159,7 @@ class Submitter:
                 self._on_rare(message)
         if received:
             self._link.post(m.Received(received))
-        if self._queue:
-            self._wake_queue()
+        self._credit.wake()
 
     def fail(self, error: CrecheError) -> None:
         """The session has ended for good: everybody who waits is told why."""
@@ -172,7 +169,7 @@ class Submitter:
             self._settle(n, doubt if submission.was_sent else error)
         self._waits.fail(error)
         self._asking.fail(error)
-        self._wake_queue()
+        self._credit.wake()
 
     # --- submitting -----------------------------------------------------------------------------
 
@@ -244,9 +241,9 @@ class Submitter:
                 if known is not None:
                     known.signature.check(args, kwargs)
                 payload = self._encode(args, kwargs)
-                if len(self._unaccepted) >= self._credit or not self._link.is_connected:
+                if not self._credit.has_room(len(payload)):
                     self._extend(limit)
-                    await self._wait_for_credit()
+                    await self._credit.wait(len(payload))
                 elif i % _CHUNK == _CHUNK - 1:
                     self._extend(limit)
                     await anyio.lowlevel.checkpoint()
@@ -384,8 +381,8 @@ class Submitter:
         group = _Group()
         handle: JobHandle[Any] | None = None
         with self._time_limit():
-            if len(self._unaccepted) >= self._credit or not self._link.is_connected:
-                await self._wait_for_credit()
+            if not self._credit.has_room(len(payload)):
+                await self._credit.wait(len(payload))
             handle = self._begin(group, name, payload, options, watch)
             await group.changed.wait()
         # The answer may have come in the moment in which the time was up: it counts.
@@ -410,33 +407,6 @@ class Submitter:
         if self._timeout_s is not None:
             limit.deadline = anyio.current_time() + self._timeout_s
 
-    async def _wait_for_credit(self) -> None:
-        """Wait until there is a connection, and room for one more submission."""
-        await self._link.wait_connected(None)
-        is_first = True
-        while len(self._unaccepted) >= self._credit:
-            if self._link.has_failed:
-                raise fresh(self._link.failure or ClientClosed("the client is closed"))
-            turn = anyio.Event()
-            # Who was woken and found the room taken is the next.
-            (self._queue.append if is_first else self._queue.appendleft)(turn)
-            is_first = False
-            try:
-                await turn.wait()
-            except BaseException:
-                if turn.is_set():
-                    self._wake_queue()
-                else:
-                    self._queue.remove(turn)
-                raise
-
-    def _wake_queue(self) -> None:
-        """Wake as many as there is room for; all of them when there will be none."""
-        room = self._credit - len(self._unaccepted)
-        while self._queue and (room > 0 or self._link.has_failed):
-            self._queue.popleft().set()
-            room -= 1
-
     def _begin(
         self,
         group: _Group,
@@ -460,6 +430,7 @@ class Submitter:
             self._extras(options),
         )
         submission = self._unaccepted[n] = _Submission(message, group)
+        self._credit.take(len(payload))
         submission.was_sent = self._link.is_connected
         group.left += 1
         self._link.post(message)
@@ -484,7 +455,7 @@ class Submitter:
         return parent.waiting()
 
     def _settle(self, n: int, error: CrecheError | None) -> None:
-        submission = self._unaccepted.pop(n, None)
+        submission = self._take_out(n)
         if submission is None:
             return
         group = submission.group
@@ -494,6 +465,12 @@ class Submitter:
             group.error = group.error or error
         if group.left == 0:
             group.changed.set()
+
+    def _take_out(self, n: int) -> _Submission | None:
+        submission = self._unaccepted.pop(n, None)
+        if submission is not None:
+            self._credit.give_back(len(submission.message.payload))
+        return submission
 
     async def _give_up(self, group: _Group, *, is_whole: bool) -> None:
         """The time for *group* is up: withdraw what was not accepted, and raise what is known.
@@ -510,9 +487,9 @@ class Submitter:
                 withdrawn += 1
             elif n in self._unaccepted:
                 doubtful += 1
-            if self._unaccepted.pop(n, None) is not None:
+            if self._take_out(n) is not None:
                 self._waits.forget(job_id)
-        self._wake_queue()
+        self._credit.wake()
         some = id_to_text(next(iter(late.values()))) if len(late) == 1 else f"{len(late):,} jobs"
         limit = "in time" if self._timeout_s is None else f"within {self._timeout_s:g} s"
         if doubtful and was_sent:
@@ -526,8 +503,8 @@ class Submitter:
             )
         if not is_whole:
             raise SubmitTimeout(
-                f"{self._credit:,} submissions of this client already wait to be accepted, and "
-                f"none was {limit}: this was not sent"
+                f"submissions of this client ({len(self._unaccepted):,}) already wait to be "
+                f"accepted, and none was {limit}: this was not sent"
             )
 
     async def _withdraw(self, ids: Sequence[bytes]) -> Sequence[JobState | None]:

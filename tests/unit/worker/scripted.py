@@ -29,6 +29,7 @@ LIMITS: m.Facts = {
     "grace_s": 15.0,
     "lease_s": 60.0,
     "unaccepted": 1000,
+    "unaccepted_bytes": 64 * 1024 * 1024,
     "watches": 1000,
     "payload_bytes": 1_000_000,
     "plane": "plane-1",
