@@ -99,14 +99,16 @@ class Core:
         memory since it began: what it says of them may be out of date."""
         self._knows_ends = False
         """Whether there were results when the store was opened."""
+        self._unknown_until = 0.0
         self._ends_since_prune = 0
         self._prune_soon = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     @property
-    def tombstone_s(self) -> float:
-        """How long an id is known after its result was forgotten."""
-        return self.retention.tombstone_s
+    def unknown_until(self) -> float:
+        """The moment (UTC seconds) up to which an id can have been made that was known, and is not
+        any more."""
+        return max(self.now() - self.retention.tombstone_s, self._unknown_until)
 
     def spawn(self, run: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Run something beside the caller, in the core's own nursery; it ends with the core."""
@@ -519,7 +521,12 @@ class Core:
             self._prune_soon = trio.Event()
             self._ends_since_prune = 0
             try:
-                while any(await self.store.prune(self.now(), self.retention, self.outcomes.pinned)):
+                while any(
+                    pruned := await self.store.prune(
+                        self.now(), self.retention, self.outcomes.pinned
+                    )
+                ):
+                    self._unknown_until = max(self._unknown_until, pruned.unknown_until)
                     await trio.lowlevel.checkpoint()
             except StoreUnavailable:
                 raise

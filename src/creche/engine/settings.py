@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from creche.store.base import Retention
 from creche.wire import codec
 
-MEMORY_RETENTION = Retention(max_count=10_000, max_bytes=256 * 1024 * 1024, max_age_s=3600.0)
+MEMORY_RETENTION = Retention(
+    max_count=10_000, max_bytes=256 * 1024 * 1024, max_age_s=3600.0, tombstone_s=3600.0
+)
 """What a plane with the memory store keeps of its ended jobs."""
 
 DISK_RETENTION = Retention(

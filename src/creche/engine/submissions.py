@@ -255,7 +255,7 @@ class Submissions:
             return "bad-task", f"a task's name has 1 to {MAX_NAME} characters"
         if message.queue is not None and not 0 < len(message.queue) <= MAX_NAME:
             return "bad-queue", f"a queue's name has 1 to {MAX_NAME} characters"
-        if message.flags & m.RESENT and made_at(message.id) < core.now() - core.tombstone_s:
+        if message.flags & m.RESENT and made_at(message.id) <= core.unknown_until:
             # Its tombstone may be gone by now, so nobody can tell whether it ran.
             return "uncertain", "sent again too late to tell whether it was accepted: not run"
         return None if message.options is None else _check_options(message.options)

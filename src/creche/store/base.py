@@ -229,10 +229,15 @@ class Recovery:
 
 
 class Pruned(NamedTuple):
-    """What one call of `prune` let go of: outcomes forgotten, tombstones removed."""
+    """What one call of `prune` let go of: outcomes forgotten, tombstones removed.
+
+    Of tombstones that had to go before their time, `unknown_until` is the latest moment (UTC
+    seconds) at which an id of them was made: an older one that is unknown may have been known.
+    """
 
     outcomes: int
     tombstones: int
+    unknown_until: float = 0.0
 
 
 class LedgerStore(Protocol):

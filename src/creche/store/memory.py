@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import trio
 
 from creche.errors import StoreError, StoreUnavailable
+from creche.model.ids import made_at
 from creche.model.job import JobState
 from creche.store.base import (
     Batch,
@@ -40,6 +41,9 @@ from creche.store.base import (
 
 PRUNE_ROWS = 2000
 """Outcomes (and tombstones) that one call of `prune` lets go of: about a millisecond's work."""
+
+MAX_TOMBSTONES = 100_000
+"""Ids known beyond their outcomes, some hundred bytes each; the oldest go first."""
 
 SCAN_ROWS = 2000
 """Jobs that a question looks at between two checkpoints: well below a millisecond."""
@@ -293,9 +297,9 @@ class MemoryStore:
         """See `LedgerStore.prune`."""
         self._check_open()
         outcomes = self._forget(now, retention, frozenset(keep))
-        tombstones = self._remove_tombstones(now - retention.tombstone_s)
+        tombstones, unknown_until = self._remove_tombstones(now - retention.tombstone_s)
         await trio.lowlevel.checkpoint()
-        return Pruned(outcomes, tombstones)
+        return Pruned(outcomes, tombstones, unknown_until)
 
     def _forget(self, now: float, retention: Retention, keep: frozenset[int]) -> int:
         over_count = over_bytes = 0
@@ -326,18 +330,22 @@ class MemoryStore:
         self._counts[JobState.FORGOTTEN] += len(picked)
         return len(picked)
 
-    def _remove_tombstones(self, forgotten_until: float) -> int:
+    def _remove_tombstones(self, forgotten_until: float) -> tuple[int, float]:
+        over = len(self._forgotten) - MAX_TOMBSTONES
         picked: list[int] = []
+        unknown_until = 0.0
         for seq, tombstone in islice(self._forgotten.items(), PRUNE_ROWS):
             assert tombstone.forgotten_at is not None
             if tombstone.forgotten_at > forgotten_until:
-                break
+                if len(picked) >= over:
+                    break
+                unknown_until = max(unknown_until, made_at(self._jobs[seq].id))
             picked.append(seq)
         for seq in picked:
             del self._forgotten[seq]
             del self._ids[self._jobs.pop(seq).id]
         self._counts[JobState.FORGOTTEN] -= len(picked)
-        return len(picked)
+        return len(picked), unknown_until
 
     async def aclose(self) -> None:
         """See `LedgerStore.aclose`."""

@@ -29,6 +29,7 @@ from creche.store.base import (
     LaneCount,
     LaneRow,
     OutcomeRow,
+    Pruned,
     Retention,
     Store,
     TaskRow,
@@ -463,53 +464,53 @@ class StoreContract:
 
     async def test_without_limits_nothing_is_forgotten(self, store: Store) -> None:
         await self.ended(store, 1, 2)
-        assert await store.prune(NOW + 1e9, KEEP_ALL, ()) == (0, 0)
+        assert await store.prune(NOW + 1e9, KEEP_ALL, ()) == Pruned(0, 0)
         assert await self.kept(store, 1, 2) == [1, 2]
 
     async def test_the_oldest_ends_over_the_count_are_forgotten(self, store: Store) -> None:
         await self.ended(store, 5, 3, 1, 2, 4)
-        assert await prune_all(store, NOW, Retention(2, None, None)) == (3, 0)
+        assert await prune_all(store, NOW, Retention(2, None, None)) == Pruned(3, 0)
         assert await self.kept(store, 1, 2, 3, 4, 5) == [2, 4]
-        assert await prune_all(store, NOW, Retention(2, None, None)) == (0, 0)
+        assert await prune_all(store, NOW, Retention(2, None, None)) == Pruned(0, 0)
 
     async def test_the_oldest_ends_over_the_bytes_are_forgotten(self, store: Store) -> None:
         await self.ended(store, 5, 3, 1, 2, 4)
-        assert await prune_all(store, NOW, Retention(None, 100, None)) == (0, 0)
-        assert await prune_all(store, NOW, Retention(None, 41, None)) == (3, 0)
+        assert await prune_all(store, NOW, Retention(None, 100, None)) == Pruned(0, 0)
+        assert await prune_all(store, NOW, Retention(None, 41, None)) == Pruned(3, 0)
         assert await self.kept(store, 1, 2, 3, 4, 5) == [2, 4]
 
     async def test_ends_over_the_age_are_forgotten(self, store: Store) -> None:
         await self.ended(store, 1, 2, 3)
         at = end(2).ended_at + 60
-        assert await prune_all(store, at, Retention(None, None, 60.0)) == (2, 0)
+        assert await prune_all(store, at, Retention(None, None, 60.0)) == Pruned(2, 0)
         assert await self.kept(store, 1, 2, 3) == [3]
 
     async def test_the_first_limit_that_is_met_counts(self, store: Store) -> None:
         await self.ended(store, 1, 2, 3, 4)
-        assert await prune_all(store, NOW, Retention(3, 40, 1e9)) == (2, 0)
+        assert await prune_all(store, NOW, Retention(3, 40, 1e9)) == Pruned(2, 0)
         assert await self.kept(store, 1, 2, 3, 4) == [3, 4]
 
     async def test_what_is_kept_on_purpose_stays_and_counts(self, store: Store) -> None:
         await self.ended(store, 1, 2, 3, 4)
-        assert await prune_all(store, NOW, Retention(2, None, None), {1, 3, 99}) == (2, 0)
+        assert await prune_all(store, NOW, Retention(2, None, None), {1, 3, 99}) == Pruned(2, 0)
         assert await self.kept(store, 1, 2, 3, 4) == [1, 3]
-        assert await prune_all(store, NOW, Retention(0, None, None), [1, 3]) == (0, 0)
-        assert await prune_all(store, NOW, Retention(0, None, None), [3]) == (1, 0)
+        assert await prune_all(store, NOW, Retention(0, None, None), [1, 3]) == Pruned(0, 0)
+        assert await prune_all(store, NOW, Retention(0, None, None), [3]) == Pruned(1, 0)
 
     async def test_unfinished_jobs_are_not_pruned(self, store: Store) -> None:
         await store.commit(Batch(jobs=[new_job(1), new_job(2, stored=True)], changes=[change(1)]))
-        assert await prune_all(store, NOW + 1e9, Retention(0, 0, 0.0, 0.0)) == (0, 0)
+        assert await prune_all(store, NOW + 1e9, Retention(0, 0, 0.0, 0.0)) == Pruned(0, 0)
         assert len(await store.find([job_id(1), job_id(2)])) == 2
 
     async def test_a_tombstone_ends_its_time_after_the_forgetting(self, store: Store) -> None:
         await self.ended(store, 1, 2)
         retention = Retention(0, None, None, tombstone_s=60.0)
-        assert await store.prune(NOW, retention, {2}) == (1, 0)
-        assert await store.prune(NOW + 30, retention, ()) == (1, 0)
-        assert await store.prune(NOW + 59, retention, ()) == (0, 0)
-        assert await store.prune(NOW + 60, retention, ()) == (0, 1)
+        assert await store.prune(NOW, retention, {2}) == Pruned(1, 0)
+        assert await store.prune(NOW + 30, retention, ()) == Pruned(1, 0)
+        assert await store.prune(NOW + 59, retention, ()) == Pruned(0, 0)
+        assert await store.prune(NOW + 60, retention, ()) == Pruned(0, 1)
         assert list(await store.outcomes([job_id(1), job_id(2)])) == [job_id(2)]
-        assert await store.prune(NOW + 90, retention, ()) == (0, 1)
+        assert await store.prune(NOW + 90, retention, ()) == Pruned(0, 1)
         assert dict(await store.counts()) == {}
 
     async def test_one_call_of_prune_is_bounded_and_many_get_through(self, store: Store) -> None:
