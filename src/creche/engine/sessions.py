@@ -100,6 +100,8 @@ class Session:
         """Submissions that wait for room, or are on their way to the disk."""
         self.claims = Tally()
         """Submissions of an id that somebody had submitted before and that is not accepted yet."""
+        self.doubts = Tally()
+        """Submissions that are looked up, because they were sent before; and those behind them."""
         self.warned: set[str] = set()
         """Tasks that nobody had announced when this session submitted to them."""
         self.open_asks = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from creche.engine.catalog import AT_MOST_ONCE
+from creche.engine.doubts import Doubts
 from creche.engine.job import Job
 from creche.engine.journal import Arrival
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
@@ -46,6 +47,7 @@ class Submissions:
         disk: session and number, and what it said."""
         self._lanes: dict[tuple[str, str | None, int | None], Lane] = {}
         """Where submissions that say the same wait, until workers change."""
+        self._doubts = Doubts(core, self._take)
         self._waiting: dict[bytes, Lane] = {}
         """Ids that wait for room in a lane, where there is no disk to put them on."""
         self._full: set[Lane] = set()
@@ -54,7 +56,16 @@ class Submissions:
         """When lanes that nobody uses were looked for last (Trio's clock)."""
 
     def submit(self, session: Session, message: m.Submit) -> None:
-        """Take a submission: decline it, or put it on its way. No checkpoint."""
+        """Take a submission: decline it, put it on its way, or look it up first if it was sent
+        before. No checkpoint."""
+        if (
+            message.flags & m.RESENT or session.doubts.number
+        ) and message.id not in self._core.by_id:
+            self._doubts.add(session, message)
+        else:
+            self._take(session, message)
+
+    def _take(self, session: Session, message: m.Submit) -> None:
         core = self._core
         if (
             message.flags & m.WATCH
@@ -119,6 +130,7 @@ class Submissions:
     def forget(self, session: Session) -> None:
         """The session is over: what it waited to submit was never accepted. Who submitted the same
         waits on in its place."""
+        self._doubts.forget(session)
         for job_id, claims in list(self._claims.items()):
             for claim in [claim for claim in claims if claim[0] is session]:
                 del claims[claim]
