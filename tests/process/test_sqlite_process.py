@@ -55,6 +55,12 @@ def process_of(store: SqliteStore) -> int:
     return store.pid
 
 
+def stop(pid: int) -> None:
+    """Stop a child of this process, and return when it has stopped: a signal takes its time."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
 def is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -166,7 +172,7 @@ async def test_every_call_that_waits_learns_that_the_process_is_gone(tmp_path: P
                 await getattr(store, name)(*args)
             failed.append(name)
 
-        os.kill(process_of(store), signal.SIGSTOP)
+        stop(process_of(store))
         with trio.fail_after(BOUND_S):
             async with trio.open_nursery() as nursery:
                 for call in (("commit", Batch()), ("find", [job_id(1)]), ("counts",), ("info",)):

@@ -4,6 +4,10 @@ The plane gives an attempt away when it has not heard from the worker for a leas
 worker has been away for longer than the grace. The worker must have stopped by then, so it counts
 from the last moment at which the plane surely heard it, on its own clock, and stops a margin
 earlier.
+
+One case is left. Where only the plane saw the connection end, the worker finds out by silence, up
+to two keep-alives later, and counts its grace from then: for that long an attempt may run on beside
+the one that took its place. Its result does not count, and the plane says Stop when they meet.
 """
 
 from __future__ import annotations
