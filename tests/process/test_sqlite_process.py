@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -476,3 +477,21 @@ async def test_a_question_that_the_file_cannot_answer_fails_alone(tmp_path):
         assert dict(await store.find([b"x" * 16])) == {}
     finally:
         await store.aclose()
+
+
+async def test_counts_do_not_wait_behind_questions_of_history(tmp_path):
+    async with opened(SqliteStore(tmp_path / "creche.db")) as store:
+        order: list[str] = []
+
+        async def ask(name: str, **filters: object) -> None:
+            await getattr(store, name)(**filters)
+            order.append(name)
+
+        await store.commit(Batch(jobs=[new_job(seq) for seq in range(1, 20_001)]))
+        with trio.fail_after(BOUND_S):
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(partial(ask, "jobs", task="no such task"))
+                await trio.testing.wait_all_tasks_blocked()
+                await ask("counts")
+        assert order.index("counts") < 100

@@ -203,7 +203,7 @@ class SqliteStore:
 
     async def counts(self) -> Mapping[JobState, int]:
         """See `HistoryStore.counts`."""
-        counts = await self._questions.ask("counts")
+        counts = await self._calls.ask("counts")
         return {_STATES[state]: jobs for state, jobs in counts.items()}
 
     async def info(self) -> dict[str, Any]:

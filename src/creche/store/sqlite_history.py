@@ -136,11 +136,6 @@ class History:
             row: Row | None = self._db.execute(select, (job_id,)).fetchone()
             return row
 
-    def counts(self) -> dict[int, int]:
-        """Return how many jobs are in each state."""
-        with self._bounded():
-            return self._counts()
-
     def _counts(self) -> dict[int, int]:
         (counts,) = self._db.execute("SELECT counts FROM ledger WHERE name = 'main'").fetchone()
         return {int(state): jobs for state, jobs in json.loads(counts).items()}

@@ -31,6 +31,10 @@ LOOK_UP_IDS = 256
 PRUNE_ROWS = 2000
 """Outcomes (and tombstones) that one call of `prune` lets go of: about 10 ms."""
 
+MANY_LANES = 20_000
+"""With more lanes than this those that no job names are removed when the store is opened: queues of
+one tenant or user each leave many. It takes a look at every job, so it is not done each time."""
+
 FEW = 4
 """Changes that have so few equals are updated one by one."""
 
@@ -76,6 +80,11 @@ class Ledger:
             execute(
                 "UPDATE ledger SET epoch = epoch + 1, opened_at = ? WHERE name = 'main'", (now,)
             )
+            (lanes,) = execute("SELECT count(*) FROM lane").fetchone()
+            if lanes > MANY_LANES:
+                # Now and not later: the plane may give a lane's number to a job without naming the
+                # lane again.
+                execute("DELETE FROM lane WHERE lane NOT IN (SELECT lane FROM job)")
         ledger_id, epoch, self._next_seq, counts, self._kept_bytes = execute(
             "SELECT id, epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
         ).fetchone()
@@ -301,6 +310,11 @@ class Ledger:
     def find(self, ids: list[bytes]) -> list[Row]:
         """Return the unfinished jobs of these ids as `JobRow` tuples."""
         return list(self._by_ids(_JOB_ROW + "WHERE stored IS NOT NULL AND id IN ", ids))
+
+    def counts(self) -> dict[int, int]:
+        """Return how many jobs are in each state: known here, so that whoever asks how the plane is
+        waits behind no question of history."""
+        return self._counts
 
     def _standing(self, ids: Iterable[bytes]) -> dict[bytes, tuple[int, int]]:
         """Return (seq, state) of the jobs of these ids, by id."""
