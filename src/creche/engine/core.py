@@ -521,13 +521,13 @@ class Core:
             self._prune_soon = trio.Event()
             self._ends_since_prune = 0
             try:
-                while any(
-                    pruned := await self.store.prune(
+                while await self.store.is_over(self.now(), self.retention):
+                    pruned = await self.store.prune(
                         self.now(), self.retention, self.outcomes.pinned
                     )
-                ):
                     self._unknown_until = max(self._unknown_until, pruned.unknown_until)
-                    await trio.lowlevel.checkpoint()
+                    if not any(pruned):
+                        break
             except StoreUnavailable:
                 raise
             except StoreError as error:

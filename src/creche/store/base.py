@@ -290,6 +290,11 @@ class LedgerStore(Protocol):
         """Return these jobs if they are unfinished; others are left out."""
         ...
 
+    async def is_over(self, now: float, retention: Retention) -> bool:
+        """Whether a `prune` that keeps nothing on purpose would find anything. It is cheap, where
+        telling what to keep is not."""
+        ...
+
     async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
         """Forget outcomes over *retention*, oldest end first, but not of the seqs in *keep*: state
         becomes FORGOTTEN, payload and outcome go, the id stays until its tombstone ends. Then

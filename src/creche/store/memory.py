@@ -293,6 +293,21 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return found
 
+    async def is_over(self, now: float, retention: Retention) -> bool:
+        """See `LedgerStore.is_over`."""
+        self._check_open()
+        oldest = next(iter(self._forgotten.values()), None)
+        is_over = bool(self._pick(now, retention, frozenset(), 1)) or (
+            oldest is not None
+            and oldest.forgotten_at is not None
+            and (
+                oldest.forgotten_at <= now - retention.tombstone_s
+                or len(self._forgotten) > MAX_TOMBSTONES
+            )
+        )
+        await trio.lowlevel.checkpoint()
+        return is_over
+
     async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
         """See `LedgerStore.prune`."""
         self._check_open()
@@ -301,7 +316,7 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return Pruned(outcomes, tombstones, unknown_until)
 
-    def _forget(self, now: float, retention: Retention, keep: frozenset[int]) -> int:
+    def _pick(self, now: float, retention: Retention, keep: frozenset[int], most: int) -> list[int]:
         over_count = over_bytes = 0
         if retention.max_count is not None:
             over_count = len(self._ended) - retention.max_count
@@ -310,7 +325,7 @@ class MemoryStore:
         too_old_at = None if retention.max_age_s is None else now - retention.max_age_s
         picked: list[int] = []
         for seq, ended in self._ended.items():
-            if len(picked) == PRUNE_ROWS:
+            if len(picked) == most:
                 break
             if seq in keep:
                 continue
@@ -320,6 +335,10 @@ class MemoryStore:
             picked.append(seq)
             over_count -= 1
             over_bytes -= len(self._jobs[seq].payload) + len(ended.end.outcome or b"")
+        return picked
+
+    def _forget(self, now: float, retention: Retention, keep: frozenset[int]) -> int:
+        picked = self._pick(now, retention, keep, PRUNE_ROWS)
         for seq in picked:
             standing, end, _ = self._ended.pop(seq)
             job = self._jobs[seq]

@@ -157,15 +157,13 @@ class SqliteStore:
         rows = await self._calls.ask("find", list(ids))
         return {row[1]: _job_row(row) for row in rows}
 
+    async def is_over(self, now: float, retention: Retention) -> bool:
+        """See `LedgerStore.is_over`."""
+        return bool(await self._calls.ask("is_over", now, _limits(retention)))
+
     async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
         """See `LedgerStore.prune`."""
-        limits = (
-            retention.max_count,
-            retention.max_bytes,
-            retention.max_age_s,
-            retention.tombstone_s,
-        )
-        return Pruned(*await self._calls.ask("prune", now, limits, list(keep)))
+        return Pruned(*await self._calls.ask("prune", now, _limits(retention), list(keep)))
 
     async def aclose(self) -> None:
         """See `LedgerStore.aclose`: bounded by `close_wait_s`, and not cut short by cancelling."""
@@ -372,6 +370,15 @@ def _end_columns(batch: Batch) -> list[Any]:
     columns: list[Any] = list(zip(*batch.ends, strict=True))
     columns[1] = bytes(columns[1])
     return columns
+
+
+def _limits(retention: Retention) -> tuple[float | None, ...]:
+    return (
+        retention.max_count,
+        retention.max_bytes,
+        retention.max_age_s,
+        retention.tombstone_s,
+    )
 
 
 def _job_row(row: Sequence[Any]) -> JobRow:

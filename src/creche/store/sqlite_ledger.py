@@ -333,12 +333,24 @@ class Ledger:
 
     # --- pruning --------------------------------------------------------------------------------
 
+    def is_over(self, now: float, retention: Row) -> bool:
+        """Whether a `prune` that keeps nothing on purpose would find anything."""
+        max_count, max_bytes, max_age_s, tombstone_s = retention
+        too_old_at = None if max_age_s is None else now - max_age_s
+        with _reading():
+            if self._pick(max_count, max_bytes, too_old_at, frozenset(), 1):
+                return True
+            oldest = self._db.execute(
+                "SELECT forgotten_at FROM tombstone ORDER BY n LIMIT 1"
+            ).fetchone()
+        return oldest is not None and oldest[0] <= now - tombstone_s
+
     def prune(self, now: float, retention: Row, keep: Sequence[int]) -> Row:
         """Let go of a bounded number of outcomes and tombstones; return how many."""
         max_count, max_bytes, max_age_s, tombstone_s = retention
         with self._transaction() as tally:
             too_old_at = None if max_age_s is None else now - max_age_s
-            picked = self._pick(max_count, max_bytes, too_old_at, frozenset(keep))
+            picked = self._pick(max_count, max_bytes, too_old_at, frozenset(keep), PRUNE_ROWS)
             if picked:
                 self._forget(now, picked, tally)
             removed = self._remove_tombstones(now - tombstone_s, tally)
@@ -350,6 +362,7 @@ class Ledger:
         max_bytes: int | None,
         too_old_at: float | None,
         keep: frozenset[int],
+        most: int,
     ) -> list[Row]:
         kept = sum(
             jobs
@@ -370,7 +383,7 @@ class Ledger:
             picked.append(row)
             over_count -= 1
             over_bytes -= size
-            if len(picked) == PRUNE_ROWS:
+            if len(picked) == most:
                 break
         cursor.close()
         return picked

@@ -497,6 +497,29 @@ class StoreContract:
         assert await prune_all(store, NOW, Retention(0, None, None), [1, 3]) == Pruned(0, 0)
         assert await prune_all(store, NOW, Retention(0, None, None), [3]) == Pruned(1, 0)
 
+    async def test_a_store_says_beforehand_whether_anything_is_over(self, store: Store) -> None:
+        assert not await store.is_over(NOW + 1e9, Retention(0, 0, 0.0, 0.0))
+        await self.ended(store, 1, 2, 3)
+        at = end(1).ended_at + 60
+        for moment, retention in [
+            (NOW, Retention(2, None, None)),
+            (NOW, Retention(None, 41, None)),
+            (at, Retention(None, None, 60.0)),
+        ]:
+            assert await store.is_over(moment, retention)
+        for moment, retention in [
+            (NOW + 1e9, KEEP_ALL),
+            (NOW, Retention(3, 100, None)),
+            (at - 1, Retention(None, None, 60.0)),
+        ]:
+            assert not await store.is_over(moment, retention)
+        retention = Retention(2, None, None, tombstone_s=60.0)
+        await prune_all(store, NOW, retention)
+        assert not await store.is_over(NOW + 59, retention)
+        assert await store.is_over(NOW + 60, retention)
+        await prune_all(store, NOW + 60, retention)
+        assert not await store.is_over(NOW + 1e9, retention)
+
     async def test_unfinished_jobs_are_not_pruned(self, store: Store) -> None:
         await store.commit(Batch(jobs=[new_job(1), new_job(2, stored=True)], changes=[change(1)]))
         assert await prune_all(store, NOW + 1e9, Retention(0, 0, 0.0, 0.0)) == Pruned(0, 0)
