@@ -126,6 +126,9 @@ class JobHandle(str, Generic[R]):
     It *is* the id: a web framework returns it as JSON, a log shows it, a dictionary finds it.
     """
 
+    # No dictionary each: a program may have very many of them.
+    __slots__ = ("__weakref__", "_outcome", "_submitter", "id_bytes")
+
     _submitter: Submitter
     _outcome: Outcome | None
     id_bytes: bytes

@@ -72,17 +72,6 @@ class _Group:
         self.changed = anyio.Event()
 
 
-class _Submission:
-    """A submission that the plane has not answered."""
-
-    __slots__ = ("group", "message", "was_sent")
-
-    def __init__(self, message: m.Submit, group: _Group) -> None:
-        self.message = message
-        self.group = group
-        self.was_sent = False
-
-
 class Submitter:
     """The submitting half of a session; client and worker each hang one on their link.
 
@@ -107,7 +96,11 @@ class Submitter:
         self._random = random
         self._clock = clock
         self._n = 0
-        self._unaccepted: dict[int, _Submission] = {}
+        # What the plane has not answered, by number. In three tables, and not in a record each: of
+        # what a program has by the ten thousand, the garbage collector looks at every object.
+        self._unaccepted: dict[int, m.Submit] = {}
+        self._groups: dict[int, _Group] = {}
+        self._unsent: set[int] = set()
         self._waits = Waits(link)
         self._asking = Asking(link, self._time_limit, self._unreachable)
         self._credit = Credit(link)
@@ -129,13 +122,12 @@ class Submitter:
         # Ids tell the plane how old they are, so they are made by its clock.
         now = welcome.limits.get("now")
         self._ahead_s = now - self._clock() if isinstance(now, float) else 0.0
-        for submission in self._unaccepted.values():
-            message = submission.message
-            if submission.was_sent:
+        for n, message in self._unaccepted.items():
+            if n not in self._unsent:
                 message = message._replace(flags=message.flags | m.RESENT)
-            submission.was_sent = True
             yield message
-        submitted = {submission.message.id for submission in self._unaccepted.values()}
+        self._unsent.clear()
+        submitted = {message.id for message in self._unaccepted.values()}
         yield from self._waits.resume(submitted, _limit(welcome, "watches"))
         yield from self._asking.resume()
         self._credit.wake()
@@ -163,10 +155,10 @@ class Submitter:
 
     def fail(self, error: CrecheError) -> None:
         """The session has ended for good: everybody who waits is told why."""
-        for n, submission in list(self._unaccepted.items()):
-            text = id_to_text(submission.message.id)
+        for n, message in list(self._unaccepted.items()):
+            text = id_to_text(message.id)
             doubt = SubmissionUncertain(f"job {text} was sent, and not answered: {error}")
-            self._settle(n, doubt if submission.was_sent else error)
+            self._settle(n, error if n in self._unsent else doubt)
         self._waits.fail(error)
         self._asking.fail(error)
         self._credit.wake()
@@ -429,9 +421,11 @@ class Submitter:
             m.WATCH if outcome is not None else 0,
             self._extras(options),
         )
-        submission = self._unaccepted[n] = _Submission(message, group)
+        self._unaccepted[n] = message
+        self._groups[n] = group
         self._credit.take(len(payload))
-        submission.was_sent = self._link.is_connected
+        if not self._link.is_connected:
+            self._unsent.add(n)
         group.left += 1
         self._link.post(message)
         return JobHandle.make(self, job_id, outcome)
@@ -455,22 +449,24 @@ class Submitter:
         return parent.waiting()
 
     def _settle(self, n: int, error: CrecheError | None) -> None:
-        submission = self._take_out(n)
-        if submission is None:
+        group = self._groups.get(n)
+        message = self._take_out(n)
+        if group is None or message is None:
             return
-        group = submission.group
         group.left -= 1
         if error is not None:
-            self._waits.forget(submission.message.id)
+            self._waits.forget(message.id)
             group.error = group.error or error
         if group.left == 0:
             group.changed.set()
 
-    def _take_out(self, n: int) -> _Submission | None:
-        submission = self._unaccepted.pop(n, None)
-        if submission is not None:
-            self._credit.give_back(len(submission.message.payload))
-        return submission
+    def _take_out(self, n: int) -> m.Submit | None:
+        message = self._unaccepted.pop(n, None)
+        if message is not None:
+            del self._groups[n]
+            self._unsent.discard(n)
+            self._credit.give_back(len(message.payload))
+        return message
 
     async def _give_up(self, group: _Group, *, is_whole: bool) -> None:
         """The time for *group* is up: withdraw what was not accepted, and raise what is known.
@@ -478,8 +474,8 @@ class Submitter:
         Returns if all of it was accepted in the meantime. Not *is_whole*: something of it was not
         even begun, as there was no room or no connection.
         """
-        late = {n: s.message.id for n, s in self._unaccepted.items() if s.group is group}
-        was_sent = any(self._unaccepted[n].was_sent for n in late)
+        late = {n: self._unaccepted[n].id for n, other in self._groups.items() if other is group}
+        was_sent = not self._unsent.issuperset(late)
         states = await self._withdraw(list(late.values()))
         withdrawn = doubtful = 0
         for (n, job_id), state in zip(late.items(), states, strict=True):

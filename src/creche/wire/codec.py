@@ -12,6 +12,8 @@ import io
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import cbor2
@@ -171,12 +173,27 @@ def decode_frame(data: bytes, limits: Limits = DEFAULT_LIMITS) -> list[m.Message
         raise RemoteProtocolError("a frame is an array of messages")
     if len(rows) > limits.messages:
         raise RemoteProtocolError(f"a frame of {len(rows):,} messages is over the limit")
+    if {list}.issuperset(map(type, rows)) and all(rows):
+        made: list[m.Message] = []
+        for kind, run in groupby(rows, itemgetter(0)):
+            made += _messages(kind, list(run))
+        return made
     return [_message(row) for row in rows]
 
 
 def decode_message(data: bytes, limits: Limits = DEFAULT_LIMITS) -> m.Message:
     """Return a message that came in pieces."""
     return _message(_decode(data, limits.depth))
+
+
+def _messages(kind: Any, rows: list[list[Any]]) -> Iterable[m.Message]:
+    """Return the messages of rows that begin with the same kind."""
+    if len(rows) >= _MANY and type(kind) is int and (shape := _SHAPES.get(kind)) is not None:
+        made = shape.build_all(rows)
+        if made is not None:
+            return made
+    # Few, or something is wrong with one of them, and it is said what.
+    return map(_message, rows)
 
 
 def _message(row: Any) -> m.Message:
@@ -187,6 +204,9 @@ def _message(row: Any) -> m.Message:
         raise RemoteProtocolError(f"there is no message of kind {row[0]}")
     return shape.build(row)
 
+
+_MANY = 16
+"""Rows of one kind that are checked a column at a time."""
 
 MAX_INT = 2**63 - 1
 """Every integer field is between 0 and this: what stores and other languages hold in 64 bits."""
@@ -226,6 +246,31 @@ class _Shape:
         # Rows of the same types are common: the ones seen to be right are looked up. There are only
         # finitely many right ones, so a peer cannot make this grow.
         self._seen: set[tuple[type[Any], ...]] = set()
+
+    def build_all(self, rows: list[list[Any]]) -> Iterable[m.Message] | None:
+        """Return the messages of many rows, checked a column at a time, which costs half as much;
+        None if something is wrong with any of them."""
+        if {1 + len(self._names)} != set(map(len, rows)):
+            return None
+        columns = list(zip(*rows, strict=True))
+        if set(map(type, columns[0])) != {int}:
+            return None
+        for allowed, column in zip(self._allowed, columns[1:], strict=True):
+            if allowed is not None and not set(map(type, column)).issubset(allowed):
+                return None
+        for at, least, most in self._ints:
+            values = columns[at]
+            if None in values:
+                values = tuple(value for value in values if value is not None)
+            if values and not least <= min(values) <= max(values) <= most:
+                return None
+        for at, length in self._lengths:
+            if set(map(len, columns[at])) != {length}:
+                return None
+        for at, check in self._more:
+            if any(value is not None and check(value) is not None for value in columns[at]):
+                return None
+        return map(_new_tuple, repeat(self._cls), zip(*columns[1:], strict=True))
 
     def build(self, row: list[Any]) -> m.Message:
         types_of_row = tuple(map(type, row))
