@@ -132,6 +132,19 @@ class LocalProtocolError(ProtocolError):
     """We were about to break the protocol: a bug on this side."""
 
 
+class MessageTooLarge(LocalProtocolError):
+    """A message that no peer would take in: `what` has `size_bytes`, the limit is `limit_bytes`."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(what, size_bytes, limit_bytes)
+        self.what = what
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.size_bytes:,} bytes, over the limit of {self.limit_bytes:,}"
+
+
 class RemoteProtocolError(ProtocolError):
     """The peer broke the protocol. Its connection ends; nobody else is disturbed."""
 

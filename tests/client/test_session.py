@@ -80,7 +80,7 @@ async def test_a_client_introduces_itself() -> None:
     hello = plane.hello
     assert (hello.role, hello.name, hello.versions) == ("client", "shop", [1])
     assert (len(hello.session), len(hello.incarnation)) == (16, 16)
-    assert set(hello.facts) == {"pid", "host", "version"}
+    assert set(hello.facts) == {"pid", "host", "version", "connection"}
 
 
 async def test_a_plane_that_cannot_be_reached_is_one_error_within_the_deadline() -> None:

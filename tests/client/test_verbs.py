@@ -36,6 +36,7 @@ from creche.errors import (
     TooLarge,
     UnknownJob,
 )
+from creche.peer import submitter
 from creche.tasks.registry import Registry
 from creche.wire import messages as m
 from creche.wire.payload import decode_call
@@ -145,6 +146,8 @@ WRONG_CALLS: dict[str, Callable[[Client], Coroutine[Any, Any, Any]]] = {
     "no queue": lambda client: client.delay("echo", queue=""),
     "a number for a priority": lambda client: client.delay("echo", priority=5),  # type: ignore[call-overload]
     "no such priority": lambda client: client.delay("echo", priority="urgent"),
+    "a name that UTF-8 cannot carry": lambda client: client.delay("bad\ud800"),
+    "such a queue": lambda client: client.delay("echo", queue="bad\ud800"),
     "text for a call": lambda client: client.submit_many("echo", ["text"]),
     "a number for a call": lambda client: client.submit_many("echo", [5]),  # type: ignore[list-item]
 }
@@ -683,6 +686,24 @@ async def test_no_more_is_watched_than_the_plane_grants_and_all_have_their_turn(
 
 
 # --- asking -------------------------------------------------------------------------------------
+
+
+async def test_very_many_jobs_are_cancelled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitter, "_CANCEL_CHUNK", 2)
+    async with opened(ScriptedPlane()) as (client, plane):
+        jobs = [f"{n:032x}" for n in range(5)]
+
+        async def answer() -> list[int]:
+            sizes = []
+            for _ in range(3):
+                message = await plane.hear(m.Cancel)
+                sizes.append(len(message.ids))
+                await plane.say(m.Answer(message.ref, [12] * len(message.ids)))
+            return sizes
+
+        states, sizes = await together(client.cancel_many(jobs), answer())
+        assert sizes == [2, 2, 1]
+        assert states == [JobState.CANCELLED] * 5
 
 
 async def test_status_and_cancel_tell_the_state() -> None:

@@ -7,6 +7,7 @@ import pytest
 import trio
 from tests.cluster.scripted import House, Peer, open_house
 
+from creche.engine import views
 from creche.engine.settings import PlaneSettings
 from creche.errors import ChannelBroken, StoreError
 from creche.store.memory import MemoryStore
@@ -235,3 +236,37 @@ async def test_a_question_that_the_store_gives_up_fails_alone(autojump_clock):
         assert (failed.code, failed.why) == ("store", "the question took longer than 2 s")
         await client.hears_nothing(m.View, 5)
         await client.submitted(1)
+
+
+async def test_an_answer_tells_of_so_many_lanes_and_says_how_many_more_there_are(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        for start in range(0, 1200, 100):
+            await client.say(*(client.submit(n, queue=f"q{n}") for n in range(start, start + 100)))
+        await client.submitted(1200, queue="q0", task="other")
+        answer = await client.ask("queues")
+        assert sum(len(queue["lanes"]) for queue in answer["queues"]) == views.MAX_LANES
+        assert (answer["lanes_left_out"], answer["queues_left_out"]) == (201, 201)
+        overview = await client.ask("overview")
+        assert overview["queues_left_out"] == 1201 - views.OVERVIEW_LANES
+
+
+async def test_an_answer_that_nobody_would_take_in_is_refused_and_a_view_is_skipped(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(codec, "DEFAULT_LIMITS", codec.Limits(message_bytes=100_000))
+    async with open_house() as house, house.client("bad").connected() as bad:
+        name = "\U0001f600" * 180
+        await bad.say(bad.submit(0))
+        async with house.client().connected() as client:
+            await client.say(m.Subscribe(5, "overview", 1.0))
+            await client.hear(m.View)
+            for n in range(400):
+                await bad.say(bad.submit(n, queue=f"{name}{n}"))
+            await client.say(m.Ask(6, "queues", {}))
+            refused = await client.hear(m.AskFailed)
+            assert (refused.ref, refused.code) == (6, "too-large")
+            await trio.sleep(2)
+            client.heard.clear()
+            await client.hears_nothing(m.View, 5)
+            await bad.say(m.Cancel(9, [bad.submit(0).id], ""))
+            assert (await client.ask("health"))["ready"]

@@ -12,6 +12,7 @@ from creche.model.job import JobState
 from creche.store.memory import MemoryStore
 from creche.wire import messages as m
 from creche.wire.payload import decode_value
+from creche.wire.session import Grammar, Role
 
 pytestmark = pytest.mark.trio
 LISTENING = {"queues": ["default"]}
@@ -341,3 +342,42 @@ async def test_an_old_process_that_is_back_does_not_replace_what_a_newer_one_has
 async def test_an_age_is_a_number_of_seconds(autojump_clock, age_s):
     async with open_house() as house:
         assert (await house.worker().is_refused(**LISTENING, age_s=age_s)).code == "protocol"
+
+
+async def test_a_hello_that_was_overtaken_takes_nothing_away(autojump_clock):
+    """A worker gave up on a connection whose Hello was stuck somewhere, and dialled again."""
+    async with open_house() as house, house.client().connected() as client:
+        worker = house.worker()
+        async with house.listener.dial("late") as late:
+            stuck = worker.hello(**LISTENING, held=[], connection=1)
+            async with worker.connected(**LISTENING, connection=2):
+                await worker.ready("echo")
+                await client.submitted(1, flags=m.WATCH)
+                offer = await worker.hear(m.Offer)
+                grammar = Grammar(Role.WORKER, Role.PLANE)
+                await late.send(grammar.send([stuck]))
+                (refusal,) = grammar.receive(await late.receive())
+                assert isinstance(refusal, m.Refusal)
+                assert refusal.code == "overtaken"
+                await worker.hears_nothing(m.Stop, 5)
+                await worker.finish(offer, "run once")
+                assert decode_value((await client.hear(m.Ended)).outcome) == "run once"
+
+
+@pytest.mark.parametrize("connection", [-1, 1.5, "1", True, None])
+async def test_a_connection_has_a_whole_number(autojump_clock, connection):
+    async with open_house() as house:
+        refusal = await house.worker().is_refused(**LISTENING, connection=connection)
+        assert refusal.code == "protocol"
+
+
+async def test_a_worker_without_a_slot_is_given_nothing_however_urgent(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=2)
+            for i in range(2):
+                await client.submitted(i)
+                await worker.hear(m.Offer)
+            await worker.say(m.Capacity(0, 0))
+            await client.submitted(9, priority=0)
+            await worker.hears_nothing(m.Offer, 5)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,11 +23,22 @@ import trio.testing
 import creche
 from creche.errors import StoreError, StoreFull, StoreLocked, StoreUnavailable, StoreUnusable
 from creche.model.job import JobState
+from creche.store import sqlite, sqlite_pipe
 from creche.store.base import Batch, Store
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_file import open_to_write
 from creche.store.sqlite_tools import verify
-from creche.testing.store_rows import NOW, bounded, job_id, new_job
+from creche.testing.store_rows import (
+    KEEP_NONE,
+    NOW,
+    as_row,
+    bounded,
+    change,
+    end,
+    job_id,
+    new_job,
+    prune_all,
+)
 
 pytestmark = pytest.mark.trio
 
@@ -495,3 +507,57 @@ async def test_counts_do_not_wait_behind_questions_of_history(tmp_path):
                 await trio.testing.wait_all_tasks_blocked()
                 await ask("counts")
         assert order.index("counts") < 100
+
+
+# --- how much at a time -------------------------------------------------------------------------
+
+
+async def test_what_was_held_comes_back_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "PIECE_BYTES", 5000)
+    jobs = [new_job(n, payload=b"x" * 2000, stored=n % 3 == 0) for n in range(1, 31)]
+    async with opened(SqliteStore(tmp_path / "creche.db")) as store:
+        await store.commit(Batch(jobs=jobs))
+    again = SqliteStore(tmp_path / "creche.db")
+    found = await again.open(NOW)
+    assert list(found.held) == [as_row(job) for job in jobs if not job.stored]
+    await again.aclose()
+
+
+async def test_a_request_that_is_too_long_is_an_error_of_its_own(tmp_path, monkeypatch):
+    async with opened(SqliteStore(tmp_path / "creche.db")) as store:
+        monkeypatch.setattr(sqlite_pipe, "MAX_BYTES", 10_000)
+        with pytest.raises(StoreError, match="too much for one message") as caught:
+            await store.commit(Batch(jobs=[new_job(1, payload=b"x" * 20_000)]))
+        assert not isinstance(caught.value, StoreUnavailable)
+        await store.commit(Batch(jobs=[new_job(1)]))
+
+
+async def test_an_answer_that_is_too_long_is_an_error_instead(monkeypatch):
+    monkeypatch.setattr(sqlite_pipe, "MAX_BYTES", 100)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        end = sqlite_pipe.BlockingEnd(ours)
+        end.send((sqlite_pipe.OK, b"x" * 200))
+        end.send((sqlite_pipe.OK, b"short"))
+        other = sqlite_pipe.BlockingEnd(theirs)
+        kind, why = other.receive()
+        assert kind == sqlite_pipe.ERROR
+        assert "too much" in why
+        assert other.receive() == (sqlite_pipe.OK, b"short")
+
+
+async def test_a_file_over_its_limit_takes_no_new_jobs_until_results_were_let_go_of(tmp_path):
+    async with opened(SqliteStore(tmp_path / "creche.db", max_bytes=8_000_000)) as store:
+        taken = 0
+        with pytest.raises(StoreFull, match="over its limit of 8,000,000"):
+            while taken < 100:
+                await store.commit(Batch(jobs=[new_job(taken + 1, payload=b"x" * 500_000)]))
+                taken += 1
+        assert 10 <= taken <= 20
+        # What is there goes on.
+        await store.commit(Batch(changes=[change(1)]))
+        await store.commit(Batch(ends=[end(n) for n in range(1, taken + 1)]))
+        with pytest.raises(StoreFull):
+            await store.commit(Batch(jobs=[new_job(99)]))
+        await prune_all(store, NOW, KEEP_NONE)
+        await store.commit(Batch(jobs=[new_job(99, payload=b"x" * 500_000)]))

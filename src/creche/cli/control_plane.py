@@ -67,6 +67,7 @@ async def control_plane(
     task_modules: Names | None = None,
     listen: ListenOption = DEFAULT_URL,
     store: Annotated[str, Parameter(metavar="STORE")] = "sqlite:creche.db",
+    store_bytes: Count | None = None,
     workers: CountOrNone = 1,
     concurrency: Count = 10,
     gui: Annotated[bool, Parameter(name="--gui", negative="--no-gui")] = True,
@@ -96,6 +97,8 @@ async def control_plane(
         task_modules: Where the tasks are: modules (shop.tasks) or files (shop/tasks.py). Local
             workers import them; the plane does not. Without any there are no local workers.
         store: Where jobs are kept: sqlite:PATH, or memory: for as long as the plane runs.
+        store_bytes: How large the store's file may become before it takes no new jobs; 64 GiB
+            when not given.
         workers: How many local worker processes to run.
         concurrency: How many jobs each of them runs at a time.
         gui: Serve the live page.
@@ -136,7 +139,7 @@ async def control_plane(
     local = _LocalWorkers(
         modules, tasks, workers if modules else 0, concurrency, worker_id, settings
     )
-    house = _House(store, settings, local, page, log_level, ready_fd)
+    house = _House(store, store_bytes, settings, local, page, log_level, ready_fd)
     return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
 
 
@@ -145,6 +148,7 @@ class _House:
     """A plane with what is beside it."""
 
     store: str
+    store_bytes: int | None
     settings: PlaneSettings
     local: _LocalWorkers
     page: _Page | None
@@ -154,7 +158,7 @@ class _House:
     def plane(self, host: str, port: int) -> Callable[..., Any]:
         """Return what runs the plane, once it is told when to stop."""
         listen: Listen = _Listener(host, port)
-        make = partial(make_store, self.store)
+        make = partial(make_store, self.store, self.store_bytes)
         return partial(run_plane, make, listen, self.settings, children=self.children)
 
     def children(self, running: Running) -> list[Child]:

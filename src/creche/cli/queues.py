@@ -10,7 +10,7 @@ from cyclopts import App
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, Connect, Json
-from creche.cli.output import print_json
+from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, print_table
 
 app = App(name="queues", help="List queues and their lanes.")
@@ -37,6 +37,8 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
         print_json(answer)
     else:
         print_table(_COLUMNS, _lanes(answer["queues"]), empty="no queues yet: none was used")
+        if left_out := answer["lanes_left_out"]:
+            say("", f"and {left_out:,} more lanes, by name behind these")
     return Exit.DONE
 
 

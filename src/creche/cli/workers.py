@@ -7,7 +7,7 @@ from cyclopts import App
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, Connect, Json
-from creche.cli.output import print_json
+from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
 
 app = App(name="workers", help="List workers.")
@@ -39,4 +39,6 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
         print_json(answer)
     else:
         print_table(_COLUMNS, answer["workers"], empty="no workers")
+        if left_out := answer["workers_left_out"]:
+            say("", f"and {left_out:,} more workers, by name behind these")
     return Exit.DONE

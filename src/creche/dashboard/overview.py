@@ -59,8 +59,8 @@ def make_overview(view: Any, url: str, at: float) -> Overview:
         "workers": [_worker(worker) for worker in workers[:MAX_WORKERS]],
         "jobs": [_job(job) for job in _mappings(view.get("jobs"))[:MAX_JOBS]],
         "left_out": {
-            "queues": max(0, len(queues) - MAX_QUEUES),
-            "workers": max(0, len(workers) - MAX_WORKERS),
+            "queues": max(0, len(queues) - MAX_QUEUES) + _count(view.get("queues_left_out")),
+            "workers": max(0, len(workers) - MAX_WORKERS) + _count(view.get("workers_left_out")),
         },
     }
 
@@ -119,12 +119,12 @@ def _lane(word: str, lanes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _worker(worker: Mapping[str, Any]) -> dict[str, Any]:
-    tasks, queues = worker.get("tasks"), worker.get("queues")
+    queues = worker.get("queues")
     return {
         "name": _text(worker.get("name")),
         "state": _text(worker.get("state")),
         "queues": [_text(name) for name in queues[:20]] if isinstance(queues, list) else [],
-        "tasks": len(tasks) if isinstance(tasks, list) else 0,
+        "tasks": _count(worker.get("task_count")),
         "slots": _count(worker.get("slots")),
         "lent": _count(worker.get("lent")),
         "running": _count(worker.get("running")),

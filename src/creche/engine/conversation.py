@@ -133,12 +133,17 @@ class Conversations:
         session = core.sessions.get(hello.session)
         if session is not None and (session.role, session.name) != (role, hello.name):
             raise Refused("session", "this session belongs to somebody else")
+        connection = hello.facts.get("connection", 0)
+        if session is not None and 0 < connection <= session.connection:
+            # What it names is out of date: the session has gone on over another connection.
+            raise Refused("overtaken", "this session has connected again since")
         is_resumed = session is not None
         if session is None:
             session = self._new_session(hello, role)
         if session.cut is not None:
             session.cut(ChannelBroken("the peer has connected again"))
         session.outbox = outbox
+        session.connection = connection
         session.facts = shown_facts(hello.facts)
         session.connected_at = core.now()
         session.heard_at = trio.current_time()
@@ -396,6 +401,9 @@ def _role(hello: m.Hello) -> Role:
         raise RemoteProtocolError(f"a peer's name has 1 to {MAX_NAME} characters")
     if len(hello.session) != 16 or len(hello.incarnation) != 16:
         raise RemoteProtocolError("a session and an incarnation have 16 bytes")
+    connection = hello.facts.get("connection", 0)
+    if type(connection) is not int or not 0 <= connection < 2**63:
+        raise RemoteProtocolError("a connection's number is a whole number, and not below 0")
     return Role(hello.role)
 
 

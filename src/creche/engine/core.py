@@ -16,7 +16,7 @@ from creche.engine.catalog import AT_MOST_ONCE, Catalog
 from creche.engine.dispatch import Dispatch
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
-from creche.engine.lanes import Lane, Lanes
+from creche.engine.lanes import Lane, Lanes, Space
 from creche.engine.leases import Leases, make_end
 from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.sessions import Session, Sessions
@@ -80,7 +80,11 @@ class Core:
         self.sessions = Sessions()
         self.timers = Timers()
         self.lanes = Lanes(
-            settings.window, settings.window_bytes, settings.fairness, self._on_new_lane
+            settings.window,
+            settings.window_bytes,
+            Space(settings.windows_bytes, spills=self.spills),
+            settings.fairness,
+            self._on_new_lane,
         )
         self.journal = Journal(
             store,
@@ -161,7 +165,12 @@ class Core:
         for lane in list(self._deep):
             # Before anyone is listened to: a worker that names an attempt finds its job free here.
             if lane.has_room:
-                await self._read_back(lane)
+                try:
+                    await self._read_back(lane)
+                except StoreUnavailable:
+                    raise
+                except StoreError as error:
+                    self._unreadable(lane, error)
         for job in self.by_seq.values():
             parent = None if job.parent is None else self.by_seq.get(job.parent)
             if parent is not None:
@@ -223,11 +232,16 @@ class Core:
 
     async def _cancel_some(self, ids: Sequence[bytes], outcome: bytes | None) -> list[int | None]:
         states: list[int | None] = []
-        if any((job := self.by_id.get(i)) is not None and not job.is_committed for i in ids):
-            # On their way to the disk: whether they are new is only known then.
-            await self.journal.wait_drained()
-        withdrawn = {i for i in ids if i not in self.by_id and self.submissions.withdraw(i)}
-        rows, ended = await self._find([i for i in ids if i not in withdrawn])
+        withdrawn: set[bytes] = set()
+        while True:
+            if any(self._is_arriving(job_id) for job_id in ids):
+                # On their way to the disk: whether they are new is only known then.
+                await self.journal.wait_drained()
+            withdrawn |= {i for i in ids if i not in self.by_id and self.submissions.withdraw(i)}
+            rows, ended = await self._find([i for i in ids if i not in withdrawn])
+            # Submitted again meanwhile: which job has that id is not known yet.
+            if not any(self._is_arriving(job_id) for job_id in ids):
+                break
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in ids:
             job = self.by_id.get(job_id)
@@ -244,6 +258,10 @@ class Core:
                 states.append(int(JobState.CANCELLED) if job_id in withdrawn else None)
         return states
 
+    def _is_arriving(self, job_id: bytes) -> bool:
+        job = self.by_id.get(job_id)
+        return job is not None and not job.is_committed
+
     async def _find(
         self, ids: Sequence[bytes]
     ) -> tuple[Mapping[bytes, JobRow], Mapping[bytes, OutcomeRow]]:
@@ -252,7 +270,7 @@ class Core:
         while True:
             absent = [job_id for job_id in ids if job_id not in self.by_id]
             with self._reading() as gone:
-                rows = await self.store.find(absent) if absent else {}
+                rows = await self.store.find(absent, with_payloads=False) if absent else {}
                 left = [job_id for job_id in absent if job_id not in rows]
                 ended = await self.store.outcomes(left, max_bytes=0) if left else {}
                 # In memory since, and gone from it again while the store was asked: ask anew.
@@ -436,8 +454,9 @@ class Core:
         if self._deep:
             for lane in [lane for lane in self._deep if not lane.stored]:
                 self._deep.discard(lane)
+            is_full = self.lanes.space.is_full
             for lane in self._deep:
-                if lane.is_thirsty:
+                if lane.is_thirsty and not (is_full and not self.sessions.listening(lane.queue)):
                     lane.is_reading = True
                     self.spawn(self._read_back_or_try_again, lane)
         self.submissions.admit_waiting()
@@ -451,9 +470,16 @@ class Core:
             except StoreUnavailable:
                 raise
             except StoreError as error:
-                logger.error("jobs of queue %s cannot be read back: %s", lane.queue, error)
+                self._unreadable(lane, error)
             lane.is_reading = True
+            # Whoever waited for what is in it goes on to what is below.
+            self.dispatch.run()
+            self.journal.wake()
             await trio.sleep(READ_AGAIN_S)
+
+    def _unreadable(self, lane: Lane, error: StoreError) -> None:
+        lane.is_unreadable = True
+        logger.error("jobs of queue %s cannot be read back: %s", lane.queue, error)
 
     async def _read_back(self, lane: Lane) -> None:
         """Bring the next stored jobs of *lane* into its window."""
@@ -461,6 +487,7 @@ class Core:
         with self._reading() as gone:
             try:
                 rows = await self.store.read_lane(lane.number, lane.read_to, *lane.room)
+                lane.is_unreadable = False
             finally:
                 lane.is_reading = False
             for row in rows:

@@ -95,7 +95,9 @@ class Dispatch:
         core = self._core
         for worker in core.sessions.workers():
             ahead = len(worker.leased) - worker.slots - worker.lent
-            if ahead <= 0 or worker.outbox is None or worker.was_wrong or worker.is_congested:
+            if not worker.slots or ahead <= 0 or worker.outbox is None:
+                continue
+            if worker.was_wrong or worker.is_congested:
                 continue
             least_urgent = worker.least_urgent()
             while ahead > 0 and core.lanes.is_waiting(worker, least_urgent):

@@ -11,6 +11,7 @@ else is kept and tried again until there is room."""
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,11 @@ worker keeps it if it is back first, else it is run again, as at-least-once says
 
 RETRY_S = 1.0
 """How long to wait before a failing disk is tried again."""
+
+
+BATCH_BYTES = 64 * 1024 * 1024
+"""A batch is closed when it holds so many bytes of payloads and outcomes: the store is given it in
+one piece. What comes then is the next batch."""
 
 
 class Arrival(NamedTuple):
@@ -72,6 +78,9 @@ class Entries:
         self.offers: list[tuple[Session, Job, int]] = []
         self.replies: list[Reply] = []
         self.waiters: list[trio.Event] = []
+        self.size_bytes = 0
+        """Payloads and outcomes in it."""
+        self._batch: Batch | None = None
 
     def __bool__(self) -> bool:
         return bool(
@@ -86,7 +95,27 @@ class Entries:
         return bool(self.arrivals or self.endings or self.changed or self.lanes or self.tasks)
 
     def as_batch(self) -> Batch:
-        """Return what the store is given."""
+        """Return what the store is given. It is made once: jobs go on changing in memory, and what
+        they become then belongs to the next batch."""
+        if self._batch is None:
+            self._batch = self._make_batch()
+        return self._batch
+
+    def take_out_arrivals(self) -> Sequence[Arrival]:
+        """Remove and return the submissions, with all that is said of their jobs."""
+        taken, self.arrivals = self.arrivals, []
+        gone = {arrival.job.seq for arrival in taken}
+        # A job that was cancelled before its first commit goes with it.
+        self.endings = {s: e for s, e in self.endings.items() if s not in gone}
+        self.changed = {s: j for s, j in self.changed.items() if s not in gone}
+        if self._batch is not None:
+            batch = self._batch
+            batch.jobs = []
+            batch.ends = [end for end in batch.ends if end.seq not in gone]
+            batch.changes = [change for change in batch.changes if change.seq not in gone]
+        return taken
+
+    def _make_batch(self) -> Batch:
         return Batch(
             lanes=[lane.row for lane in self.lanes],
             tasks=list(self.tasks.values()),
@@ -128,6 +157,8 @@ class Journal:
         self._on_declined = on_declined
         self._on_health = on_health
         self._open = Entries()
+        self._closed: deque[Entries] = deque()
+        """Batches that are large enough and have yet to be committed, in order."""
         self._young: dict[int, Job] = {}
         self._old: dict[int, Job] = {}
         """Leases that may yet be folded into their job's end: of this while, and of the last."""
@@ -152,6 +183,7 @@ class Journal:
     def arrive(self, arrival: Arrival) -> None:
         """A job was submitted."""
         self._open.arrivals.append(arrival)
+        self._grow(len(arrival.job.payload))
 
     def lease(self, job: Job) -> None:
         """A job was leased. Nobody waits for that to be on disk, and most jobs end within
@@ -187,6 +219,7 @@ class Journal:
         self._forget_lease(job)
         self._open.changed.pop(job.seq, None)
         self._open.endings[job.seq] = Ending(job, end, session, n)
+        self._grow(len(end.outcome or b""))
 
     def settle(self, session: Session, n: int) -> None:
         """A report changes nothing, but those before it may be on their way."""
@@ -196,13 +229,20 @@ class Journal:
         """Send *message* when everything gathered so far is on disk."""
         self._open.replies.append(Reply(session, message))
 
+    def _grow(self, size: int) -> None:
+        self._open.size_bytes += size
+        if self._open.size_bytes >= BATCH_BYTES:
+            self._open.as_batch()
+            self._closed.append(self._open)
+            self._open = Entries()
+
     def _forget_lease(self, job: Job) -> None:
         self._young.pop(job.seq, None)
         self._old.pop(job.seq, None)
 
     def wake(self) -> None:
         """Commit what was gathered, now or as soon as the running commit is done."""
-        if self._open:
+        if self._open or self._closed:
             self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -222,11 +262,13 @@ class Journal:
             entries = self._take()
             if entries:
                 await self._commit(entries)
-            if self._open:
-                self._wake.set()
+            self.wake()
 
     def _take(self) -> Entries:
         """Return what is to be committed now, and begin the next batch."""
+        if self._closed:
+            # Leases are looked after when it is the last one's turn: soon.
+            return self._closed.popleft()
         entries, self._open = self._open, Entries()
         now = trio.current_time()
         if self._is_flushing or now >= self._young_since + LEASE_S / 2:
@@ -246,9 +288,11 @@ class Journal:
         self._wake.set()
         await on_disk.wait()
 
+    @property
+    def _has_more_to_write(self) -> bool:
+        return any(later.writes for later in (*self._closed, self._open))
+
     async def _commit(self, entries: Entries) -> None:
-        # Made once: while a failing disk is tried again, jobs go on changing in memory, and what
-        # they become then belongs to the next batch.
         batch = entries.as_batch()
         duplicates: Sequence[Duplicate] = ()
         while entries.writes:
@@ -256,12 +300,12 @@ class Journal:
                 duplicates = await self._store.commit(batch)
                 break
             except StoreFull as error:
-                self._decline_arrivals(entries, batch, str(error))
                 # Those too that came while it was tried: nobody is to wait for as long as it fails.
-                self._decline_arrivals(self._open, None, str(error))
+                for gathered in (entries, *self._closed, self._open):
+                    self._decline_arrivals(gathered, str(error))
                 await trio.sleep(RETRY_S)
         self.commits += 1
-        if self.failing is not None and (entries.writes or not self._open.writes):
+        if self.failing is not None and (entries.writes or not self._has_more_to_write):
             # It took the batch, or nothing is left to try it with: then the next submission does.
             self.failing = None
             self._on_health(None)
@@ -270,21 +314,10 @@ class Journal:
         for on_disk in entries.waiters:
             on_disk.set()
 
-    def _decline_arrivals(self, entries: Entries, batch: Batch | None, why: str) -> None:
-        """Decline the submissions among *entries*, and take them out of the *batch* that was made
-        of these."""
+    def _decline_arrivals(self, entries: Entries, why: str) -> None:
         if self.failing is None:
             self._on_health(why)
         self.failing = why
-        if not entries.arrivals:
-            return
-        declined, entries.arrivals = entries.arrivals, []
-        gone = {arrival.job.seq for arrival in declined}
-        # A job that was cancelled before its first commit goes with it.
-        entries.endings = {s: e for s, e in entries.endings.items() if s not in gone}
-        entries.changed = {s: j for s, j in entries.changed.items() if s not in gone}
-        if batch is not None:
-            batch.jobs = []
-            batch.ends = [end for end in batch.ends if end.seq not in gone]
-            batch.changes = [change for change in batch.changes if change.seq not in gone]
-        self._on_declined(declined, why)
+        declined = entries.take_out_arrivals()
+        if declined:
+            self._on_declined(declined, why)

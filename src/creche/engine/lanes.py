@@ -38,10 +38,34 @@ LaneKey = tuple[str | None, int | None, str]
 task was never announced; park is "" or ``task:NAME``."""
 
 
+class Space:
+    """What the windows of all lanes may hold together, so that many lanes are no way round the
+    bound of one.
+
+    Args:
+        most_bytes: payloads in memory.
+        spills: whether what finds no room waits in the store; if not, its submitter waits, and an
+            empty lane takes one job all the same, or a lane that nobody empties would hold up
+            everyone.
+    """
+
+    __slots__ = ("held_bytes", "most_bytes", "spills")
+
+    def __init__(self, most_bytes: int, *, spills: bool) -> None:
+        self.most_bytes = most_bytes
+        self.spills = spills
+        self.held_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no lane should take more than it needs to go on."""
+        return self.held_bytes >= self.most_bytes
+
+
 class Lane:
     """Ready jobs that wait for the same thing."""
 
-    def __init__(self, row: LaneRow, window: int, window_bytes: int) -> None:
+    def __init__(self, row: LaneRow, window: int, window_bytes: int, space: Space) -> None:
         self.number = row.lane
         self.key: LaneKey = (row.queue, row.priority, row.park)
         self.queue = row.queue or DEFAULT_QUEUE
@@ -52,6 +76,7 @@ class Lane:
         """The task whose jobs are parked here; "" for a main lane."""
         self._window = window
         self._window_bytes = window_bytes
+        self._space = space
         self._inlet, self._outlet = trio.open_memory_channel[Job](window)
         self._next: Job | None = None
         """Taken out of the channel to see its seq, and not yet taken by anyone."""
@@ -76,6 +101,8 @@ class Lane:
         self.read_to = 0
         """There is no stored job up to this seq that is not in memory too."""
         self.is_reading = False
+        self.is_unreadable = False
+        """Whether the last try to read stored jobs back has failed: nobody waits for these."""
         self.waiting: OrderedDict[bytes, tuple[Session, m.Submit]] = OrderedDict()
         """Submissions that wait for room, by id, where there is no disk to put them on."""
 
@@ -97,7 +124,9 @@ class Lane:
     @property
     def has_room(self) -> bool:
         """Whether the window takes one more job."""
-        return self.held < self._window and self.held_bytes < self._window_bytes
+        if self.held >= self._window or self.held_bytes >= self._window_bytes:
+            return False
+        return not self._space.is_full or not (self.held or self._space.spills)
 
     @property
     def is_thirsty(self) -> bool:
@@ -108,17 +137,21 @@ class Lane:
             and not self.is_reading
             and self.held * 2 <= self._window
             and self.held_bytes * 2 <= self._window_bytes
+            and not (self.held and self._space.is_full)
         )
 
     @property
     def room(self) -> tuple[int, int]:
         """How many jobs and bytes the window has room for."""
+        if self._space.is_full:
+            return 1, 1
         return max(1, self._window - self.held), max(1, self._window_bytes - self.held_bytes)
 
     def reserve(self, size_bytes: int) -> None:
         """Count a job that will be `put` here when it is committed."""
         self.held += 1
         self.held_bytes += size_bytes
+        self._space.held_bytes += size_bytes
         if not self.is_listed:
             self._list()
 
@@ -126,6 +159,7 @@ class Lane:
         """Take `reserve` back: the job was not inserted, or left without being taken."""
         self.held -= 1
         self.held_bytes -= size_bytes
+        self._space.held_bytes -= size_bytes
 
     def deepen(self, jobs: int = 1) -> None:
         """Count *jobs* that join the stored tail."""
@@ -328,7 +362,7 @@ class Level:
 
     def is_being_read_for(self, tasks: Collection[str]) -> bool:
         """Whether jobs that may be of one of *tasks* are stored and have to be read back first."""
-        return any(lane.stored for lane in self._lanes_for(tasks))
+        return any(lane.stored and not lane.is_unreadable for lane in self._lanes_for(tasks))
 
     def _lanes_for(self, tasks: Collection[str]) -> Iterator[Lane]:
         if self.main is not None:
@@ -342,6 +376,7 @@ class Lanes:
 
     Args:
         window, window_bytes: of each lane.
+        space: of all of them together.
         fairness: after so many overtakes a lower level passes once; None for strict order.
         on_new: called with each lane made, so that the store learns its number.
     """
@@ -350,11 +385,13 @@ class Lanes:
         self,
         window: int,
         window_bytes: int,
+        space: Space,
         fairness: int | None,
         on_new: Callable[[Lane], None],
     ) -> None:
         self._window = window
         self._window_bytes = window_bytes
+        self.space = space
         self._fairness = fairness
         self._on_new = on_new
         self._next_number = 1
@@ -377,14 +414,14 @@ class Lanes:
             if spare > 0 and row.lane not in in_use:
                 spare -= 1
             else:
-                lane = Lane(row, self._window, self._window_bytes)
+                lane = self._make(row)
                 self._keep(lane, *place(lane.key))
 
     def get(self, key: LaneKey, place: tuple[str, int]) -> Lane:
         """Return the lane of *key*, made now if need be; *place* is where it is taken from."""
         lane = self.by_key.get(key)
         if lane is None:
-            lane = Lane(LaneRow(self._next_number, *key), self._window, self._window_bytes)
+            lane = self._make(LaneRow(self._next_number, *key))
             self._next_number += 1
             self._keep(lane, *place)
             self._on_new(lane)
@@ -454,6 +491,9 @@ class Lanes:
         for level in levels[taken + 1 :]:
             if level is not None and level.has_job_for(session.tasks):
                 level.overtaken += 1
+
+    def _make(self, row: LaneRow) -> Lane:
+        return Lane(row, self._window, self._window_bytes, self.space)
 
     def _keep(self, lane: Lane, queue: str, priority: int) -> None:
         self.by_key[lane.key] = lane

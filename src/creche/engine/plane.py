@@ -29,15 +29,16 @@ from creche.engine.conversation import Conversations
 from creche.engine.core import Core
 from creche.engine.settings import PlaneSettings
 from creche.engine.views import Views
-from creche.errors import CrecheError, ListenError, StoreError, StoreUnavailable
+from creche.errors import CrecheError, ListenError, StoreError
 from creche.events import CoreRestarts, Hub, Subscriber, log
 from creche.store.base import Store
 from creche.wire import messages as m
 
 DEFAULT_SETTINGS = PlaneSettings()
 
-RESTART_S = 0.5
-"""How long a core waits before it starts again after losing its store."""
+RESTART_S, MAX_RESTART_S = 0.5, 10.0
+"""How long a core waits before it starts again after losing its store: at first, and at the most,
+while each start fails as well."""
 
 GOODBYE_S = 1.0
 """How long peers have to hang up when they are told that the plane stops."""
@@ -78,9 +79,11 @@ async def run_plane(
     Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was
     accepted is in the store.
 
-    Raises:
+    Raises, before it has reported:
         StoreError: the store cannot be opened.
         ListenError: the address cannot be listened on.
+
+    Once it has reported, these are tried again until they are mended or it is stopped.
     """
     failure: CrecheError | None = None
     events = Hub()
@@ -125,17 +128,23 @@ async def _run_epochs(
                     beside.start_soon(supervise, child)
                 task_status.started(running)
 
+        pause_s = RESTART_S
         while True:
             core = Core(make_store(), settings, clock=clock, events=events)
             try:
                 await _run_core(core, listen, stop, report)
                 break
-            except* StoreUnavailable as lost:
+            except* (StoreError, ListenError) as lost:
+                # A store that is gone, or full, or held by a process of ours that has yet to end.
                 if not reported:
                     raise
                 events.emit(CoreRestarts(str(_first(lost))))
-            await trio.sleep(RESTART_S)
-        # The core has ended in good order, and so do the children.
+            pause_s = RESTART_S if core.is_ready else min(2 * pause_s, MAX_RESTART_S)
+            with trio.move_on_after(pause_s):
+                await stop.wait()
+            if stop.is_set():
+                break
+        # The core has ended, or there is none, and so do the children.
         beside.cancel_scope.cancel()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from heapq import nsmallest
 from typing import Any
 
 from creche.engine.job import Job
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
-from creche.errors import ChannelBroken, CrecheError, LocalProtocolError
+from creche.errors import ChannelBroken, CrecheError, LocalProtocolError, MessageTooLarge
 from creche.model.priority import Priority
 from creche.peer.outbox import Outbox
 from creche.wire import messages as m
@@ -21,6 +22,9 @@ NOT_KNOWN = 0
 PUSH_PART = 4
 """Offers and results wait while more than one part in so many of `outbox_bytes` waits for the peer:
 what a plane sends unasked never is what a peer is cut for."""
+
+MAX_TASKS = 200
+"""Names of tasks that are shown of one worker."""
 
 MAX_FACT = 200
 """Characters kept of a text that a peer says of itself."""
@@ -73,6 +77,8 @@ class Session:
         """Where messages to the peer go; None while it is not connected."""
         self.cut: Callable[[CrecheError], None] | None = None
         """Ends the connection, giving the reason; the peer is told one that is a refusal."""
+        self.connection = 0
+        """The peer's own number of the newest connection; 0 while it does not say."""
         self.connected_at = 0.0
         self.heard_at = 0.0
         """When a frame arrived last (Trio's clock)."""
@@ -149,11 +155,20 @@ class Session:
         if outbox is not None:
             try:
                 outbox.put(message)
+            except MessageTooLarge as error:
+                self._leave_out(message, error)
             except LocalProtocolError as error:
                 self._end_connection(error)
             if outbox.size_bytes > self._outbox_bytes:
                 outbox.clear()
                 self._end_connection(ChannelBroken("the peer does not read what it asked for"))
+
+    def _leave_out(self, message: m.Message, error: MessageTooLarge) -> None:
+        """An answer that no peer would take in is refused, and a view is one that is skipped."""
+        if type(message) is m.Answer:
+            self.post(m.AskFailed(message.ref, "too-large", f"the answer is too large: {error}"))
+        elif type(message) is not m.View:
+            self._end_connection(error)
 
     def _end_connection(self, why: CrecheError) -> None:
         if self.cut is not None:
@@ -193,8 +208,8 @@ class Session:
         """Return the lowest priority among the leased jobs (the largest number)."""
         return max((p for p, n in enumerate(self._by_priority) if n), default=0)
 
-    def describe(self) -> dict[str, Any]:
-        """Return what `creche workers ls` shows."""
+    def describe(self, *, with_tasks: bool) -> dict[str, Any]:
+        """Return what `creche workers ls` shows; of very many tasks, some names."""
         state = "connected" if self.is_connected else "away"
         if self.is_worker and self.is_connected and self.slots == 0:
             state = "draining"
@@ -203,7 +218,8 @@ class Session:
             "name": self.name,
             "state": state,
             "queues": list(self.queues),
-            "tasks": sorted(self.tasks),
+            "tasks": nsmallest(MAX_TASKS, self.tasks) if with_tasks else [],
+            "task_count": len(self.tasks),
             "slots": self.slots,
             "lent": self.lent,
             "running": running,

@@ -42,6 +42,9 @@ class PlaneSettings:
     """Jobs of one lane held in memory; what is beyond waits in the store."""
     window_bytes: int = 32 * 1024 * 1024
     """Payload bytes of one lane held in memory."""
+    windows_bytes: int = 256 * 1024 * 1024
+    """Payload bytes of all lanes together held in memory; beyond, a lane holds what it needs to go
+    on."""
     lanes: int = 10_000
     """Lanes in memory: of queues that clients name, and of tasks that not every worker knows."""
     fairness: int | None = None
@@ -85,8 +88,8 @@ class PlaneSettings:
                 f"lease ({self.lease_s:g} s) must hold"
             )
         for name in (
-            "window", "lanes", "max_losses", "max_children", "unaccepted", "unaccepted_bytes",
-            "watches", "sessions",
+            "window", "window_bytes", "windows_bytes", "lanes", "max_losses", "max_children",
+            "unaccepted", "unaccepted_bytes", "watches", "sessions",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")

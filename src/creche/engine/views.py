@@ -25,6 +25,7 @@ from creche.wire import messages as m
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
+    from creche.engine.lanes import Lane
 
 logger = logging.getLogger("creche.plane")
 
@@ -33,6 +34,13 @@ MAX_ROWS = 1000
 MIN_HZ, MAX_HZ = 0.1, 10.0
 RECENT = 50
 """Jobs in the overview."""
+
+MAX_LANES = 1000
+MAX_WORKERS = 1000
+"""How many of each one answer tells; it says how many it leaves out. Clients can name queues and
+tasks as they like, and one answer is one step of the plane and one message."""
+OVERVIEW_LANES = 400
+OVERVIEW_WORKERS = 200
 
 
 class BadQuestion(CrecheError):
@@ -161,30 +169,41 @@ class Views:
         return {"jobs": [describe(record, place) for record in records]}
 
     async def _queues(self, params: m.Facts) -> dict[str, Any]:
+        return self._describe_queues(MAX_LANES)
+
+    def _describe_queues(self, most: int) -> dict[str, Any]:
         running = Counter(
             job.lane.queue
             for worker in self._core.sessions.workers()
             for job in worker.leased.values()
         )
         queues = []
+        shown = lanes_left_out = queues_left_out = 0
         for name, levels in sorted(self._core.lanes.queues.items()):
-            lanes = [
-                {
-                    "priority": Priority(lane.priority).word,
-                    "parked": lane.park,
-                    "ready": lane.ready,
-                    **lane.statistics(),
-                }
-                for level in levels
-                if level is not None
-                for lane in level.lanes()
-            ]
-            queues.append({"queue": name, "lanes": lanes, "running": running[name]})
-        return {"queues": queues}
+            lanes = [lane for level in levels if level is not None for lane in level.lanes()]
+            some = lanes[: most - shown]
+            shown += len(some)
+            lanes_left_out += len(lanes) - len(some)
+            if lanes and not some:
+                queues_left_out += 1
+                continue
+            described = [_describe_lane(lane) for lane in some]
+            queues.append({"queue": name, "lanes": described, "running": running[name]})
+        return {
+            "queues": queues,
+            "queues_left_out": queues_left_out,
+            "lanes_left_out": lanes_left_out,
+        }
 
     async def _workers(self, params: m.Facts) -> dict[str, Any]:
+        return self._describe_workers(MAX_WORKERS, with_tasks=True)
+
+    def _describe_workers(self, most: int, *, with_tasks: bool) -> dict[str, Any]:
         workers = sorted(self._core.sessions.workers(), key=lambda worker: worker.name)
-        return {"workers": [worker.describe() for worker in workers]}
+        return {
+            "workers": [worker.describe(with_tasks=with_tasks) for worker in workers[:most]],
+            "workers_left_out": max(0, len(workers) - most),
+        }
 
     async def _tasks(self, params: m.Facts) -> dict[str, Any]:
         return {"tasks": list(self._core.catalog)}
@@ -202,8 +221,8 @@ class Views:
         recent = await self._jobs({"limit": RECENT})
         return {
             "health": await self._health({}),
-            **await self._queues({}),
-            **await self._workers({}),
+            **self._describe_queues(OVERVIEW_LANES),
+            **self._describe_workers(OVERVIEW_WORKERS, with_tasks=False),
             **recent,
         }
 
@@ -284,6 +303,15 @@ def describe(
         "ended_at": record.ended_at,
         "payload_bytes": record.payload_bytes,
         "outcome_bytes": record.outcome_bytes,
+    }
+
+
+def _describe_lane(lane: Lane) -> dict[str, Any]:
+    return {
+        "priority": Priority(lane.priority).word,
+        "parked": lane.park,
+        "ready": lane.ready,
+        **lane.statistics(),
     }
 
 

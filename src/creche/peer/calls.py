@@ -35,6 +35,10 @@ def _checked_name(what: str, name: object) -> str:
         raise InvalidArguments(
             f"{what} is a text of 1 to {MAX_NAME_LENGTH} characters: {name!r:.80}"
         )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidArguments(f"{what} is not text that UTF-8 can carry: {name!r:.80}") from None
     return str(name)
 
 

@@ -93,6 +93,7 @@ class Link:
         self._settings = settings
         self._limits = limits
         self._outbox = Outbox(limits)
+        self._connections = 0
         self._pings = 0
         self._ping_sent_at: dict[int, float] = {}
         self._changed = anyio.Event()
@@ -218,7 +219,10 @@ class Link:
     ) -> tuple[m.Welcome, list[m.Message]]:
         """Introduce this side; return the welcome, and what came in one frame with it."""
         with anyio.move_on_after(self._settings.handshake_s):
-            await channel.send(grammar.send([self._introduce()]))
+            self._connections += 1
+            hello = self._introduce()
+            facts = {**hello.facts, "connection": self._connections}
+            await channel.send(grammar.send([hello._replace(facts=facts)]))
             answers = grammar.receive(await channel.receive())
             if answers and isinstance(answers[0], m.Welcome):
                 return answers[0], answers[1:]

@@ -57,6 +57,9 @@ _DECLINED: dict[str, type[SubmissionRefused]] = {
 _CHUNK = 1000
 """How many submissions of a `submit_many` are made between two checkpoints."""
 
+_CANCEL_CHUNK = 50_000
+"""How many ids one `Cancel` names: less than a megabyte of them."""
+
 _WITHDRAW_S = 2.0
 """How long the plane may take to say what became of a submission that is withdrawn."""
 
@@ -327,9 +330,14 @@ class Submitter:
         return value
 
     async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
-        """Cancel jobs; return the state each is in then, None for one the plane does not know."""
-        answer = await self._asking.ask(lambda ref: m.Cancel(ref, list(ids), reason))
-        return [None if state is None else JobState(state) for state in answer]
+        """Cancel jobs; return the state each is in then, None for one the plane does not know. Very
+        many are cancelled in pieces: when one of these fails, those before it are cancelled."""
+        states: list[JobState | None] = []
+        for start in range(0, max(1, len(ids)), _CANCEL_CHUNK):
+            some = list(ids[start : start + _CANCEL_CHUNK])
+            answer = await self._asking.ask(partial(m.Cancel, ids=some, why=reason))
+            states += [None if state is None else JobState(state) for state in answer]
+        return states
 
     async def ask(self, question: str, params: Mapping[str, Any] | None = None) -> Any:
         """Ask the plane a question, or give it a command, by name; `docs/protocol.md` lists them.

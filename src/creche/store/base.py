@@ -286,8 +286,11 @@ class LedgerStore(Protocol):
         *max_bytes* no further one is (one is always, if there is one)."""
         ...
 
-    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
-        """Return these jobs if they are unfinished; others are left out."""
+    async def find(
+        self, ids: Collection[bytes], *, with_payloads: bool = True
+    ) -> Mapping[bytes, JobRow]:
+        """Return these jobs if they are unfinished; others are left out. Any number of payloads
+        may be any number of bytes: who does not need them leaves them out, and they are empty."""
         ...
 
     async def is_over(self, now: float, retention: Retention) -> bool:

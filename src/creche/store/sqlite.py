@@ -44,10 +44,16 @@ LOCK_WAIT_S = 5.0
 CLOSE_WAIT_S = 10.0
 """How long closing waits for what is under way and the last checkpoint, before it kills."""
 
+MAX_BYTES = 64 * 1024**3
+"""How large the file may become by what is submitted."""
+
 QUESTION_S = 2.0
 """How long one question may take: a long reader keeps the log from being emptied."""
 
 RECEIVE_BYTES = 256 * 1024
+
+PIECE_JOBS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
+"""How much of what the plane held is read at a time when the store is opened."""
 
 # By number: looking a state up here costs less than making it.
 _STATES = {int(state): state for state in JobState}
@@ -64,6 +70,8 @@ class SqliteStore:
         lock_wait_s: how long `open` waits for another plane that has the file.
         close_wait_s: how long `aclose` waits before it kills the process.
         question_s: how long one question of `HistoryStore` may take.
+        max_bytes: when more than this is in use, new jobs are refused (`StoreFull`) until results
+            have been let go of; what is there goes on, and takes the little more that it needs.
     """
 
     durability = Durability.DISK
@@ -75,11 +83,13 @@ class SqliteStore:
         lock_wait_s: float = LOCK_WAIT_S,
         close_wait_s: float = CLOSE_WAIT_S,
         question_s: float = QUESTION_S,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.path = os.path.abspath(path)
         self._lock_wait_s = lock_wait_s
         self._close_wait_s = close_wait_s
         self._question_s = question_s
+        self._max_bytes = max_bytes
         self._process: trio.Process | None = None
         self._calls = _Line("it is not open")
         self._questions = _Line("it is not open")
@@ -103,11 +113,12 @@ class SqliteStore:
         try:
             await self._start()
             found = await self._calls.ask("open", now, os.getpid(), self._lock_wait_s)
+            held = await self._read_held()
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._stop()
             raise
-        ledger_id, epoch, next_seq, lanes, stored, held, tasks, ended = found
+        ledger_id, epoch, next_seq, lanes, stored, tasks, ended = found
         return Recovery(
             ledger="main",
             id=ledger_id,
@@ -115,10 +126,19 @@ class SqliteStore:
             next_seq=next_seq,
             lanes=[LaneRow(*row) for row in lanes],
             stored=[LaneCount(*row) for row in stored],
-            held=[_job_row(row) for row in held],
+            held=held,
             tasks=[TaskRow(*row) for row in tasks],
             ended=ended,
         )
+
+    async def _read_held(self) -> list[JobRow]:
+        """Return what the plane held, in pieces: it may be more than one answer can carry."""
+        held: list[JobRow] = []
+        while rows := await self._calls.ask(
+            "read_held", held[-1].seq if held else 0, PIECE_JOBS, PIECE_BYTES
+        ):
+            held += map(_job_row, rows)
+        return held
 
     async def commit(self, batch: Batch) -> Sequence[Duplicate]:
         """See `LedgerStore.commit`."""
@@ -152,9 +172,11 @@ class SqliteStore:
             for seq, job_id, state, outcome, is_left in rows
         }
 
-    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
+    async def find(
+        self, ids: Collection[bytes], *, with_payloads: bool = True
+    ) -> Mapping[bytes, JobRow]:
         """See `LedgerStore.find`."""
-        rows = await self._calls.ask("find", list(ids))
+        rows = await self._calls.ask("find", list(ids), with_payloads)
         return {row[1]: _job_row(row) for row in rows}
 
     async def is_over(self, now: float, retention: Retention) -> bool:
@@ -222,6 +244,7 @@ class SqliteStore:
                         *(sys.executable, "-P", "-m", "creche.store.sqlite_child", self.path),
                         *map(str, fds),
                         str(self._question_s),
+                        str(self._max_bytes),
                     ],
                     pass_fds=fds,
                     stdin=subprocess.DEVNULL,
@@ -265,7 +288,10 @@ class _Line:
 
     async def ask(self, *request: Any) -> Any:
         """Send a request and return its answer's value, or raise the error that it is."""
-        message = pack(request)
+        try:
+            message = pack(request)
+        except ValueError as error:
+            raise StoreError(f"the store cannot be asked: {error}") from None
         if self._lock.locked():
             await self._lock.acquire()
         else:

@@ -9,7 +9,7 @@ otherwise: the terminal's signals are the plane's affair. The plane's end closin
 the plane is gone, and then nobody waits for an answer: a commit that is under way may be cut, as by
 `kill -9`.
 
-    python -m creche.store.sqlite_child PATH CALLS_FD QUESTIONS_FD QUESTION_S
+    python -m creche.store.sqlite_child PATH CALLS_FD QUESTIONS_FD QUESTION_S MAX_BYTES
 """
 
 from __future__ import annotations
@@ -35,22 +35,28 @@ def main() -> None:
     """Serve one plane until it closes the store or is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    path, calls_fd, questions_fd, question_s = sys.argv[1:]
+    path, calls_fd, questions_fd, question_s, max_bytes = sys.argv[1:]
     calls = BlockingEnd(socket.socket(fileno=int(calls_fd)))
     questions = BlockingEnd(socket.socket(fileno=int(questions_fd)))
-    Keeper(path, calls, questions, float(question_s)).run()
+    Keeper(path, calls, questions, float(question_s), int(max_bytes)).run()
 
 
 class Keeper:
     """Holds the lock, the file and the two connections, from `open` to `close`."""
 
     def __init__(
-        self, path: str, calls: BlockingEnd, questions: BlockingEnd, question_s: float
+        self,
+        path: str,
+        calls: BlockingEnd,
+        questions: BlockingEnd,
+        question_s: float,
+        max_bytes: int,
     ) -> None:
         self._path = path
         self._calls = calls
         self._questions = questions
         self._question_s = question_s
+        self._max_bytes = max_bytes
         self._is_closing = False
 
     def run(self) -> None:
@@ -65,7 +71,7 @@ class Keeper:
             try:
                 check_file(self._path)  # again: it had time to become something else
                 connection = open_to_write(self._path)
-                ledger = Ledger(connection)
+                ledger = Ledger(connection, self._max_bytes)
                 answer = (OK, ledger.open(now))
                 lay_out_log(self._path)
             except BaseException:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
 
-from creche.errors import StoreError
+from creche.errors import StoreError, StoreFull
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
 
 Row: TypeAlias = tuple[Any, ...]
@@ -26,6 +26,11 @@ INLINE_BYTES = 1024
 
 INSERT_ROWS = 64
 """Rows an INSERT at most: as quick as 512, and the rest of a batch takes fewer statements."""
+
+MEASURE_EVERY = 1024 * 1024
+"""How much may be added between two looks at the size of the file."""
+_JOB_BYTES = 250
+"""About what a job takes in the file beside its payload."""
 
 LOOK_UP_IDS = 256
 PRUNE_ROWS = 2000
@@ -45,11 +50,15 @@ FORGOTTEN = 20
 _JOB_COLUMNS = "seq, id, task, lane, state, stored, submitted_at, payload_bytes, options, payload"
 _ENDING_COLUMNS = "n, seq, attempt, losses, holder, started_at, ended_at, outcome_bytes, outcome"
 # A `JobRow`, in its order.
-_JOB_ROW = (
+_FIELDS = (
     "SELECT job.seq, id, task, lane, state, attempt, losses, epoch, holder,"
-    " coalesce(job.payload, large.payload), options, submitted_at, leased_at"
-    " FROM job LEFT JOIN large ON large.seq = job.seq "
+    " {payload}, options, submitted_at, leased_at FROM job "
 )
+_JOB_ROW = (
+    _FIELDS.format(payload="coalesce(job.payload, large.payload)")
+    + "LEFT JOIN large ON large.seq = job.seq "
+)
+_JOB_HEAD = _FIELDS.format(payload="x''")
 _COUNT_BY_STATE = ", ".join(f"coalesce(sum(state = {state}), 0)" for state in UNFINISHED)
 _AMONG = "(SELECT value FROM json_each(?))"
 
@@ -64,17 +73,24 @@ class Contradiction(StoreError):
 
 
 class Ledger:
-    """The ledger ``main`` of an open database; the one writer there is."""
+    """The ledger ``main`` of an open database; the one writer there is.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Args:
+        max_bytes: when more than this is in use, new jobs are refused.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
         self._db = connection
+        self._max_bytes = max_bytes
+        self._unmeasured_bytes = MEASURE_EVERY
         self._counts: dict[int, int] = {}
         self._kept_bytes = 0
         self._next_seq = 1
         self._next_ending = 1
 
     def open(self, now: float) -> Row:
-        """Start a new epoch; return the fields of a `Recovery` but the ledger's name."""
+        """Start a new epoch; return the fields of a `Recovery` but the ledger's name and what is
+        held, which is asked for in pieces."""
         execute = self._db.execute
         with self._transaction():
             execute(
@@ -99,7 +115,6 @@ class Ledger:
             execute(
                 "SELECT lane, count(*), min(seq) FROM job WHERE stored = 1 GROUP BY lane"
             ).fetchall(),
-            execute(_JOB_ROW + "WHERE stored = 0 ORDER BY job.seq").fetchall(),
             execute("SELECT name, declaration, announced_at FROM task ORDER BY name").fetchall(),
             sum(
                 jobs
@@ -114,6 +129,8 @@ class Ledger:
         self, lanes: list[Row], tasks: list[Row], jobs: Columns, changes: Columns, ends: Columns
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
+        if jobs:
+            self._check_size(jobs)
         with self._transaction() as tally:
             if lanes:
                 self._db.executemany("INSERT OR REPLACE INTO lane VALUES (?,?,?,?)", lanes)
@@ -131,6 +148,30 @@ class Ledger:
                 self._end(ends, tally)
             existing = self._standing(repeats.values()) if repeats else {}
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
+
+    def _check_size(self, jobs: Columns) -> None:
+        """Refuse new jobs in a file that is over its limit. It is looked at now and then: that
+        takes as long as a small commit does beside the disk."""
+        self._unmeasured_bytes += len(jobs[0]) * _JOB_BYTES + sum(map(len, jobs[6]))
+        if self._unmeasured_bytes < MEASURE_EVERY:
+            return
+        used = self._size_bytes()
+        if used <= self._max_bytes:
+            self._unmeasured_bytes = 0
+        else:
+            raise StoreFull(
+                f"the store's file has {used:,} bytes in use, over its limit of "
+                f"{self._max_bytes:,}: keep fewer results, or allow it more"
+            )
+
+    def _size_bytes(self) -> int:
+        """Return how many bytes of the file are in use."""
+        with _reading():
+            pages, free, size = (
+                self._db.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return int((pages - free) * size)
 
     def _insert_jobs(self, jobs: Columns, tally: _Tally) -> dict[int, bytes]:
         """Insert what is new; return the ids of what is not, by the seqs that were refused."""
@@ -267,15 +308,23 @@ class Ledger:
 
     # --- reading --------------------------------------------------------------------------------
 
+    def read_held(self, after_seq: int, max_jobs: int, max_bytes: int) -> list[Row]:
+        """Return the next jobs that the plane holds as `JobRow` tuples."""
+        # By the index of places (the plus signs say so): the table may hold a long history.
+        where = "WHERE stored = 0 AND +job.seq > ? ORDER BY +job.seq LIMIT ?"
+        return self._read(where, (after_seq, max_jobs), max_bytes)
+
     def read_lane(self, lane: int, after_seq: int, max_jobs: int, max_bytes: int) -> list[Row]:
         """Return the next stored jobs of *lane* as `JobRow` tuples."""
+        where = "WHERE stored = 1 AND lane = ? AND job.seq > ? ORDER BY job.seq LIMIT ?"
+        return self._read(where, (lane, after_seq, max_jobs), max_bytes)
+
+    def _read(self, where: str, values: Row, max_bytes: int) -> list[Row]:
+        """Return rows as long as their payloads are not over *max_bytes*, and one more."""
         rows: list[Row] = []
         size = 0
         with _reading():
-            cursor = self._db.execute(
-                _JOB_ROW + "WHERE stored = 1 AND lane = ? AND job.seq > ? ORDER BY job.seq LIMIT ?",
-                (lane, after_seq, max_jobs),
-            )
+            cursor = self._db.execute(_JOB_ROW + where, values)
             for row in cursor:
                 rows.append(row)
                 size += len(row[9])
@@ -307,9 +356,10 @@ class Ledger:
             rows.append((seq, job_id, state, None, state not in (*UNFINISHED, FORGOTTEN)))
         return rows
 
-    def find(self, ids: list[bytes]) -> list[Row]:
+    def find(self, ids: list[bytes], with_payloads: bool) -> list[Row]:
         """Return the unfinished jobs of these ids as `JobRow` tuples."""
-        return list(self._by_ids(_JOB_ROW + "WHERE stored IS NOT NULL AND id IN ", ids))
+        select = _JOB_ROW if with_payloads else _JOB_HEAD
+        return list(self._by_ids(select + "WHERE stored IS NOT NULL AND id IN ", ids))
 
     def counts(self) -> dict[int, int]:
         """Return how many jobs are in each state: known here, so that whoever asks how the plane is

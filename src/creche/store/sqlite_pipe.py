@@ -61,9 +61,14 @@ class BlockingEnd:
         return None if body is None else unpack(body)
 
     def send(self, value: object) -> None:
-        """Send an answer; that nobody is there to read it is found out by `receive`."""
+        """Send an answer, or that it cannot be sent. That nobody is there to read it is found out
+        by `receive`."""
+        try:
+            message = pack(value)
+        except ValueError as error:
+            message = pack((ERROR, f"the answer cannot be sent: {error}"))
         with suppress(ConnectionError):
-            self._sock.sendall(pack(value))
+            self._sock.sendall(message)
 
     def is_closed(self) -> bool:
         """Say, without waiting, whether the plane has closed its end or is gone."""

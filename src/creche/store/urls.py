@@ -49,8 +49,9 @@ def parse_store_url(text: str) -> StoreUrl:
             raise SettingsError(f"{text!r} is no store: {ALLOWED}")
 
 
-def make_store(url: StoreUrl | str) -> Store:
-    """Return the store that *url* names, not open yet.
+def make_store(url: StoreUrl | str, max_bytes: int | None = None) -> Store:
+    """Return the store that *url* names, not open yet. A file takes no new jobs while more than
+    *max_bytes* of it are in use.
 
     Raises:
         SettingsError: it names none.
@@ -61,6 +62,6 @@ def make_store(url: StoreUrl | str) -> Store:
         from creche.store.memory import MemoryStore
 
         return MemoryStore()
-    from creche.store.sqlite import SqliteStore
+    from creche.store.sqlite import MAX_BYTES, SqliteStore
 
-    return SqliteStore(url.path)
+    return SqliteStore(url.path, max_bytes=MAX_BYTES if max_bytes is None else max_bytes)

@@ -437,6 +437,15 @@ class StoreContract:
             job_id(2): as_row(new_job(2)),
         }
 
+    async def test_jobs_are_found_without_their_payloads(self, store: Store) -> None:
+        jobs = [new_job(1), new_job(2, payload=b"x" * 5000, stored=True), new_job(3)]
+        await store.commit(Batch(jobs=jobs, changes=[change(1)], ends=[end(3)]))
+        ids = [job.id for job in jobs]
+        whole = await store.find(ids)
+        found = await store.find(ids, with_payloads=False)
+        assert found == {job: row._replace(payload=b"") for job, row in whole.items()}
+        assert len(found) == 2
+
     async def test_any_number_of_ids_may_be_asked_for(self, store: Store) -> None:
         jobs = [new_job(n) for n in range(1, 1301)]
         await store.commit(Batch(jobs=jobs, ends=[end(n) for n in range(1, 1301, 2)]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from creche.store import sqlite_ledger
+from creche.store.sqlite import MAX_BYTES
 from creche.store.sqlite_file import open_to_write
 from creche.store.sqlite_ledger import Ledger
 
@@ -20,7 +21,7 @@ def test_of_very_many_lanes_those_that_no_job_names_are_removed_at_the_start(
     lanes = [(number, f"queue {number}", 2, "") for number in range(1, 101)]
     jobs = [[1, 2], [b"a" * 16, b"b" * 16], ["echo"] * 2, [1, 7], [0, 0], [0, 1], [b"", b""]]
     with closing(open_to_write(str(tmp_path / "creche.db"))) as connection:
-        ledger = Ledger(connection)
+        ledger = Ledger(connection, MAX_BYTES)
         ledger.open(1.0)
         ledger.commit(lanes, [], (*jobs, [None, None], [1.0, 1.0]), (), ())
         # Lanes are in the order of their numbers, fourth of what a start tells.

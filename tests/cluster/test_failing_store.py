@@ -1,0 +1,305 @@
+"""A store that fails: it is full when it is opened again, some of it cannot be read, or it would be
+given too much at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from tests.cluster.scripted import open_house
+from tests.cluster.test_windows import LISTENING, DiskLike, number, run_all
+
+from creche.engine import journal
+from creche.engine.settings import PlaneSettings
+from creche.errors import StoreError, StoreFull, StoreUnavailable, StoreUnusable
+from creche.store.base import Batch
+from creche.wire import messages as m
+
+pytestmark = pytest.mark.trio
+
+
+class Fragile(DiskLike):
+    """A store whose process can be lost, and which may not be opened again at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_lost = False
+        self.why_not: Callable[[], StoreError | None] = lambda: None
+        self.openings = 0
+
+    async def open(self, now: float):
+        self.openings += 1
+        if (error := self.why_not()) is not None:
+            await trio.lowlevel.checkpoint()
+            raise error
+        self.is_lost = False
+        return await super().open(now)
+
+    async def commit(self, batch: Batch):
+        if self.is_lost:
+            await self.aclose()
+            raise StoreUnavailable("its process is gone")
+        return await super().commit(batch)
+
+
+@pytest.mark.parametrize(
+    "error", [StoreFull("no space left"), StoreUnusable("disk I/O error"), StoreError("damaged")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+async def test_a_core_that_cannot_start_again_is_tried_until_it_can(autojump_clock, error):
+    store = Fragile()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        await client.submitted(1)
+        store.why_not = lambda: error if store.openings < 8 else None
+        store.is_lost = True
+        await client.say(client.submit(2))
+        await client.hears_the_end()
+        await trio.sleep(120)
+        async with house.client().connected() as again:
+            assert (await again.ask("health"))["jobs"] == {"parked": 1}
+        assert store.openings == 8
+
+
+async def test_tries_to_start_again_become_rarer(autojump_clock):
+    store = Fragile()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        store.why_not = lambda: StoreFull("no space left") if store.openings > 1 else None
+        store.is_lost = True
+        await client.say(client.submit(1))
+        await client.hears_the_end()
+        await trio.sleep(1000)
+        assert 100 <= store.openings <= 110
+
+
+async def test_a_plane_whose_store_does_not_open_again_can_be_stopped(autojump_clock):
+    store = Fragile()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        store.why_not = lambda: StoreUnavailable("gone") if store.openings > 1 else None
+        store.is_lost = True
+        await client.say(client.submit(1))
+        await client.hears_the_end()
+        await trio.sleep(5)
+        house.stop.set()
+        await trio.sleep(1)
+        openings = store.openings
+        await trio.sleep(600)
+        assert store.openings == openings
+
+
+class BadTail(DiskLike):
+    """One lane's stored jobs cannot be read."""
+
+    bad: int | None = None
+
+    async def read_lane(self, lane: int, *args):
+        if lane == self.bad:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("disk I/O error")
+        return await super().read_lane(lane, *args)
+
+
+@pytest.mark.parametrize("where", [{"queue": "first", "priority": 3}, {"queue": "second"}])
+async def test_a_tail_that_cannot_be_read_holds_up_its_own_lane_only(autojump_clock, where):
+    store = BadTail()
+    settings = PlaneSettings(window=2)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+    ):
+        async with house.worker().connected(queues=["first", "second"]) as worker:
+            await worker.ready("echo", slots=0)
+            for i in range(6):
+                await client.submitted(i, queue="first", priority=1)
+            (level,) = [level for level in house.core.lanes.queues["first"] if level is not None]
+            assert level.main is not None
+            store.bad = level.main.number
+            await client.submitted(100, **where)
+            await worker.say(m.Capacity(1, 0))
+            assert await run_all(worker, 3) == [0, 1, 100]
+            await worker.hears_nothing(m.Offer, 30)
+            store.bad = None
+            assert await run_all(worker, 4) == [2, 3, 4, 5]
+
+
+async def test_a_plane_starts_with_a_tail_that_cannot_be_read(autojump_clock):
+    store = BadTail()
+    settings = PlaneSettings(window=2)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=0)
+        for i in range(6):
+            await client.submitted(i)
+        (lane,) = (number for number in house.core.lanes.by_number)
+        store.bad = lane
+        await worker.say(m.Capacity(1, 0))
+        assert await run_all(worker, 2) == [0, 1]
+        await trio.sleep(1)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(queues=["default", "other"]) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        await client.submitted(7, queue="other")
+        assert await run_all(worker, 1) == [7]
+        store.bad = None
+        assert await run_all(worker, 4) == [2, 3, 4, 5]
+
+
+class Measuring(DiskLike):
+    """Notes how much it was given at a time, and takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    async def commit(self, batch: Batch):
+        self.sizes.append(
+            sum(len(job.payload) for job in batch.jobs)
+            + sum(len(end.outcome or b"") for end in batch.ends)
+        )
+        await trio.sleep(0.1)
+        return await super().commit(batch)
+
+
+async def test_a_batch_is_bounded_in_bytes(autojump_clock, monkeypatch):
+    monkeypatch.setattr(journal, "BATCH_BYTES", 10_000)
+    store = Measuring()
+    async with (
+        open_house(make_store=lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=100)
+        jobs = [client.submit(i, payload=b"x" * 3000, flags=m.WATCH) for i in range(40)]
+        await client.say(*jobs)
+        accepted: set[int] = set()
+        while len(accepted) < 40:
+            accepted.update((await client.hear(m.Accepted)).ns)
+        offers = [await worker.hear(m.Offer) for _ in range(40)]
+        assert [offer.id for offer in offers] == [job.id for job in jobs]
+        for offer in offers:
+            await worker.finish(offer, "y" * 4000)
+        ended = {(await client.hear(m.Ended)).id for _ in range(40)}
+        assert ended == {job.id for job in jobs}
+        assert max(store.sizes) <= 10_000 + 4100
+        assert (await client.ask("health"))["jobs"] == {"succeeded": 40}
+
+
+async def test_a_full_disk_declines_what_waits_in_closed_batches_too(autojump_clock, monkeypatch):
+    monkeypatch.setattr(journal, "BATCH_BYTES", 10_000)
+    store = Measuring()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        await client.submitted(99)
+        store.is_full = True
+        jobs = [client.submit(i, payload=b"x" * 3000) for i in range(40)]
+        await client.say(*jobs)
+        declined = {(await client.hear(m.Declined, 5)).n for _ in range(40)}
+        assert declined == {job.n for job in jobs}
+        store.is_full = False
+        await trio.sleep(5)
+        await client.say(client.submit(50, payload=b"x" * 3000))
+        await client.hear(m.Accepted)
+        assert sum((await client.ask("health"))["jobs"].values()) == 2
+
+
+class SlowFind(DiskLike):
+    """Answers and commits when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = trio.Event()
+        self.may_commit = trio.Event()
+        self.may_commit.set()
+        self.payload_bytes = 0
+
+    async def find(self, ids, **options):
+        found = await super().find(ids, **options)
+        self.payload_bytes += sum(len(row.payload) for row in found.values())
+        await self.may_answer.wait()
+        return found
+
+    async def commit(self, batch: Batch):
+        await self.may_commit.wait()
+        return await super().commit(batch)
+
+
+async def test_a_stored_job_is_cancelled_though_its_id_is_submitted_again(autojump_clock):
+    store = SlowFind()
+    settings = PlaneSettings(window=2)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+    ):
+        jobs = [await client.submitted(i) for i in range(6)]
+        await client.say(m.Cancel(77, [jobs[5].id], ""))
+        await trio.sleep(1)
+        store.may_commit = trio.Event()
+        await client.say(client.submit(5, id=jobs[5].id))
+        await trio.sleep(1)
+        store.may_answer.set()
+        await trio.sleep(1)
+        store.may_commit.set()
+        assert (await client.hear(m.Answer)).body == [12]
+        assert (await client.ask("health"))["jobs"] == {"parked": 5, "cancelled": 1}
+        assert store.payload_bytes == 0, "what is cancelled need not be read"
+
+
+async def test_many_lanes_are_no_way_round_the_bound_of_one(autojump_clock):
+    settings = PlaneSettings(window_bytes=1000, windows_bytes=5000)
+    queues = [f"q{n}" for n in range(50)]
+    async with (
+        open_house(settings, DiskLike) as house,
+        house.client().connected() as client,
+        house.worker().connected(queues=queues) as worker,
+    ):
+        await worker.ready("echo", slots=0)
+        jobs = [
+            await client.submitted(i, queue=queues[i // 4], payload=b"x" * 400) for i in range(200)
+        ]
+        held = sum(lane.held_bytes for lane in house.core.lanes.by_number.values())
+        # Somebody listens to each of them, so each may hold one more.
+        assert held == house.core.lanes.space.held_bytes <= 5000 + 50 * 400
+        await worker.say(m.Capacity(1, 0))
+        order = []
+        for _ in range(200):
+            offer = await worker.hear(m.Offer)
+            order.append(offer.id)
+            await worker.finish(offer)
+        assert order == [job.id for job in jobs]
+        assert house.core.lanes.space.held_bytes == 0
+
+
+async def test_queues_that_nobody_listens_to_hold_no_more_than_there_is_space(autojump_clock):
+    settings = PlaneSettings(window_bytes=1000, windows_bytes=5000)
+    async with (
+        open_house(settings, DiskLike) as house,
+        house.client().connected() as client,
+    ):
+        for i in range(200):
+            await client.submitted(i, task="echo", queue=f"q{i // 4}", payload=b"x" * 400)
+        assert house.core.lanes.space.held_bytes <= 5400
+        async with house.worker().connected(queues=["q49"]) as worker:
+            await worker.ready("echo", slots=1)
+            for _ in range(4):
+                offer = await worker.hear(m.Offer)
+                await worker.finish(offer)
+
+
+async def test_in_memory_a_lane_that_nobody_empties_does_not_hold_up_the_others(autojump_clock):
+    settings = PlaneSettings(windows_bytes=1000)
+    async with open_house(settings) as house, house.client().connected() as client:
+        for i in range(3):
+            await client.submitted(i, queue="nobody's", payload=b"x" * 400)
+        await client.say(client.submit(3, queue="nobody's"))
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            for i in range(4, 8):
+                await client.submitted(i)
+                assert number(await worker.hear(m.Offer)) == i
+                await worker.say(m.Capacity(i, 0))
+        await client.hears_nothing(m.Accepted, 5)
