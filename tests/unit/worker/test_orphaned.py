@@ -127,8 +127,10 @@ async def test_an_offer_that_was_on_its_way_is_given_back_to_the_next_plane(
     plane = ScriptedPlane()
     async with until_it_leaves(plane) as worker:
         # The pipe is closed before the socket is, and before what the plane said last is read.
-        plane.offer(1, "sleep", 3)
         worker.plane_ended(GRACE_S)
+        # A worker that is sending when the connection breaks would not read what is in flight.
+        await plane.until(lambda: plane.all(m.Capacity)[-1].slots == 0)
+        plane.offer(1, "sleep", 3)
         while plane.outbox:
             await trio.lowlevel.checkpoint()
         plane.listener.refuse = True
