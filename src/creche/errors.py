@@ -60,7 +60,7 @@ class TooLarge(CrecheError):
 
     def __str__(self) -> str:
         return (
-            f"{self.what} is {self.size_bytes:,} bytes, over the limit of {self.limit_bytes:,}: "
+            f"{self.what}: {self.size_bytes:,} bytes are over the limit of {self.limit_bytes:,}; "
             "pass a path or a key, and read the data inside the task"
         )
 

@@ -70,7 +70,8 @@ class AttemptsLost(Event):
     why: str
 
     def __str__(self) -> str:
-        return f"worker {self.worker}: {self.why}; {self.jobs} jobs go back"
+        back = "1 job goes back" if self.jobs == 1 else f"{self.jobs:,} jobs go back"
+        return f"worker {self.worker}: {self.why}; {back}"
 
 
 @dataclass(frozen=True, slots=True)

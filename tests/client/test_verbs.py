@@ -706,6 +706,17 @@ async def test_very_many_jobs_are_cancelled_in_pieces(monkeypatch: pytest.Monkey
         assert states == [JobState.CANCELLED] * 5
 
 
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "x", True])
+async def test_how_long_to_wait_is_a_number_of_seconds(timeout: Any) -> None:
+    async with opened(ScriptedPlane()) as (client, _):
+        job = client.job("0" * 32)
+        with pytest.raises(InvalidArguments, match="timeout is a number of seconds"):
+            await job.result(timeout=timeout)
+        with pytest.raises(InvalidArguments, match="timeout is a number of seconds"):
+            async for _ in client.as_completed([job], timeout=timeout):
+                pass
+
+
 async def test_status_and_cancel_tell_the_state() -> None:
     async with opened(ScriptedPlane()) as (client, plane):
         text = "0" * 32

@@ -432,6 +432,13 @@ def test_a_reader_that_leaves_is_no_error(plane: Plane) -> None:
 # --- starting and stopping ----------------------------------------------------------------------
 
 
+def test_an_option_that_names_no_modules_starts_nothing(tmp_path: Path) -> None:
+    done = creche("control-plane", "--no-gui", "--task-modules", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--task-modules names nothing" in done.stderr
+    assert not (tmp_path / "creche.db").exists()
+
+
 def test_a_module_that_cannot_be_imported_is_shown_with_its_cause(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import creche\nprice = 1 / 0\n")
     for words in (["control-plane", "--no-gui"], ["worker"]):

@@ -118,6 +118,8 @@ async def control_plane(
         result_cache_bytes: For how many bytes of them: with memory: 256 MiB, else 4 GiB.
         worker_id: What the local workers' names begin with.
     """
+    if task_modules == []:
+        raise SettingsError("--task-modules names nothing: give a name, or leave the option out")
     ignore_terminal(parent_pipe)
     look_for_cycles_rarely()
     logs.set_up(log_level)

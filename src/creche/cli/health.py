@@ -39,6 +39,6 @@ def _line(answer: dict[str, Any], *, is_short: bool) -> str:
     counts = ", ".join(f"{number:,} {state}" for state, number in answer["jobs"].items() if number)
     return (
         f"{'ready' if answer['ready'] else 'not ready'}, epoch {answer['epoch']} since "
-        f"{moment_text(answer.get('started_at'), is_short=is_short)}, jobs kept {kept}: "
-        f"{counts or 'none'}"
+        f"{moment_text(answer.get('started_at'), is_short=is_short)}, jobs are kept {kept}; "
+        f"{counts or 'none so far'}"
     )

@@ -49,7 +49,10 @@ def _url(text: str) -> str:
 def _names(type_: Any, tokens: list[Token]) -> list[str]:
     """Return a list that was given as several words, with commas, or both."""
     found = [name.strip() for token in tokens for name in token.value.split(",")]
-    return [name for name in found if name]
+    names = [name for name in found if name]
+    if not names:
+        raise ValueError("it names nothing: give a name, or leave the option out")
+    return names
 
 
 def _priority(type_: Any, tokens: list[Token]) -> Priority:

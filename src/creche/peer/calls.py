@@ -12,6 +12,10 @@ from creche.tasks.task import MAX_NAME_LENGTH, SubmitOptions, Task
 
 def no_task(thing: object) -> InvalidArguments:
     """Return the error for what was given in place of a task."""
+    if isinstance(thing, str):
+        return InvalidArguments(
+            f"submit() takes the task itself: by its name, use delay({thing!r:.80}, ...)"
+        )
     return InvalidArguments(
         f"{thing!r} is neither a task nor a task's name: decorate the function with @task"
     )
@@ -55,6 +59,21 @@ def checked_options(queue: str | None, priority: Priority | str | None) -> Submi
     return SubmitOptions(
         queue=None if queue is None else _checked_name("a queue's name", queue), priority=urgency
     )
+
+
+def checked_wait(timeout: object) -> float | None:
+    """Return how many seconds a call may wait, None for as long as it takes.
+
+    Raises:
+        InvalidArguments: it is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        raise InvalidArguments(
+            f"timeout is a number of seconds, not below 0, or None: {timeout!r:.80}"
+        )
+    return float(timeout)
 
 
 def parts_of(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -37,7 +37,7 @@ from creche.model.ids import id_to_text, new_id
 from creche.model.job import JobState
 from creche.model.priority import Priority
 from creche.peer.asking import Asking
-from creche.peer.calls import checked_options, name_of, no_task, parts_of
+from creche.peer.calls import checked_options, checked_wait, name_of, no_task, parts_of
 from creche.peer.credit import Credit
 from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
@@ -277,6 +277,7 @@ class Submitter:
     ) -> AsyncGenerator[JobHandle[R], None]:
         """Yield the handles in the order in which their jobs end. *timeout* seconds bound the
         whole; then `TimeoutError` is raised and the jobs go on."""
+        timeout = checked_wait(timeout)
         deadline = None if timeout is None else anyio.current_time() + timeout
         ended: deque[JobHandle[R]] = deque()
         news = [anyio.Event()]
@@ -311,6 +312,7 @@ class Submitter:
 
     async def result(self, job: JobHandle[R] | str, timeout: float | None = None) -> R:
         """Wait for a job's end and return its result; see `JobHandle.result`."""
+        timeout = checked_wait(timeout)
         outcome = self._watch(job)
         is_mine = isinstance(job, JobHandle) and job._submitter is self
         if not outcome.is_known:

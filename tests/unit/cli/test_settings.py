@@ -226,3 +226,10 @@ def options_of(app: App) -> set[str]:
         if not name.startswith("-"):
             found |= options_of(app[name])
     return found
+
+
+@pytest.mark.parametrize("words", [("--queues", ""), ("--queues", " , ")])
+def test_names_that_name_nothing_are_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(CycloptsError) as caught:
+        called("worker", *words)
+    assert "it names nothing" in str(caught.value) or "names nothing" in usage_line(caught.value)

@@ -152,7 +152,7 @@ BAD = {
     "own base": ("tests.unit.worker.test_bodies.Own", "mine"),
     "recurse": ("RecursionError", "maximum recursion depth exceeded"),
     "unsendable": ("creche.errors.NotEncodable", "the result['when'][1] cannot be sent"),
-    "large": ("creche.errors.TooLarge", "the result is 1,000,006 bytes"),
+    "large": ("creche.errors.TooLarge", "the result: 1,000,006 bytes"),
     "deep": ("creche.errors.NotEncodable", "the result"),
     "generator": ("creche.errors.NotEncodable", "the result cannot be sent"),
 }
