@@ -132,17 +132,11 @@ class LocalProtocolError(ProtocolError):
     """We were about to break the protocol: a bug on this side."""
 
 
-class MessageTooLarge(LocalProtocolError):
-    """A message that no peer would take in: `what` has `size_bytes`, the limit is `limit_bytes`."""
-
-    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(what, size_bytes, limit_bytes)
-        self.what = what
-        self.size_bytes = size_bytes
-        self.limit_bytes = limit_bytes
+class MessageTooLarge(TooLarge, LocalProtocolError):
+    """A message that no peer would take in."""
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.size_bytes:,} bytes, over the limit of {self.limit_bytes:,}"
+        return f"{self.what}: {self.size_bytes:,} bytes are over the limit of {self.limit_bytes:,}"
 
 
 class RemoteProtocolError(ProtocolError):
@@ -192,6 +186,11 @@ class StoreUnavailable(StoreError):
 
 class StoreFull(StoreError):
     """A batch could not be written (disk full, quota, I/O error). Nothing of it was kept."""
+
+
+class StoreOverLimit(StoreFull):
+    """A batch was refused for its new jobs, as the store is as large as it may be. Nothing of it
+    was kept; without them it will be."""
 
 
 # --- how a job ended ----------------------------------------------------------------------------

@@ -86,6 +86,17 @@ class StoreFailing(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreRefuses(Event):
+    """The store takes no new jobs: submissions are refused, and all else goes on."""
+
+    level: ClassVar[int] = logging.ERROR
+    why: str
+
+    def __str__(self) -> str:
+        return f"the store takes no new jobs: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreWorks(Event):
     """The store takes batches again."""
 
@@ -97,13 +108,14 @@ class StoreWorks(Event):
 
 @dataclass(frozen=True, slots=True)
 class CoreRestarts(Event):
-    """The plane's store was lost; everything begins again from what is on disk."""
+    """The core has ended, mostly as its store was lost, or could not start again; everything begins
+    anew from what is on disk."""
 
     level: ClassVar[int] = logging.ERROR
     why: str
 
     def __str__(self) -> str:
-        return f"the store was lost; starting again: {self.why}"
+        return f"the core has ended, and is started again: {self.why}"
 
 
 Subscriber: TypeAlias = Callable[[Event], None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from functools import partial
 
 import pytest
 import trio
@@ -42,8 +41,8 @@ class OneAtATime(DiskLike):
     async def read_lane(self, *args):
         return await self._serve(super().read_lane, *args)
 
-    async def find(self, ids, **options):
-        return await self._serve(partial(super().find, **options), ids)
+    async def find(self, ids):
+        return await self._serve(super().find, ids)
 
     async def outcomes(self, ids, max_bytes=None):
         return await self._serve(super().outcomes, ids)

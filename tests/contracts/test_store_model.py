@@ -123,7 +123,6 @@ async def look_at_all(stores: tuple[Store, Store], plan: Plan) -> None:
     await both(stores, "jobs", limit=3, before_seq=plan.next_seq // 2, task="send")
     await both(stores, "jobs", states=[JobState.RUNNING], queue="mail")
     await both(stores, "find", plan.ids)
-    await both(stores, "find", plan.ids, with_payloads=False)
     await both(stores, "outcomes", plan.ids)
     for lane in LANES:
         await both(stores, "read_lane", lane, 2, 5, 1500)

@@ -21,7 +21,14 @@ import trio
 import trio.testing
 
 import creche
-from creche.errors import StoreError, StoreFull, StoreLocked, StoreUnavailable, StoreUnusable
+from creche.errors import (
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreOverLimit,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from creche.model.job import JobState
 from creche.store import sqlite, sqlite_pipe
 from creche.store.base import Batch, Store
@@ -549,7 +556,7 @@ async def test_an_answer_that_is_too_long_is_an_error_instead(monkeypatch):
 async def test_a_file_over_its_limit_takes_no_new_jobs_until_results_were_let_go_of(tmp_path):
     async with opened(SqliteStore(tmp_path / "creche.db", max_bytes=8_000_000)) as store:
         taken = 0
-        with pytest.raises(StoreFull, match="over its limit of 8,000,000"):
+        with pytest.raises(StoreOverLimit, match="over its limit of 8,000,000"):
             while taken < 100:
                 await store.commit(Batch(jobs=[new_job(taken + 1, payload=b"x" * 500_000)]))
                 taken += 1
@@ -557,7 +564,7 @@ async def test_a_file_over_its_limit_takes_no_new_jobs_until_results_were_let_go
         # What is there goes on.
         await store.commit(Batch(changes=[change(1)]))
         await store.commit(Batch(ends=[end(n) for n in range(1, taken + 1)]))
-        with pytest.raises(StoreFull):
+        with pytest.raises(StoreOverLimit):
             await store.commit(Batch(jobs=[new_job(99)]))
         await prune_all(store, NOW, KEEP_NONE)
         await store.commit(Batch(jobs=[new_job(99, payload=b"x" * 500_000)]))

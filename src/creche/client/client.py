@@ -285,7 +285,8 @@ class Client:
         self, handles: Iterable[JobHandle[R]], *, timeout: float | None = None
     ) -> AsyncGenerator[JobHandle[R], None]:
         """Yield the handles in the order in which their jobs end. *timeout* seconds bound the
-        whole; then `TimeoutError` is raised and the jobs go on."""
+        whole; then `TimeoutError` is raised and the jobs go on. One that is no number of seconds
+        raises `InvalidArguments`."""
         return self._open().as_completed(handles, timeout=timeout)
 
     # --- waiting and asking ---------------------------------------------------------------------
@@ -322,7 +323,14 @@ class Client:
     async def cancel_many(
         self, jobs: Iterable[JobHandle[Any] | str], reason: str = ""
     ) -> list[JobState | None]:
-        """Cancel jobs, and return the state each is in then; None for one that is not known."""
+        """Cancel jobs, and return the state each is in then; None for one that is not known.
+
+        Very many are cancelled in pieces. If it fails or is cancelled, some of the jobs may be.
+
+        Raises:
+            UnknownJob: one of *jobs* is no id at all; nothing was cancelled.
+            PlaneUnreachable: no answer within the client's timeout, which each piece has.
+        """
         return await self._open().cancel([to_id(job) for job in jobs], reason)
 
     def job(self, job_id: str) -> JobHandle[Any]:

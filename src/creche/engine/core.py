@@ -24,7 +24,7 @@ from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettin
 from creche.engine.submissions import Submissions, restore_options
 from creche.engine.timers import Timers
 from creche.errors import StoreError, StoreUnavailable
-from creche.events import Hub, StoreFailing, StoreWorks
+from creche.events import Hub, StoreFailing, StoreRefuses, StoreWorks
 from creche.model.job import JobState, check_move
 from creche.store.base import Duplicate, Durability, JobRow, OutcomeRow, Recovery, Store
 from creche.wire import messages as m
@@ -270,7 +270,7 @@ class Core:
         while True:
             absent = [job_id for job_id in ids if job_id not in self.by_id]
             with self._reading() as gone:
-                rows = await self.store.find(absent, with_payloads=False) if absent else {}
+                rows = await self.store.find(absent) if absent else {}
                 left = [job_id for job_id in absent if job_id not in rows]
                 ended = await self.store.outcomes(left, max_bytes=0) if left else {}
                 # In memory since, and gone from it again while the store was asked: ask anew.
@@ -440,9 +440,15 @@ class Core:
             for other, other_n in self.submissions.declined_elsewhere(job.id):
                 other.post(m.Declined(other_n, *refusal))
 
-    def _on_health(self, why: str | None) -> None:
+    def _on_health(self) -> None:
         self.note()
-        self.events.emit(StoreWorks() if why is None else StoreFailing(why))
+        journal = self.journal
+        if journal.failing is not None:
+            self.events.emit(StoreFailing(journal.failing))
+        elif journal.refusing is not None:
+            self.events.emit(StoreRefuses(journal.refusing))
+        else:
+            self.events.emit(StoreWorks())
 
     def _on_new_lane(self, lane: Lane) -> None:
         self.journal.lane(lane)
@@ -451,15 +457,22 @@ class Core:
 
     def refill(self) -> None:
         """Read jobs back where a lane runs low, and let in those that wait for room."""
-        if self._deep:
+        # While it recovers, each lane has its turn, and there is no nursery to read in.
+        if self._deep and self._nursery is not None:
             for lane in [lane for lane in self._deep if not lane.stored]:
                 self._deep.discard(lane)
-            is_full = self.lanes.space.is_full
             for lane in self._deep:
-                if lane.is_thirsty and not (is_full and not self.sessions.listening(lane.queue)):
+                if lane.is_thirsty and self._has_space(lane):
                     lane.is_reading = True
                     self.spawn(self._read_back_or_try_again, lane)
         self.submissions.admit_waiting()
+
+    def _has_space(self, lane: Lane) -> bool:
+        """Whether one more job may be read back into *lane*: there is space left, or somebody waits
+        for what is in it."""
+        if not self.lanes.space.is_full:
+            return True
+        return not lane.held and bool(self.sessions.listening(lane.queue))
 
     async def _read_back_or_try_again(self, lane: Lane) -> None:
         """A tail that cannot be read holds up its own lane only, and is tried again."""
@@ -494,6 +507,9 @@ class Core:
                 arriving = self.by_id.get(row.id)
                 if arriving is not None and not arriving.is_committed:
                     # Its commit is done and not answered yet: that comes first.
+                    break
+                if not self._has_space(lane):
+                    # Other lanes were read meanwhile.
                     break
                 lane.read_to = row.seq
                 # What is in memory was read before, and something older has been spilled since.

@@ -20,7 +20,7 @@ import trio
 from creche.engine.job import Job
 from creche.engine.lanes import Lane
 from creche.engine.sessions import Session
-from creche.errors import StoreFull
+from creche.errors import StoreFull, StoreOverLimit
 from creche.model.job import JobState
 from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow
 from creche.wire import messages as m
@@ -141,7 +141,7 @@ class Journal:
         store: the ledger.
         on_committed: called with each batch that is on disk, and the duplicates it held.
         on_declined: called with the arrivals of a batch that the disk had no room for.
-        on_health: called with why the disk fails, and with None when it works again.
+        on_health: called when `failing` or `refusing` has become or ceased to be so.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Journal:
         *,
         on_committed: Callable[[Entries, Sequence[Duplicate]], None],
         on_declined: Callable[[Sequence[Arrival], str], None],
-        on_health: Callable[[str | None], None],
+        on_health: Callable[[], None],
     ) -> None:
         self._store = store
         self._on_committed = on_committed
@@ -169,6 +169,9 @@ class Journal:
         self.commits = 0
         self.failing: str | None = None
         """Why the disk takes nothing at the moment."""
+        self.refusing: str | None = None
+        """Why the store took no new jobs the last time that there were any, though the disk
+        works."""
 
     # Each of these only gathers; `wake` is called once a frame, not once a job.
 
@@ -300,24 +303,35 @@ class Journal:
                 duplicates = await self._store.commit(batch)
                 break
             except StoreFull as error:
+                if isinstance(error, StoreOverLimit) and entries.arrivals:
+                    # The disk works: what is new is refused, and the rest is committed at once.
+                    self._turn(failing=self.failing, refusing=str(error))
+                    self._decline_arrivals([entries], str(error))
+                    continue
                 # Those too that came while it was tried: nobody is to wait for as long as it fails.
-                for gathered in (entries, *self._closed, self._open):
-                    self._decline_arrivals(gathered, str(error))
+                self._turn(failing=str(error), refusing=self.refusing)
+                self._decline_arrivals([entries, *self._closed, self._open], str(error))
                 await trio.sleep(RETRY_S)
         self.commits += 1
         if self.failing is not None and (entries.writes or not self._has_more_to_write):
             # It took the batch, or nothing is left to try it with: then the next submission does.
-            self.failing = None
-            self._on_health(None)
+            self._turn(failing=None, refusing=self.refusing)
+        if self.refusing is not None and entries.arrivals:
+            self._turn(failing=self.failing, refusing=None)
         # No checkpoint from the commit to the end of this call.
         self._on_committed(entries, duplicates)
         for on_disk in entries.waiters:
             on_disk.set()
 
-    def _decline_arrivals(self, entries: Entries, why: str) -> None:
-        if self.failing is None:
-            self._on_health(why)
-        self.failing = why
-        declined = entries.take_out_arrivals()
-        if declined:
-            self._on_declined(declined, why)
+    def _turn(self, *, failing: str | None, refusing: str | None) -> None:
+        """Note what the store takes now, and tell when that is another thing than before."""
+        before = (self.failing is None, self.refusing is None)
+        self.failing, self.refusing = failing, refusing
+        if before != (failing is None, refusing is None):
+            self._on_health()
+
+    def _decline_arrivals(self, batches: Sequence[Entries], why: str) -> None:
+        for entries in batches:
+            declined = entries.take_out_arrivals()
+            if declined:
+                self._on_declined(declined, why)

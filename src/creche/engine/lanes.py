@@ -57,9 +57,14 @@ class Space:
         self.held_bytes = 0
 
     @property
+    def left_bytes(self) -> int:
+        """How much more the windows may hold; 0 or below when they are full."""
+        return self.most_bytes - self.held_bytes
+
+    @property
     def is_full(self) -> bool:
         """Whether no lane should take more than it needs to go on."""
-        return self.held_bytes >= self.most_bytes
+        return self.left_bytes <= 0
 
 
 class Lane:
@@ -137,15 +142,13 @@ class Lane:
             and not self.is_reading
             and self.held * 2 <= self._window
             and self.held_bytes * 2 <= self._window_bytes
-            and not (self.held and self._space.is_full)
         )
 
     @property
     def room(self) -> tuple[int, int]:
         """How many jobs and bytes the window has room for."""
-        if self._space.is_full:
-            return 1, 1
-        return max(1, self._window - self.held), max(1, self._window_bytes - self.held_bytes)
+        left_bytes = min(self._window_bytes - self.held_bytes, self._space.left_bytes)
+        return max(1, self._window - self.held), max(1, left_bytes)
 
     def reserve(self, size_bytes: int) -> None:
         """Count a job that will be `put` here when it is committed."""

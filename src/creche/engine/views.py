@@ -132,7 +132,7 @@ class Views:
         return {
             "ready": core.is_ready and not core.is_stopping,
             "stopping": core.is_stopping,
-            "failing": core.journal.failing,
+            "failing": core.journal.failing or core.journal.refusing,
             "plane": core.plane,
             "epoch": core.epoch,
             "started_at": core.started_at,

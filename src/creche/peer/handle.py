@@ -164,6 +164,7 @@ class JobHandle(str, Generic[R]):
             JobFailed: the task raised; the remote type, message, notes and traceback are in it.
             JobCancelled, JobLost: it ended otherwise.
             ResultTimeout: the wait ran out; the job goes on.
+            InvalidArguments: *timeout* is no number of seconds.
             UnknownJob: the plane does not know the id.
             ResultForgotten: the result is older than the plane keeps results.
         """

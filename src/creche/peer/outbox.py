@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 import anyio
 
 from creche.channel.base import Channel
-from creche.errors import MessageTooLarge
 from creche.wire import codec
 from creche.wire import messages as m
 from creche.wire.session import Grammar
@@ -67,9 +66,6 @@ class Outbox:
             self._last_word = message
         elif size > self._limits.piece_bytes:
             data = codec.encode_message(message)
-            # What the other side takes in may be less (a plane says so of payloads), but not more.
-            if len(data) > (most := codec.DEFAULT_LIMITS.message_bytes):
-                raise MessageTooLarge(type(message).__name__, len(data), most)
             self._streams += 1
             self._large.append(codec.cut(self._streams, data, self._limits.piece_bytes))
             size = len(data)

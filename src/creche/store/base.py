@@ -267,6 +267,7 @@ class LedgerStore(Protocol):
 
         Raises:
             StoreFull: nothing of the batch was kept; the store goes on and may be tried again.
+            StoreOverLimit: likewise, for its new jobs alone: without them it is taken.
             StoreError: the batch contradicts what is stored (a new job's seq is taken, a change or
                 an end names a job that is not unfinished): a bug of the caller. Nothing was kept.
         """
@@ -286,11 +287,9 @@ class LedgerStore(Protocol):
         *max_bytes* no further one is (one is always, if there is one)."""
         ...
 
-    async def find(
-        self, ids: Collection[bytes], *, with_payloads: bool = True
-    ) -> Mapping[bytes, JobRow]:
-        """Return these jobs if they are unfinished; others are left out. Any number of payloads
-        may be any number of bytes: who does not need them leaves them out, and they are empty."""
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
+        """Return these jobs if they are unfinished, without their payloads, which may be any number
+        of bytes together: they are empty here. Others are left out."""
         ...
 
     async def is_over(self, now: float, retention: Retention) -> bool:

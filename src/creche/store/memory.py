@@ -282,17 +282,14 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return found
 
-    async def find(
-        self, ids: Collection[bytes], *, with_payloads: bool = True
-    ) -> Mapping[bytes, JobRow]:
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
         """See `LedgerStore.find`."""
         self._check_open()
         found: dict[bytes, JobRow] = {}
         for job_id in ids:
             seq = self._ids.get(job_id)
             if seq is not None and seq in self._unfinished:
-                row = self._job_row(seq)
-                found[job_id] = row if with_payloads else row._replace(payload=b"")
+                found[job_id] = self._job_row(seq)._replace(payload=b"")
         await trio.lowlevel.checkpoint()
         return found
 

@@ -20,7 +20,14 @@ from typing import Any
 import trio
 
 import creche
-from creche.errors import StoreError, StoreFull, StoreLocked, StoreUnavailable, StoreUnusable
+from creche.errors import (
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreOverLimit,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from creche.model.job import JobState
 from creche.store.base import (
     Batch,
@@ -36,7 +43,7 @@ from creche.store.base import (
     Retention,
     TaskRow,
 )
-from creche.store.sqlite_pipe import FULL, HEADER, LOCKED, OK, UNUSABLE, pack, unpack
+from creche.store.sqlite_pipe import FULL, HEADER, LOCKED, OK, OVER_LIMIT, UNUSABLE, pack, unpack
 
 LOCK_WAIT_S = 5.0
 """How long opening waits for another plane to let go of the file."""
@@ -55,6 +62,8 @@ RECEIVE_BYTES = 256 * 1024
 PIECE_JOBS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
 """How much of what the plane held is read at a time when the store is opened."""
 
+_ERRORS = {FULL: StoreFull, OVER_LIMIT: StoreOverLimit, UNUSABLE: StoreUnusable}
+
 # By number: looking a state up here costs less than making it.
 _STATES = {int(state): state for state in JobState}
 
@@ -70,8 +79,8 @@ class SqliteStore:
         lock_wait_s: how long `open` waits for another plane that has the file.
         close_wait_s: how long `aclose` waits before it kills the process.
         question_s: how long one question of `HistoryStore` may take.
-        max_bytes: when more than this is in use, new jobs are refused (`StoreFull`) until results
-            have been let go of; what is there goes on, and takes the little more that it needs.
+        max_bytes: when more than this is in use, new jobs are refused (`StoreOverLimit`) until
+            results have been let go of; what is there goes on, and takes the little more it needs.
     """
 
     durability = Durability.DISK
@@ -172,11 +181,9 @@ class SqliteStore:
             for seq, job_id, state, outcome, is_left in rows
         }
 
-    async def find(
-        self, ids: Collection[bytes], *, with_payloads: bool = True
-    ) -> Mapping[bytes, JobRow]:
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
         """See `LedgerStore.find`."""
-        rows = await self._calls.ask("find", list(ids), with_payloads)
+        rows = await self._calls.ask("find", list(ids))
         return {row[1]: _job_row(row) for row in rows}
 
     async def is_over(self, now: float, retention: Retention) -> bool:
@@ -309,7 +316,7 @@ class _Line:
             return value[0]
         if kind == LOCKED:
             raise StoreLocked(*value)
-        raise {FULL: StoreFull, UNUSABLE: StoreUnusable}.get(kind, StoreError)(*value)
+        raise _ERRORS.get(kind, StoreError)(*value)
 
     async def _settle(self) -> bytearray:
         """Send what is unsent, and return the answer that is owed. Every await may be cancelled

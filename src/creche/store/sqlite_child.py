@@ -21,11 +21,19 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-from creche.errors import StoreError, StoreFull, StoreLocked, StoreUnusable
+from creche.errors import StoreError, StoreFull, StoreLocked, StoreOverLimit, StoreUnusable
 from creche.store.sqlite_file import FileLock, check_file, lay_out_log, open_to_read, open_to_write
 from creche.store.sqlite_history import History
 from creche.store.sqlite_ledger import Ledger
-from creche.store.sqlite_pipe import ERROR, FULL, LOCKED, OK, UNUSABLE, BlockingEnd
+from creche.store.sqlite_pipe import (
+    ERROR,
+    FULL,
+    LOCKED,
+    OK,
+    OVER_LIMIT,
+    UNUSABLE,
+    BlockingEnd,
+)
 
 LAST_QUESTION_S = 1.0
 """How long closing waits for the thread that answers questions."""
@@ -137,6 +145,8 @@ def _as_answer(error: StoreError) -> tuple[Any, ...]:
             return (LOCKED, error.path, error.pid)
         case StoreUnusable():
             return (UNUSABLE, str(error))
+        case StoreOverLimit():
+            return (OVER_LIMIT, str(error))
         case StoreFull():
             return (FULL, str(error))
         case _:

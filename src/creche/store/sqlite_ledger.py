@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
 
-from creche.errors import StoreError, StoreFull
+from creche.errors import StoreError, StoreOverLimit
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
 
 Row: TypeAlias = tuple[Any, ...]
@@ -159,7 +159,7 @@ class Ledger:
         if used <= self._max_bytes:
             self._unmeasured_bytes = 0
         else:
-            raise StoreFull(
+            raise StoreOverLimit(
                 f"the store's file has {used:,} bytes in use, over its limit of "
                 f"{self._max_bytes:,}: keep fewer results, or allow it more"
             )
@@ -356,10 +356,9 @@ class Ledger:
             rows.append((seq, job_id, state, None, state not in (*UNFINISHED, FORGOTTEN)))
         return rows
 
-    def find(self, ids: list[bytes], with_payloads: bool) -> list[Row]:
-        """Return the unfinished jobs of these ids as `JobRow` tuples."""
-        select = _JOB_ROW if with_payloads else _JOB_HEAD
-        return list(self._by_ids(select + "WHERE stored IS NOT NULL AND id IN ", ids))
+    def find(self, ids: list[bytes]) -> list[Row]:
+        """Return the unfinished jobs of these ids as `JobRow` tuples, without their payloads."""
+        return list(self._by_ids(_JOB_HEAD + "WHERE stored IS NOT NULL AND id IN ", ids))
 
     def counts(self) -> dict[int, int]:
         """Return how many jobs are in each state: known here, so that whoever asks how the plane is

@@ -27,6 +27,7 @@ FULL = 1
 ERROR = 2
 UNUSABLE = 3
 LOCKED = 4
+OVER_LIMIT = 5
 
 
 def pack(value: Any) -> bytes:

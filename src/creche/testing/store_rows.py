@@ -94,6 +94,11 @@ def as_row(job: NewJob, now: Change | None = None) -> JobRow:
     )
 
 
+def as_head(job: NewJob, now: Change | None = None) -> JobRow:
+    """Return what `find` gives back of it: the same without its payload."""
+    return as_row(job, now)._replace(payload=b"")
+
+
 def bounded(store: Store) -> Store:
     """Return *store*, each call of which fails after `CALL_S` instead of hanging."""
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import cbor2
 
-from creche.errors import LocalProtocolError, RemoteProtocolError
+from creche.errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
 from creche.model.ids import ID_BYTES
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -66,8 +66,13 @@ def encode_message(message: m.Message) -> bytes:
 
     Raises:
         LocalProtocolError: it holds what CBOR cannot carry.
+        MessageTooLarge: no peer would take it in.
     """
-    return _encode((_KIND_OF[type(message)], *message))
+    data = _encode((_KIND_OF[type(message)], *message))
+    # What the other side takes in may be less (a plane says so of payloads), but not more.
+    if len(data) > DEFAULT_LIMITS.message_bytes:
+        raise MessageTooLarge(type(message).__name__, len(data), DEFAULT_LIMITS.message_bytes)
+    return data
 
 
 def _encode(rows: Any) -> bytes:
