@@ -12,6 +12,7 @@ import trio
 from tests.cluster.scripted import House, Peer, job_id, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, run_all
 
+from creche.engine import views
 from creche.engine.catalog import MAX_COMPARED
 from creche.engine.sessions import MAX_FACT, Session
 from creche.engine.settings import PlaneSettings
@@ -62,6 +63,45 @@ async def test_who_comes_back_again_and_again_pins_no_more_than_it_may_wait_for(
                 await client.say(*(client.submit(n * 10 + i, flags=m.WATCH) for i in range(10)))
                 await trio.sleep(0.1)
         assert len(house.core.outcomes.pinned) <= 20
+
+
+async def test_who_says_the_same_twice_while_it_waits_is_counted_once(autojump_clock):
+    async with (
+        open_house(PlaneSettings(window=1)) as house,
+        house.client().connected() as client,
+    ):
+        await client.submitted(1)
+        waits = client.submit(2, payload=b"x")
+        await client.say(waits)
+        for i in range(5):
+            claim = waits._replace(n=1000 + i)
+            await client.say(claim, claim._replace(payload=b"y" * 9000))
+        await trio.sleep(1)
+        (session,) = house.core.sessions
+        assert (session.claims.number, session.claims.bytes) == (5, 5)
+        await client.say(m.Cancel(7, [waits.id], ""))
+        await client.hear(m.Answer)
+        assert (session.claims.number, session.claims.bytes) == (0, 0)
+
+
+async def test_a_view_shows_no_more_queues_than_lanes(autojump_clock, monkeypatch):
+    monkeypatch.setattr(views, "OVERVIEW_LANES", 20)
+    queues = [f"q{i:03}" for i in range(60)]
+    async with (
+        open_house() as house,
+        house.client().connected() as client,
+        house.worker().connected(queues=["default"]) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        jobs = [await client.submitted(i, task="nobody", queue=q) for i, q in enumerate(queues)]
+        await client.say(m.Cancel(7, [job.id for job in jobs], ""))
+        await client.hear(m.Answer)
+        # It looks into each of them once, and then they are looked into no more.
+        async with house.worker("w2").connected(queues=queues) as knowing:
+            await knowing.ready("nobody", slots=1)
+            await trio.sleep(1)
+            view = await client.ask("overview")
+        assert (len(view["queues"]), view["queues_left_out"]) == (20, 40)
 
 
 async def test_submissions_that_ask_for_their_result_count_as_waits(autojump_clock):

@@ -238,6 +238,28 @@ async def test_a_full_disk_refuses_submissions_and_keeps_finished_work_until_the
             await run_all(worker, 1)
 
 
+async def test_a_full_disk_is_given_no_job_to_try_it_with(autojump_clock):
+    store = DiskLike()
+    async with (
+        open_house(make_store=lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=0)
+        for i in range(5):
+            await client.submitted(i)
+        await trio.sleep(1)
+        store.is_full = True
+        await client.say(client.submit(9))
+        assert (await client.hear(m.Declined)).code == "store-full"
+        await worker.say(m.Capacity(5, 0))
+        await worker.hears_nothing(m.Offer, 10)
+        assert (await client.ask("health"))["failing"] == "no space left"
+        store.is_full = False
+        await run_all(worker, 5)
+        assert (await client.ask("health"))["failing"] is None
+
+
 class FillingUp(DiskLike):
     """A disk that takes a while to find that it is full."""
 

@@ -568,3 +568,14 @@ async def test_a_file_over_its_limit_takes_no_new_jobs_until_results_were_let_go
             await store.commit(Batch(jobs=[new_job(99)]))
         await prune_all(store, NOW, KEEP_NONE)
         await store.commit(Batch(jobs=[new_job(99, payload=b"x" * 500_000)]))
+
+
+async def test_results_make_a_file_reach_its_limit_too(tmp_path):
+    async with opened(SqliteStore(tmp_path / "creche.db", max_bytes=8_000_000)) as store:
+        taken = 0
+        with pytest.raises(StoreOverLimit):
+            while taken < 100:
+                taken += 1
+                await store.commit(Batch(jobs=[new_job(taken)]))
+                await store.commit(Batch(ends=[end(taken, outcome=b"x" * 500_000)]))
+        assert 10 <= taken <= 20

@@ -91,6 +91,7 @@ class Core:
             on_committed=self._on_committed,
             on_declined=self._on_declined,
             on_health=self._on_health,
+            probe=self._probe,
         )
         self.catalog = Catalog(())
         self.leases = Leases(self)
@@ -268,13 +269,18 @@ class Core:
         """Return what the store has of the jobs that are not in memory: of unfinished ones, and of
         those that have ended. Still true when it returns."""
         while True:
-            absent = [job_id for job_id in ids if job_id not in self.by_id]
+            absent = {job_id for job_id in ids if job_id not in self.by_id}
             with self._reading() as gone:
                 rows = await self.store.find(absent) if absent else {}
                 left = [job_id for job_id in absent if job_id not in rows]
                 ended = await self.store.outcomes(left, max_bytes=0) if left else {}
-                # In memory since, and gone from it again while the store was asked: ask anew.
-                if not any(i not in self.by_id and row.seq in gone for i, row in rows.items()):
+                # What left memory while the store was asked, whether it was there before or came
+                # meanwhile, is not in the answer as it is now: ask anew.
+                if not any(
+                    i not in absent or (i in rows and rows[i].seq in gone)
+                    for i in ids
+                    if i not in self.by_id
+                ):
                     return rows, ended
 
     def is_ending(self, seq: int) -> bool:
@@ -450,6 +456,11 @@ class Core:
         else:
             self.events.emit(StoreWorks())
 
+    def _probe(self) -> Lane | None:
+        """Return a lane, whose row can be written again at any time; without any there is no job
+        either."""
+        return next(iter(self.lanes.by_number.values()), None)
+
     def _on_new_lane(self, lane: Lane) -> None:
         self.journal.lane(lane)
 
@@ -472,7 +483,10 @@ class Core:
         for what is in it."""
         if not self.lanes.space.is_full:
             return True
-        return not lane.held and bool(self.sessions.listening(lane.queue))
+        if lane.held:
+            return False
+        listening = self.sessions.listening(lane.queue)
+        return any(not lane.park or lane.task in worker.tasks for worker in listening)
 
     async def _read_back_or_try_again(self, lane: Lane) -> None:
         """A tail that cannot be read holds up its own lane only, and is tried again."""
@@ -484,11 +498,14 @@ class Core:
                 raise
             except StoreError as error:
                 self._unreadable(lane, error)
-            lane.is_reading = True
+            lane.is_read_later = True
             # Whoever waited for what is in it goes on to what is below.
             self.dispatch.run()
             self.journal.wake()
             await trio.sleep(READ_AGAIN_S)
+            while lane.spilling:
+                await self.journal.wait_drained()
+            lane.is_read_later = False
 
     def _unreadable(self, lane: Lane, error: StoreError) -> None:
         lane.is_unreadable = True

@@ -115,6 +115,12 @@ class Entries:
             batch.changes = [change for change in batch.changes if change.seq not in gone]
         return taken
 
+    def add_probe(self, lane: Lane) -> None:
+        """Have a lane's row written once more, of which nothing changes."""
+        self.lanes.append(lane)
+        if self._batch is not None:
+            self._batch.lanes.append(lane.row)
+
     def _make_batch(self) -> Batch:
         return Batch(
             lanes=[lane.row for lane in self.lanes],
@@ -142,6 +148,7 @@ class Journal:
         on_committed: called with each batch that is on disk, and the duplicates it held.
         on_declined: called with the arrivals of a batch that the disk had no room for.
         on_health: called when `failing` or `refusing` has become or ceased to be so.
+        probe: a lane that a failing disk is tried with when there is nothing else to write.
     """
 
     def __init__(
@@ -151,11 +158,13 @@ class Journal:
         on_committed: Callable[[Entries, Sequence[Duplicate]], None],
         on_declined: Callable[[Sequence[Arrival], str], None],
         on_health: Callable[[], None],
+        probe: Callable[[], Lane | None],
     ) -> None:
         self._store = store
         self._on_committed = on_committed
         self._on_declined = on_declined
         self._on_health = on_health
+        self._probe = probe
         self._open = Entries()
         self._closed: deque[Entries] = deque()
         """Batches that are large enough and have yet to be committed, in order."""
@@ -311,10 +320,14 @@ class Journal:
                 # Those too that came while it was tried: nobody is to wait for as long as it fails.
                 self._turn(failing=str(error), refusing=self.refusing)
                 self._decline_arrivals([entries, *self._closed, self._open], str(error))
+                if not entries.writes and (lane := self._probe()) is not None:
+                    # Nothing is dispatched before the disk has taken something.
+                    entries.add_probe(lane)
                 await trio.sleep(RETRY_S)
         self.commits += 1
         if self.failing is not None and (entries.writes or not self._has_more_to_write):
-            # It took the batch, or nothing is left to try it with: then the next submission does.
+            # It took the batch, or there is no job to be dispatched, and the next submission tries
+            # it.
             self._turn(failing=None, refusing=self.refusing)
         if self.refusing is not None and entries.arrivals:
             self._turn(failing=self.failing, refusing=None)

@@ -38,12 +38,16 @@ LaneKey = tuple[str | None, int | None, str]
 task was never announced; park is "" or ``task:NAME``."""
 
 
+JOB_BYTES = 600
+"""About what a job takes in memory beside its payload."""
+
+
 class Space:
     """What the windows of all lanes may hold together, so that many lanes are no way round the
     bound of one.
 
     Args:
-        most_bytes: payloads in memory.
+        most_bytes: payloads in memory, and `JOB_BYTES` for each job.
         spills: whether what finds no room waits in the store; if not, its submitter waits, and an
             empty lane takes one job all the same, or a lane that nobody empties would hold up
             everyone.
@@ -65,6 +69,14 @@ class Space:
     def is_full(self) -> bool:
         """Whether no lane should take more than it needs to go on."""
         return self.left_bytes <= 0
+
+    def add(self, payload_bytes: int) -> None:
+        """Count a job in."""
+        self.held_bytes += payload_bytes + JOB_BYTES
+
+    def remove(self, payload_bytes: int) -> None:
+        """Count a job out."""
+        self.held_bytes -= payload_bytes + JOB_BYTES
 
 
 class Lane:
@@ -108,6 +120,8 @@ class Lane:
         self.is_reading = False
         self.is_unreadable = False
         """Whether the last try to read stored jobs back has failed: nobody waits for these."""
+        self.is_read_later = False
+        """Whether it will be tried again after a while, and not before."""
         self.waiting: OrderedDict[bytes, tuple[Session, m.Submit]] = OrderedDict()
         """Submissions that wait for room, by id, where there is no disk to put them on."""
 
@@ -124,7 +138,9 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits here, is read back, or waits for room."""
-        return not (self.held or self.stored or self.waiting or self.is_reading)
+        return not (
+            self.held or self.stored or self.waiting or self.is_reading or self.is_read_later
+        )
 
     @property
     def has_room(self) -> bool:
@@ -139,7 +155,7 @@ class Lane:
         return (
             self.stored > self.arriving
             and not self.spilling
-            and not self.is_reading
+            and not (self.is_reading or self.is_read_later)
             and self.held * 2 <= self._window
             and self.held_bytes * 2 <= self._window_bytes
         )
@@ -154,7 +170,7 @@ class Lane:
         """Count a job that will be `put` here when it is committed."""
         self.held += 1
         self.held_bytes += size_bytes
-        self._space.held_bytes += size_bytes
+        self._space.add(size_bytes)
         if not self.is_listed:
             self._list()
 
@@ -162,7 +178,7 @@ class Lane:
         """Take `reserve` back: the job was not inserted, or left without being taken."""
         self.held -= 1
         self.held_bytes -= size_bytes
-        self._space.held_bytes -= size_bytes
+        self._space.remove(size_bytes)
 
     def deepen(self, jobs: int = 1) -> None:
         """Count *jobs* that join the stored tail."""

@@ -43,8 +43,8 @@ class PlaneSettings:
     window_bytes: int = 32 * 1024 * 1024
     """Payload bytes of one lane held in memory."""
     windows_bytes: int = 256 * 1024 * 1024
-    """Payload bytes of all lanes together held in memory; beyond, a lane holds what it needs to go
-    on."""
+    """What all lanes together hold in memory: payloads, and about 600 bytes for each job; beyond, a
+    lane holds what it needs to go on."""
     lanes: int = 10_000
     """Lanes in memory: of queues that clients name, and of tasks that not every worker knows."""
     fairness: int | None = None

@@ -202,13 +202,13 @@ class Submissions:
         """Answer a submission as the first one of the same id is answered."""
         claim = (session, message.n)
         claims = self._claims.get(message.id, {})
-        if claim not in claims:
+        if claim not in claims:  # else it is said twice, and what was said first stands
             if not session.claims.has_room(len(message.payload), self._core.settings):
                 session.post(m.Declined(message.n, *self._credit_refusal()))
                 return
             session.claims.add(len(message.payload))
-        claims[claim] = message
-        self._claims[message.id] = claims
+            claims[claim] = message
+            self._claims[message.id] = claims
 
     def _unclaim(self, job_id: bytes) -> Sequence[tuple[Session, int]]:
         """Return who claims an id, and forget it."""

@@ -184,7 +184,7 @@ class Views:
             some = lanes[: most - shown]
             shown += len(some)
             lanes_left_out += len(lanes) - len(some)
-            if lanes and not some:
+            if (lanes and not some) or len(queues) >= most:
                 queues_left_out += 1
                 continue
             described = [_describe_lane(lane) for lane in some]

@@ -129,6 +129,8 @@ class Ledger:
         self, lanes: list[Row], tasks: list[Row], jobs: Columns, changes: Columns, ends: Columns
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
+        if ends:
+            self._unmeasured_bytes += sum(len(outcome) for outcome in ends[7] if outcome)
         if jobs:
             self._check_size(jobs)
         with self._transaction() as tally:
