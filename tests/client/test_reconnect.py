@@ -12,6 +12,7 @@ from tests.client.scripted_plane import Connection, ScriptedPlane, ids, opened, 
 from creche.errors import Refused, SubmissionUncertain
 from creche.model.job import JobState
 from creche.wire import messages as m
+from creche.wire.payload import encode_value
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +95,24 @@ async def test_what_was_accepted_is_waited_for_again_and_not_submitted_again() -
 
         results, _ = await together(user(), host())
         assert results == ["before the cut", "after it", "after it"]
+
+
+async def test_what_a_plane_says_in_one_breath_with_its_goodbye_is_heard() -> None:
+    plane = ScriptedPlane()
+    async with opened(plane) as (client, connection):
+
+        async def accept() -> m.Submit:
+            submission = await connection.hear(m.Submit)
+            await connection.accept(submission)
+            return submission
+
+        handle, submission = await together(client.delay("echo", 1), accept())
+        plane.refuses = "it has stopped"
+        await connection.say(
+            m.Ended(submission.id, JobState.SUCCEEDED, encode_value("just in time")),
+            m.Goodbye("the plane stops"),
+        )
+        assert await handle.result(timeout=5) == "just in time"
 
 
 async def test_a_submission_that_is_sent_again_is_not_watched_by_its_id() -> None:

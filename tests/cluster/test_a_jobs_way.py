@@ -95,6 +95,29 @@ async def test_a_job_of_an_unknown_task_is_parked_with_near_names_and_blocks_nob
                 assert (await other.hear(m.Offer)).id == slip.id
 
 
+async def test_who_names_a_queue_that_nobody_listens_on_is_told_so_once(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        # With no worker there at all it may be that none was started yet.
+        await client.say(client.submit(0, queue="mial"))
+        assert (await client.hear(m.Warned)).code == "unknown-task"
+        await client.hear(m.Accepted)
+        async with house.worker().connected(queues=["mail", "default"]) as worker:
+            await worker.ready("echo", slots=0)
+            slip = client.submit(1, queue="mial")
+            await client.say(slip)
+            warned = await client.hear(m.Warned)
+            assert (warned.n, warned.code) == (slip.n, "unheard-queue")
+            assert "'mial'" in warned.why
+            assert "'default', 'mail'" in warned.why
+            assert (await client.hear(m.Accepted)).ns == [slip.n]
+            for queue in ("mial", "mail", "default", None):
+                await client.submitted(2, queue=queue)
+            async with house.worker("other").connected(queues=["mial"]) as other:
+                await other.ready("echo", slots=1)
+                await other.finish(await other.hear(m.Offer))
+            assert not [message for message in client.heard if isinstance(message, m.Warned)]
+
+
 async def test_what_a_submission_leaves_open_is_filled_in_by_a_later_announcement(autojump_clock):
     async with open_house() as house, house.client().connected() as client:
         open_one = await client.submitted(1, task="mail")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 from tests.cluster.scripted import open_house
+from tests.cluster.test_windows import DiskLike
 
 from creche.engine.settings import PlaneSettings
 from creche.model.failure import Failure
 from creche.model.job import JobState
+from creche.store.base import Batch
 from creche.store.memory import MemoryStore
 from creche.wire import messages as m
 from creche.wire.payload import decode_value
@@ -292,6 +294,33 @@ async def test_a_stopping_plane_refuses_what_is_new_and_lets_running_work_finish
             assert decode_value((await client.hear(m.Ended)).outcome) == "in time"
             await worker.hear(m.Goodbye)
             assert not [o for o in worker.heard if isinstance(o, m.Offer)]
+
+
+class SlowDisk(DiskLike):
+    """Takes its time with every commit."""
+
+    async def commit(self, batch: Batch):
+        await trio.sleep(0.5)
+        return await super().commit(batch)
+
+
+async def test_what_ends_last_is_settled_before_a_stopping_plane_says_goodbye(autojump_clock):
+    async with (
+        open_house(make_store=SlowDisk) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        job = await client.submitted(1, flags=m.WATCH)
+        await worker.ready("echo", slots=1)
+        offer = await worker.hear(m.Offer)
+        house.stop.set()
+        await trio.sleep(2)
+        n = await worker.finish(offer, "at the last moment")
+        # Whatever else happens meanwhile.
+        await worker.say(m.Capacity(1, 0))
+        assert (await worker.hear(m.Settled)).ns == [n]
+        assert (await client.hear(m.Ended)).id == job.id
+        await worker.hear(m.Goodbye)
 
 
 async def test_who_dials_a_stopping_plane_again_and_again_is_told_of_once(autojump_clock, caplog):

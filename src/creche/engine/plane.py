@@ -184,6 +184,10 @@ async def _drain(core: Core) -> None:
     """Wait until no attempt is out any more, for the drain's time at the most."""
     with trio.move_on_after(core.settings.drain_s):
         await core.wait_until(lambda: not core.leases.are_out)
+    # What ended last is on its way to the disk. Who ran it and who waits for it hear of that before
+    # they are told goodbye.
+    with trio.move_on_after(CLOSE_S):
+        await core.journal.wait_drained()
 
 
 async def _say_goodbye(core: Core) -> None:

@@ -109,6 +109,7 @@ class Session:
         self.doubts = Tally()
         """Submissions that are looked up, because they were sent before; and those behind them."""
         self.warned: set[str] = set()
+        self.warned_queues: set[str] = set()
         """Tasks that nobody had announced when this session submitted to them."""
         self.open_asks = 0
 

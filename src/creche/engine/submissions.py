@@ -27,7 +27,7 @@ _OPTIONS = frozenset({"delivery", "parent"})
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
 MAX_WARNED = 1000
-"""Tasks that one session is warned of once; beyond, it is warned each time."""
+"""Tasks, and queues, that one session is warned of once; beyond, it is warned each time."""
 MAX_HINTED = 20
 """Tasks of which one session is told names that are near: to find them takes milliseconds."""
 MAX_REMEMBERED = 10_000
@@ -47,6 +47,8 @@ class Submissions:
         disk: session and number, and what it said."""
         self._lanes: dict[tuple[str, str | None, int | None], Lane] = {}
         """Where submissions that say the same wait, until workers change."""
+        self._heard: dict[str, bool] = {}
+        """Whether anyone listens on a queue that a submission named, until workers change."""
         self._doubts = Doubts(core, self._take)
         self._waiting: dict[bytes, Lane] = {}
         """Ids that wait for room in a lane, where there is no disk to put them on."""
@@ -96,6 +98,8 @@ class Submissions:
             return
         if message.task not in core.catalog and message.task not in session.warned:
             self._warn_unknown(session, message)
+        if message.queue is not None and message.queue not in session.warned_queues:
+            self._warn_unheard(session, message)
         if not core.spills and parent is None and (lane.waiting or not lane.has_room):
             self._wait(session, message, lane)
         else:
@@ -297,6 +301,7 @@ class Submissions:
     def workers_changed(self) -> None:
         """Workers came, went, or know other tasks now: jobs may have to wait elsewhere."""
         self._lanes.clear()
+        self._heard.clear()
 
     def _lane(self, message: m.Submit) -> Lane | None:
         """Return the lane where a new job waits, None when there are too many; looked up once for
@@ -355,6 +360,33 @@ class Submissions:
                 "unknown-task",
                 f"no worker has announced task {message.task!r}: "
                 f"the job is parked until one does{hint}",
+            )
+        )
+
+    def _warn_unheard(self, session: Session, message: m.Submit) -> None:
+        """Tell the submitter that nobody listens on the queue it has named, if others are there to
+        listen; once a session and queue."""
+        queue = message.queue
+        assert queue is not None
+        is_heard = self._heard.get(queue)
+        if is_heard is None:
+            workers = self._core.sessions.workers()
+            is_heard = not workers or any(queue in worker.queues for worker in workers)
+            if len(self._heard) >= MAX_REMEMBERED:
+                self._heard.clear()
+            self._heard[queue] = is_heard
+        if is_heard:
+            return
+        if len(session.warned_queues) < MAX_WARNED:
+            session.warned_queues.add(queue)
+        names = {name for worker in self._core.sessions.workers() for name in worker.queues}
+        known = ", ".join(map(repr, sorted(names)[:5]))
+        session.post(
+            m.Warned(
+                message.n,
+                "unheard-queue",
+                f"no worker listens on queue {queue!r}: the job waits until one does; "
+                f"they listen on {known}{' and others' if len(names) > 5 else ''}",
             )
         )
 

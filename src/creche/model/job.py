@@ -27,6 +27,12 @@ class JobState(IntEnum):
     # An enum's own hash is computed in Python from the name; states are hashed for every job.
     __hash__ = int.__hash__
 
+    def __str__(self) -> str:
+        return self.word
+
+    def __format__(self, spec: str) -> str:
+        return format(self.word, spec)
+
     @property
     def word(self) -> str:
         """The name in lower case, as in the CLI and on the page."""

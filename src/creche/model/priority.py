@@ -13,6 +13,12 @@ class Priority(IntEnum):
     NORMAL = 2
     LOW = 3
 
+    def __str__(self) -> str:
+        return self.word
+
+    def __format__(self, spec: str) -> str:
+        return format(self.word, spec)
+
     @property
     def word(self) -> str:
         """The name in lower case, as in the CLI and on the page."""

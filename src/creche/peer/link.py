@@ -287,9 +287,15 @@ class Link:
                     await anyio.lowlevel.checkpoint()
 
     def _route(self, messages: list[m.Message]) -> None:
-        rest = [message for message in messages if not self._is_ours(message)]
-        if rest:
-            self._on_messages(rest)
+        rest: list[m.Message] = []
+        try:
+            for message in messages:
+                if not self._is_ours(message):
+                    rest.append(message)
+        finally:
+            # A goodbye or a refusal raises, and what was said before it counts.
+            if rest:
+                self._on_messages(rest)
 
     def _is_ours(self, message: m.Message) -> bool:
         """Handle what belongs to the link itself."""
