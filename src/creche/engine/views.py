@@ -177,7 +177,7 @@ class Views:
             for worker in self._core.sessions.workers()
             for job in worker.leased.values()
         )
-        queues = []
+        queues: list[dict[str, Any]] = []
         shown = lanes_left_out = queues_left_out = 0
         for name, levels in sorted(self._core.lanes.queues.items()):
             lanes = [lane for level in levels if level is not None for lane in level.lanes()]
