@@ -3,11 +3,13 @@ given too much at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 
 import pytest
 import trio
+import trio.lowlevel
 from tests.cluster.scripted import House, Peer, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, number, run_all
 
@@ -15,6 +17,7 @@ from creche.engine import journal
 from creche.engine.lanes import JOB_BYTES
 from creche.engine.settings import PlaneSettings
 from creche.errors import (
+    CrecheError,
     StoreError,
     StoreFull,
     StoreOverLimit,
@@ -252,6 +255,66 @@ async def test_a_stored_job_is_cancelled_though_its_id_is_submitted_again(autoju
         store.may_commit.set()
         assert (await client.hear(m.Answer)).body == [12]
         assert (await client.ask("health"))["jobs"] == {"parked": 5, "cancelled": 1}
+
+
+async def ask_on_and_on(peer: Peer) -> None:
+    """Ask questions, and read their answers, for as long as the connection lasts."""
+    with suppress(CrecheError):
+        async with peer.connected(), trio.open_nursery() as both:
+
+            async def until_it_ends(step: Callable[[], Awaitable[object]]) -> None:
+                with suppress(CrecheError):
+                    while True:
+                        await step()
+                        peer.heard.clear()
+                both.cancel_scope.cancel()
+
+            both.start_soon(until_it_ends, partial(peer.say, m.Ask(1, "health", {})))
+            both.start_soon(until_it_ends, partial(peer.hear, m.Answer))
+
+
+# Which of the peers' Trio tasks is caught in the middle is a matter of luck.
+@pytest.mark.parametrize("_", range(10))
+async def test_a_core_that_loses_its_store_while_peers_talk_starts_again(autojump_clock, _):
+    store = Fragile()
+    async with open_house(make_store=lambda: store) as house:
+        async with trio.open_nursery() as nursery:
+            for n in range(10):
+                nursery.start_soon(ask_on_and_on, house.client(f"c{n}"))
+            await trio.lowlevel.checkpoint()
+            async with house.client().connected() as client:
+                await client.submitted(1)
+                await store.lose(client)
+        await trio.sleep(5)
+        async with house.client().connected() as again:
+            assert (await again.ask("health"))["epoch"] == 2
+
+
+class Counting(DiskLike):
+    """Counts how often lanes are read."""
+
+    reads = 0
+
+    async def read_lane(self, *args):
+        self.reads += 1
+        return await super().read_lane(*args)
+
+
+async def test_with_hardly_any_space_left_lanes_are_not_read_for_each_job(autojump_clock):
+    store = Counting()
+    queues = [f"q{n}" for n in range(20)]
+    async with (
+        open_house(PlaneSettings(windows_bytes=100_000), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(queues=queues) as worker,
+    ):
+        await worker.ready("echo", slots=0)
+        for i in range(600):
+            await client.submitted(i, queue=queues[i // 30])
+        store.reads = 0
+        await worker.say(m.Capacity(1, 0))
+        assert await run_all(worker, 600) == list(range(600))
+        assert store.reads < 300
 
 
 class GatedFind(DiskLike):

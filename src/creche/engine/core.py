@@ -187,7 +187,17 @@ class Core:
             await nursery.start(self.journal.run)
             await nursery.start(self.timers.run)
             nursery.start_soon(self._prune)
+            nursery.start_soon(self._close_in_time)
             task_status.started()
+
+    async def _close_in_time(self) -> None:
+        """When the services end, by cancelling or as one of them has failed, peers are still being
+        served: nothing is spawned from then on. The nursery takes no one in before that is known
+        everywhere."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     # --- what happens to jobs -------------------------------------------------------------------
 
@@ -473,16 +483,17 @@ class Core:
             for lane in [lane for lane in self._deep if not lane.stored]:
                 self._deep.discard(lane)
             for lane in self._deep:
-                if lane.is_thirsty and self._has_space(lane):
+                if lane.is_thirsty and (not self.lanes.space.is_tight or self._is_needed(lane)):
                     lane.is_reading = True
                     self.spawn(self._read_back_or_try_again, lane)
         self.submissions.admit_waiting()
 
     def _has_space(self, lane: Lane) -> bool:
-        """Whether one more job may be read back into *lane*: there is space left, or somebody waits
-        for what is in it."""
-        if not self.lanes.space.is_full:
-            return True
+        """Whether one more job may be read back into *lane*."""
+        return not self.lanes.space.is_full or self._is_needed(lane)
+
+    def _is_needed(self, lane: Lane) -> bool:
+        """Whether somebody waits for what is in *lane*, whatever space is left."""
         if lane.held:
             return False
         listening = self.sessions.listening(lane.queue)

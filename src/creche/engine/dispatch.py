@@ -52,6 +52,10 @@ class Dispatch:
         self._pass_by_full_workers()
         core.refill()
 
+    def estimate_s(self, task: str) -> float:
+        """Return how long a run of *task* is thought to take."""
+        return self._estimates.get(task, UNKNOWN_S)
+
     def measured(self, job: Job, run_us: int) -> None:
         """Note how long a run of *job* took, cautiously: longer counts more than shorter."""
         run_s = max(run_us / 1_000_000, LEAST_S)
@@ -71,7 +75,7 @@ class Dispatch:
         job.leased_at = core.now()
         # Now and not on arrival: the task may have been announced since.
         job.is_at_most_once = core.is_at_most_once(job)
-        job.estimate_s = self._estimates.get(job.task, UNKNOWN_S)
+        job.estimate_s = self.estimate_s(job.task)
         worker.lease(job)
         if job.is_at_most_once:
             worker.coming_bytes += len(job.payload)

@@ -70,6 +70,12 @@ class Space:
         """Whether no lane should take more than it needs to go on."""
         return self.left_bytes <= 0
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether reading something back is not worth it yet: each job that is taken frees a
+        little, and a read for each would find the same jobs again and again."""
+        return self.left_bytes <= self.most_bytes // 8
+
     def add(self, payload_bytes: int) -> None:
         """Count a job in."""
         self.held_bytes += payload_bytes + JOB_BYTES
@@ -163,8 +169,9 @@ class Lane:
     @property
     def room(self) -> tuple[int, int]:
         """How many jobs and bytes the window has room for."""
-        left_bytes = min(self._window_bytes - self.held_bytes, self._space.left_bytes)
-        return max(1, self._window - self.held), max(1, left_bytes)
+        left_bytes = max(0, self._space.left_bytes)
+        jobs = min(self._window - self.held, left_bytes // JOB_BYTES)
+        return max(1, jobs), max(1, min(self._window_bytes - self.held_bytes, left_bytes))
 
     def reserve(self, size_bytes: int) -> None:
         """Count a job that will be `put` here when it is committed."""

@@ -111,6 +111,7 @@ class Leases:
             job = session.leased.get(seq) or orphans.get(seq)
             if job is not None and job.token == (seq, epoch, attempt):
                 if orphans.pop(seq, None) is not None:
+                    job.estimate_s = core.dispatch.estimate_s(job.task)
                     session.lease(job)
                 named.add(seq)
                 continue
@@ -192,6 +193,7 @@ class Leases:
         job.epoch = epoch
         job.holder = session.holder
         job.leased_at = self._core.now()
+        job.estimate_s = self._core.dispatch.estimate_s(job.task)
         session.lease(job)
         self._core.journal.change(job)
 

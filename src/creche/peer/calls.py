@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from creche.errors import InvalidArguments
@@ -69,11 +70,10 @@ def checked_wait(timeout: object) -> float | None:
     """
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-        raise InvalidArguments(
-            f"timeout is a number of seconds, not below 0, or None: {timeout!r:.80}"
-        )
-    return float(timeout)
+    if not isinstance(timeout, bool) and isinstance(timeout, int | float) and timeout >= 0:
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            return float(timeout)
+    raise InvalidArguments(f"timeout is a number of seconds, not below 0, or None: {timeout!r:.80}")
 
 
 def parts_of(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
