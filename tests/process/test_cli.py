@@ -245,12 +245,42 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(plane: Plane) -> No
 
 
 def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> None:
-    done = plane.run("submit", "nap", "1.5", "--timeout", "0.1")
+    done = plane.run("submit", "nap", "3", "--timeout", "1")
     assert (done.returncode, done.stdout) == (6, "")
     job_id = lines(done.stderr)[0].split()[2]
-    assert "it goes on" in done.stderr
+    assert "it is running, and it goes on" in done.stderr
     again = plane.run("result", job_id)
     assert (again.returncode, again.stdout) == (0, "slept\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "said"),
+    [
+        (["nopet"], "parked", "it is parked until a worker that knows its task connects"),
+        (["nap", "1", "--queue", "unheard"], "queued", "it is queued, and has not begun"),
+    ],
+    ids=["parked", "queued"],
+)
+def test_a_wait_that_runs_out_names_the_state_the_job_is_in(
+    plane: Plane, words: list[str], state: str, said: str
+) -> None:
+    done = plane.run("submit", *words, "--timeout", "1", "--json")
+    assert done.returncode == 6
+    document = json.loads(done.stdout)
+    assert document["state"] == state
+    assert said in done.stderr
+    again = plane.run("result", document["id"], "--timeout", "0.5")
+    assert (again.returncode, again.stdout) == (6, "")
+    assert said in again.stderr
+    plane.run("cancel", document["id"])
+
+
+def test_a_submission_waits_for_its_plane_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
+    done = creche("submit", "x", "--timeout", "1.5", "--connect", "127.0.0.1:1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    waits, error = lines(done.stderr)
+    assert waits == "waiting for the plane at ws://127.0.0.1:1, for 1.5 s at the most"
+    assert "gave up after 1.5 s" in error
 
 
 def test_an_unknown_task_is_parked_and_its_submitter_warned_with_near_names(plane: Plane) -> None:
@@ -345,7 +375,7 @@ def test_ctrl_c_ends_a_wait_and_tells_how_to_wait_again(
     done = plane.run("submit", "nap", "3", "--queue", "nobody-listens")
     (job_id,) = waits
     assert (done.returncode, done.stdout) == (130, "")
-    assert lines(done.stderr) == [
+    assert lines(done.stderr)[1:] == [  # behind the warning that nobody listens there
         f"job {job_id} goes on",
         f"hint: `creche result {job_id}` waits for it again",
     ]
@@ -493,6 +523,12 @@ def test_the_first_signal_lets_running_jobs_end_and_nothing_is_left(tmp_path: Pa
         states = ("jobs", "ls", "--state", "running")
         until(lambda: len(made.data(*states)["jobs"]) == 1, "the job runs")
         made.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in made.log.read_text(), "the plane stops")
+        asked = made.run("health", "--timeout", "0.3")
+        assert (asked.returncode, asked.stdout) == (4, "")
+        assert asked.stderr == (
+            f"error: the plane at {made.url} is stopping (gave up after 0.3 s)\n"
+        )
         assert made.process.wait(BOUND_S) == 0
         until(made.is_all_gone, "all processes have ended")
     finally:

@@ -42,7 +42,9 @@ def test_a_store_that_takes_nothing_is_told_and_not_ready(
     assert err == ""
 
 
-@pytest.mark.parametrize(("is_ready", "word", "code"), [(True, "ready", 0), (False, "not ready", 1)])
+@pytest.mark.parametrize(
+    ("is_ready", "word", "code"), [(True, "ready", 0), (False, "not ready", 1)]
+)
 def test_a_plane_is_ready_once_it_has_recovered(
     answer: dict[str, Any], capsys: pytest.CaptureFixture[str], is_ready: bool, word: str, code: int
 ) -> None:
