@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 JSON_VERSION = 1
@@ -30,7 +31,8 @@ def say(kind: str, text: str) -> None:
         line = wrapped(line, sys.stderr)
         if has_colour(sys.stderr):
             line = f"\x1b[{code}m{word}:\x1b[0m{line.removeprefix(word + ':')}"
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # its terminal is closed: nobody is left to be told
+        print(line, file=sys.stderr, flush=True)
 
 
 def wrapped(text: str, stream: TextIO) -> str:

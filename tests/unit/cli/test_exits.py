@@ -85,3 +85,4 @@ def test_of_a_group_the_interrupt_counts_then_a_bug_then_the_first() -> None:
 
 def test_signals_have_the_shells_codes() -> None:
     assert (Exit.INTERRUPTED, Exit.TERMINATED, Exit.BROKEN_PIPE) == (130, 143, 141)
+    assert Exit.HUNG_UP == 129

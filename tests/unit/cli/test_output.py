@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import sys
 
@@ -60,6 +62,15 @@ def test_a_sentence_is_broken_between_words_on_a_terminal_only(
         "a line of a traceback stays as it is",
         "\x1b[1;31merror:\x1b[0m x",
     ]
+
+
+def test_a_terminal_that_is_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    say("error", "nobody hears this")
 
 
 def test_control_characters_of_others_are_written_out() -> None:
