@@ -489,10 +489,23 @@ def test_a_second_plane_on_the_same_file_leaves_with_the_holders_pid(plane: Plan
     assert len(lines(done.stderr)) == 1
 
 
-def test_a_port_in_use_is_code_2(plane: Plane, tmp_path: Path) -> None:
-    words = ("control-plane", "--no-gui", "--store", "memory:", "--listen", plane.url)
+def test_a_second_plane_with_the_same_ports_hears_of_the_first_and_not_of_ports(
+    plane: Plane,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ("control-plane", "--listen", plane.url, "--gui-port", port)
+        done = creche(*words, cwd=plane.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = lines(done.stderr)
+    assert f"is in use by the plane with pid {plane.process.pid}" in line
+
+
+def test_a_port_in_use_is_code_2_and_leaves_no_store(plane: Plane, tmp_path: Path) -> None:
+    words = ("control-plane", "--no-gui", "--listen", plane.url)
     done = creche(*words, cwd=tmp_path)
     assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []
     assert str(urlsplit(plane.url).port) in done.stderr
     assert len(lines(done.stderr)) == 1
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -556,9 +569,71 @@ def test_the_second_signal_does_not_wait(tmp_path: Path) -> None:
         made.process.send_signal(signal.SIGINT)
         assert made.process.wait(BOUND_S) in (130, -signal.SIGINT)
         until(made.is_all_gone, "all processes have ended")
-        assert "Traceback" not in made.log.read_text()
+        said = made.log.read_text()
+        assert "Traceback" not in said
+        assert "without a word" not in said
     finally:
         made.end()
+
+
+def test_a_closed_terminal_stops_a_plane_in_good_order(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    made = start(tmp_path, "--no-gui", "--task-modules", "tasks")
+    try:
+        wait_for_workers(made, 1)
+        made.note_children()
+        made.process.send_signal(signal.SIGHUP)
+        assert made.process.wait(BOUND_S) == 0
+        until(made.is_all_gone, "all processes have ended")
+        assert "stopping; running jobs have 30 s" in made.log.read_text()
+    finally:
+        made.end()
+
+
+def test_a_module_without_tasks_is_warned_of_once(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    made = start(tmp_path, "--no-gui", "--store", "memory:", "--task-modules", "empty")
+    try:
+        until(lambda: "is connected to" in made.log.read_text(), "the worker is there")
+        assert made.log.read_text().count("'empty'") == 1
+    finally:
+        made.end()
+
+
+def test_a_plane_that_is_stopped_before_its_workers_came_does_not_say_it_is_ready(
+    tmp_path: Path,
+) -> None:
+    slow = "import sys, time\nif '--check' not in sys.argv:\n    time.sleep(600)\n"
+    (tmp_path / "slow.py").write_text(TASKS + slow)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "plane.log"
+    command = [*(sys.executable, "-m", "creche", "control-plane", "--no-gui")]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*command, "--listen", f"127.0.0.1:{port}", "--task-modules", "slow"],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+        )
+    try:
+        until(lambda: can_connect(port), "the plane listens")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(BOUND_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    said = log.read_text()
+    assert "stopping" in said
+    assert "is ready" not in said
+
+
+def can_connect(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def test_a_killed_plane_leaves_no_process(tmp_path: Path) -> None:

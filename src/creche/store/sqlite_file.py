@@ -116,6 +116,25 @@ def _try_lock(path: str, lock_path: str) -> int | None:
     return None
 
 
+def check_free(path: str) -> None:
+    """Refuse a database that somebody has at this moment, without making a file or waiting.
+
+    Raises:
+        StoreLocked: somebody has.
+    """
+    lock_path = os.path.realpath(path) + ".lock"
+    try:
+        fd = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # nobody, or nobody can tell; who opens the store is told why
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreLocked(path, _read_pid(lock_path)) from None
+    finally:
+        os.close(fd)
+
+
 def _read_pid(lock_path: str) -> int | None:
     try:
         return int(Path(lock_path).read_text("ascii"))
