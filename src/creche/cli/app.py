@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Group
 
 from creche.cli.exits import Exit, blamed, exit_of, lines_of
 from creche.cli.output import say
-from creche.cli.settings import sources
+from creche.cli.settings import mistyped, sources
 from creche.cli.usage import help_hint, near, usage_line
 from creche.errors import SettingsError
 
@@ -95,6 +95,7 @@ def run(arguments: Sequence[str]) -> int:
         _check_command(words)
         app = make_app(words[0] if words else None)
         app.config = sources(given)
+        _check_environment(words)
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
@@ -145,6 +146,16 @@ def _leading_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str
             value = words.pop(0)
         given[name] = value
     return words, given
+
+
+_BY_A_PLANE = frozenset({"--parent-pipe", "--check"})
+"""What only a process of ours says to another, which has looked at the environment itself."""
+
+
+def _check_environment(words: Sequence[str]) -> None:
+    if words and words[0] in _NAMES and not _BY_A_PLANE & set(words):
+        for sentence in mistyped(os.environ):
+            say("warning", sentence)
 
 
 _OWN = ("--help", "-h", "--version")
