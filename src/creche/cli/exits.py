@@ -44,6 +44,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
     (errors.NotEncodable, Exit.USAGE),
     (errors.TooLarge, Exit.USAGE),
     (errors.ListenError, Exit.USAGE),
+    (errors.StoreFull, Exit.FAILED),
     (errors.StoreError, Exit.USAGE),
     (errors.PlaneUnreachable, Exit.UNREACHABLE),
     (errors.UnknownJob, Exit.UNKNOWN_ID),

@@ -20,6 +20,7 @@ FAILED = errors.JobFailed("id", "ValueError", "no", "Traceback ...\nValueError: 
         (errors.ListenError("x"), 2),
         (errors.StoreUnusable("x"), 2),
         (errors.StoreLocked("x", 1), 2),
+        (errors.StoreFull("x"), 1),
         (errors.UnknownJob("x"), 3),
         (errors.ResultForgotten("x"), 3),
         (errors.PlaneUnreachable("ws://x", "y"), 4),
