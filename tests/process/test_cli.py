@@ -459,6 +459,35 @@ def test_a_reader_that_leaves_is_no_error(plane: Plane) -> None:
     assert done.returncode in (0, 141)  # 0 when all was written before the reader left
 
 
+@pytest.mark.parametrize("words", ["--version", "health"])
+def test_output_that_cannot_be_written_is_told_of_by_name(plane: Plane, words: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "creche", *words.split()],
+            cwd=plane.folder,
+            env=environment(CRECHE_CONNECT=plane.url),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+    assert lines(done.stderr) == ["error: stdout: No space left on device"]
+    assert done.returncode == 1
+
+
+def test_a_stdout_that_is_closed_is_no_bug_of_ours(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m creche --version >&-"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- starting and stopping ----------------------------------------------------------------------
 
 

@@ -6,11 +6,12 @@ below but errors. A command returns its exit code, or None when it is done.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import App, CycloptsError, Group
 
@@ -19,6 +20,9 @@ from creche.cli.output import say
 from creche.cli.settings import mistyped, sources
 from creche.cli.usage import help_hint, near, usage_line
 from creche.errors import SettingsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _RUN = Group("Run", sort_key=1)
 _JOBS = Group("Jobs", sort_key=2)
@@ -97,7 +101,8 @@ def run(arguments: Sequence[str]) -> int:
         app.config = sources(given)
         _check_environment(words)
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we began
+            sys.stdout.flush()
     except CycloptsError as error:
         say("error", usage_line(error))
         say("hint", help_hint(error))
@@ -111,6 +116,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it with the command's exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _named(sys.stdout)
     # What a task returned may hold what the terminal's encoding has not.
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -122,6 +129,29 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.exit(code)
+
+
+class _Stdout(io.FileIO):
+    """Standard output whose errors say that it is it."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "stdout"
+            raise
+
+
+def _named(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return *stdout* once more, made of a `_Stdout` and buffered as it is."""
+    raw = _Stdout(stdout.fileno(), "wb", closefd=False)
+    is_buffered = isinstance(stdout.buffer, io.BufferedWriter)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw) if is_buffered else raw,
+        stdout.encoding,
+        line_buffering=stdout.line_buffering,
+        write_through=stdout.write_through,
+    )
 
 
 def _report(error: BaseException) -> Exit:
