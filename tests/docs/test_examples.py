@@ -203,7 +203,8 @@ class Service:
 
 
 def fetch(arguments: list[str]) -> str:
-    """What ``curl [-X METHOD] URL`` prints, whatever the status is; curl itself is not on every machine."""
+    """What ``curl [-X METHOD] URL`` prints, whatever the status is; curl itself is not on every
+    machine."""
     method = "GET"
     if arguments[0] == "-X":
         method, arguments = arguments[1], arguments[2:]

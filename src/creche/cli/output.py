@@ -35,9 +35,9 @@ def say(kind: str, text: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def wrapped(text: str, stream: TextIO) -> str:
+def wrapped(text: str, stream: TextIO, indent: int = 2) -> str:
     """Return *text* broken between words where *stream* is a terminal, which would break it in the
-    middle of one. Each further line is indented."""
+    middle of one. Each further line is indented, by so many columns."""
     if not stream.isatty():
         return text
     from shutil import get_terminal_size
@@ -45,7 +45,7 @@ def wrapped(text: str, stream: TextIO) -> str:
 
     wrapper = TextWrapper(
         get_terminal_size().columns,
-        subsequent_indent="  ",
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
         expand_tabs=False,
@@ -64,11 +64,11 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print a name and a value a line, the values below each other."""
+    """Print a name and a value a line, the values below each other, and their further lines too."""
     listed = [(name, printable(value)) for name, value in facts]
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        print(f"{name.ljust(width)}  {value}".rstrip())
+        print(wrapped(f"{name.ljust(width)}  {value}".rstrip(), sys.stdout, width + 2))
 
 
 def printable(text: str) -> str:
