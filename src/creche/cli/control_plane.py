@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import logging
@@ -406,16 +407,27 @@ class _Page:
 
 
 def _probe(host: str, port: int) -> tuple[str, int]:
-    """Bind a socket, let go of it, and return its address and port.
+    """Bind a socket as Trio's listeners do, let go of it, and return its address and port.
 
     Raises:
         OSError, UnicodeError: it cannot be bound, or there is no such host.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as probe:
+    places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in places:
+        try:
+            return _bind_once(family, address)
+        except OSError as error:
+            # A name has addresses of both families, also where the system has no IPv6.
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
+    raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+
+def _bind_once(family: int, address: Any) -> tuple[str, int]:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         probe.bind(address)
         bound, number = probe.getsockname()[:2]
         return str(bound), int(number)
