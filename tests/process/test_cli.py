@@ -605,6 +605,16 @@ def test_the_second_signal_does_not_wait(tmp_path: Path) -> None:
         made.end()
 
 
+@pytest.fixture
+def with_a_terminal() -> Iterator[None]:
+    """A SIGHUP that is not ignored, as it may be here: by `nohup`, or as a command has ended in
+    this process. Children would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_a_terminal")
 def test_a_closed_terminal_stops_a_plane_in_good_order(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text(TASKS)
     made = start(tmp_path, "--no-gui", "--task-modules", "tasks")

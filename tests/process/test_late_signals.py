@@ -72,8 +72,7 @@ async def main():
                 print("told", number)
                 break
 
-if "ignored" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)
 trio.run(main)
 signal.raise_signal(signal.SIGHUP)
 """
