@@ -80,6 +80,14 @@ class PlaneUnreachable(CrecheError):
         return f"no plane answers at {self.url} ({self.why}): is `creche control-plane` running?"
 
 
+class PlaneStopping(PlaneUnreachable):
+    """The plane at `url` is there and takes nobody any more, and none took its place before the
+    deadline."""
+
+    def __str__(self) -> str:
+        return f"the plane at {self.url} is stopping ({self.why})"
+
+
 class NotAPlane(PlaneUnreachable):
     """Something answers at `url`, and it is no plane: dialling again would not mend that."""
 

@@ -55,6 +55,11 @@ async def nap(value: float) -> float:
 
 
 @task(registry=registry)
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@task(registry=registry)
 def wait_for_gate(value: int) -> int:
     assert gate.wait(20)
     return value
@@ -121,6 +126,12 @@ def test_many_come_back_in_order_or_as_they_end(client: BlockingClient) -> None:
     soon = client.submit(nap, 0.0)
     assert list(client.as_completed([late, soon, late])) == [soon, late, late]
     assert list(client.map(echo, [])) == []
+
+
+def test_map_explains_that_a_tuple_is_one_argument(client: BlockingClient) -> None:
+    with pytest.raises(InvalidArguments) as error:
+        client.map(add, [(1, 2)])
+    assert "submit_many" in error.value.__notes__[0]
 
 
 def test_map_submits_at_once_and_may_be_left_early(client: BlockingClient) -> None:

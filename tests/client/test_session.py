@@ -14,6 +14,7 @@ from creche.client.client import DEFAULT_URL, Client
 from creche.errors import (
     ClientClosed,
     JobFailed,
+    PlaneStopping,
     PlaneUnreachable,
     Refused,
     SettingsError,
@@ -136,6 +137,25 @@ async def test_a_plane_that_does_not_want_the_client_says_why() -> None:
 
     await together(refuse(), enter())
     assert plane.dials == 1, "this is not mended by dialling again"
+
+
+async def test_a_plane_that_is_stopping_is_told_from_one_that_is_not_there() -> None:
+    plane = ScriptedPlane(greets=False)
+
+    async def refuse() -> None:
+        while True:
+            connection = await plane.connection()
+            await connection.hear(m.Hello)
+            await connection.say(m.Refusal("stopping", "the plane is stopping"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(refuse)
+        with pytest.raises(PlaneStopping) as error:
+            async with Client("ws://plane:1", dial=plane.dial, timeout=0.3):
+                pytest.fail("it was refused")
+        tasks.cancel_scope.cancel()
+    assert str(error.value) == "the plane at ws://plane:1 is stopping (gave up after 0.3 s)"
+    assert plane.dials > 1, "another plane may take its place"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def resize(path: str, width: int = 200) -> str:
     return path
 
 
+@task(registry=Registry())
+def send_two(first: str, second: int) -> None:
+    pass
+
+
 @task("send", queue="mail", priority="low", delivery="at-most-once", registry=Registry())
 def send_email(user_id: int, priority: str = "none") -> bool:
     return True
@@ -451,6 +456,16 @@ async def test_a_long_list_may_take_longer_than_the_timeout_while_it_moves_on() 
 
         handles, _ = await together(client.submit_many("echo", [(i,) for i in range(12)]), host())
         assert len(handles) == 12
+
+
+async def test_map_explains_that_a_tuple_is_one_argument() -> None:
+    async with opened(ScriptedPlane()) as (client, _):
+        with pytest.raises(InvalidArguments, match="missing a required argument") as error:
+            async for _ in client.map(send_two, [("a", 1)]):
+                pytest.fail("it should not have been sent")
+        (note,) = error.value.__notes__
+        assert "one argument" in note
+        assert "submit_many" in note
 
 
 async def test_map_yields_results_in_the_order_of_the_values_or_as_they_come() -> None:

@@ -203,7 +203,8 @@ class Service:
 
 
 def fetch(arguments: list[str]) -> str:
-    """What ``curl [-X METHOD] URL`` does; curl itself is not on every machine."""
+    """What ``curl [-X METHOD] URL`` prints, whatever the status is; curl itself is not on every
+    machine."""
     method = "GET"
     if arguments[0] == "-X":
         method, arguments = arguments[1], arguments[2:]
@@ -214,7 +215,7 @@ def fetch(arguments: list[str]) -> str:
             text: str = response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
-            text = f"{error.code} {error.read().decode()}"
+            text = error.read().decode()
     return text
 
 

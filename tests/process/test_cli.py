@@ -245,12 +245,42 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(plane: Plane) -> No
 
 
 def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> None:
-    done = plane.run("submit", "nap", "1.5", "--timeout", "0.1")
+    done = plane.run("submit", "nap", "3", "--timeout", "1")
     assert (done.returncode, done.stdout) == (6, "")
     job_id = lines(done.stderr)[0].split()[2]
-    assert "it goes on" in done.stderr
+    assert "it is running, and it goes on" in done.stderr
     again = plane.run("result", job_id)
     assert (again.returncode, again.stdout) == (0, "slept\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "said"),
+    [
+        (["nopet"], "parked", "it is parked until a worker that knows its task connects"),
+        (["nap", "1", "--queue", "unheard"], "queued", "it is queued, and has not begun"),
+    ],
+    ids=["parked", "queued"],
+)
+def test_a_wait_that_runs_out_names_the_state_the_job_is_in(
+    plane: Plane, words: list[str], state: str, said: str
+) -> None:
+    done = plane.run("submit", *words, "--timeout", "1", "--json")
+    assert done.returncode == 6
+    document = json.loads(done.stdout)
+    assert document["state"] == state
+    assert said in done.stderr
+    again = plane.run("result", document["id"], "--timeout", "0.5")
+    assert (again.returncode, again.stdout) == (6, "")
+    assert said in again.stderr
+    plane.run("cancel", document["id"])
+
+
+def test_a_submission_waits_for_its_plane_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
+    done = creche("submit", "x", "--timeout", "1.5", "--connect", "127.0.0.1:1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    waits, error = lines(done.stderr)
+    assert waits == "waiting for the plane at ws://127.0.0.1:1, for 1.5 s at the most"
+    assert "gave up after 1.5 s" in error
 
 
 def test_an_unknown_task_is_parked_and_its_submitter_warned_with_near_names(plane: Plane) -> None:
@@ -345,7 +375,7 @@ def test_ctrl_c_ends_a_wait_and_tells_how_to_wait_again(
     done = plane.run("submit", "nap", "3", "--queue", "nobody-listens")
     (job_id,) = waits
     assert (done.returncode, done.stdout) == (130, "")
-    assert lines(done.stderr) == [
+    assert lines(done.stderr)[1:] == [  # behind the warning that nobody listens there
         f"job {job_id} goes on",
         f"hint: `creche result {job_id}` waits for it again",
     ]
@@ -429,6 +459,35 @@ def test_a_reader_that_leaves_is_no_error(plane: Plane) -> None:
     assert done.returncode in (0, 141)  # 0 when all was written before the reader left
 
 
+@pytest.mark.parametrize("words", ["--version", "health"])
+def test_output_that_cannot_be_written_is_told_of_by_name(plane: Plane, words: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "creche", *words.split()],
+            cwd=plane.folder,
+            env=environment(CRECHE_CONNECT=plane.url),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+    assert lines(done.stderr) == ["error: stdout: No space left on device"]
+    assert done.returncode == 1
+
+
+def test_a_stdout_that_is_closed_is_no_bug_of_ours(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m creche --version >&-"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- starting and stopping ----------------------------------------------------------------------
 
 
@@ -459,10 +518,23 @@ def test_a_second_plane_on_the_same_file_leaves_with_the_holders_pid(plane: Plan
     assert len(lines(done.stderr)) == 1
 
 
-def test_a_port_in_use_is_code_2(plane: Plane, tmp_path: Path) -> None:
-    words = ("control-plane", "--no-gui", "--store", "memory:", "--listen", plane.url)
+def test_a_second_plane_with_the_same_ports_hears_of_the_first_and_not_of_ports(
+    plane: Plane,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ("control-plane", "--listen", plane.url, "--gui-port", port)
+        done = creche(*words, cwd=plane.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = lines(done.stderr)
+    assert f"is in use by the plane with pid {plane.process.pid}" in line
+
+
+def test_a_port_in_use_is_code_2_and_leaves_no_store(plane: Plane, tmp_path: Path) -> None:
+    words = ("control-plane", "--no-gui", "--listen", plane.url)
     done = creche(*words, cwd=tmp_path)
     assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []
     assert str(urlsplit(plane.url).port) in done.stderr
     assert len(lines(done.stderr)) == 1
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -493,6 +565,12 @@ def test_the_first_signal_lets_running_jobs_end_and_nothing_is_left(tmp_path: Pa
         states = ("jobs", "ls", "--state", "running")
         until(lambda: len(made.data(*states)["jobs"]) == 1, "the job runs")
         made.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in made.log.read_text(), "the plane stops")
+        asked = made.run("health", "--timeout", "0.3")
+        assert (asked.returncode, asked.stdout) == (4, "")
+        assert asked.stderr == (
+            f"error: the plane at {made.url} is stopping (gave up after 0.3 s)\n"
+        )
         assert made.process.wait(BOUND_S) == 0
         until(made.is_all_gone, "all processes have ended")
     finally:
@@ -520,9 +598,81 @@ def test_the_second_signal_does_not_wait(tmp_path: Path) -> None:
         made.process.send_signal(signal.SIGINT)
         assert made.process.wait(BOUND_S) in (130, -signal.SIGINT)
         until(made.is_all_gone, "all processes have ended")
-        assert "Traceback" not in made.log.read_text()
+        said = made.log.read_text()
+        assert "Traceback" not in said
+        assert "without a word" not in said
     finally:
         made.end()
+
+
+@pytest.fixture
+def with_a_terminal() -> Iterator[None]:
+    """A SIGHUP that is not ignored, as it may be here: by `nohup`, or as a command has ended in
+    this process. Children would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_a_terminal")
+def test_a_closed_terminal_stops_a_plane_in_good_order(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    made = start(tmp_path, "--no-gui", "--task-modules", "tasks")
+    try:
+        wait_for_workers(made, 1)
+        made.note_children()
+        made.process.send_signal(signal.SIGHUP)
+        assert made.process.wait(BOUND_S) == 0
+        until(made.is_all_gone, "all processes have ended")
+        assert "stopping; running jobs have 30 s" in made.log.read_text()
+    finally:
+        made.end()
+
+
+def test_a_module_without_tasks_is_warned_of_once(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    made = start(tmp_path, "--no-gui", "--store", "memory:", "--task-modules", "empty")
+    try:
+        until(lambda: "is connected to" in made.log.read_text(), "the worker is there")
+        assert made.log.read_text().count("'empty'") == 1
+    finally:
+        made.end()
+
+
+def test_a_plane_that_is_stopped_before_its_workers_came_does_not_say_it_is_ready(
+    tmp_path: Path,
+) -> None:
+    slow = "import sys, time\nif '--check' not in sys.argv:\n    time.sleep(600)\n"
+    (tmp_path / "slow.py").write_text(TASKS + slow)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "plane.log"
+    command = [*(sys.executable, "-m", "creche", "control-plane", "--no-gui")]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*command, "--listen", f"127.0.0.1:{port}", "--task-modules", "slow"],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+        )
+    try:
+        until(lambda: can_connect(port), "the plane listens")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(BOUND_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    said = log.read_text()
+    assert "stopping" in said
+    assert "is ready" not in said
+
+
+def can_connect(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def test_a_killed_plane_leaves_no_process(tmp_path: Path) -> None:

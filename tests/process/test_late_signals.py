@@ -59,6 +59,39 @@ def test_a_process_hears_sigterm_until_it_ends_by_itself(script: str, said: str,
     assert (done.stdout, done.stderr, done.returncode) == (said, "", code)
 
 
+HUNG_UP = """
+import signal, sys
+import trio
+from creche.cli.processes import stop_signals
+
+async def main():
+    with stop_signals(None) as signals:
+        signal.raise_signal(signal.SIGHUP)
+        with trio.move_on_after(0.1):
+            async for number in signals:
+                print("told", number)
+                break
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)
+trio.run(main)
+signal.raise_signal(signal.SIGHUP)
+"""
+
+
+@pytest.mark.parametrize(("words", "said"), [([], "told 1\n"), (["ignored"], "")], ids=str)
+def test_a_closed_terminal_asks_a_process_to_stop_unless_nohup_is_before_it(
+    words: list[str], said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG_UP, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)
+
+
 def test_ctrl_c_before_the_program_is_loaded_ends_it_without_a_word() -> None:
     script = """
 import signal, sys

@@ -6,19 +6,23 @@ below but errors. A command returns its exit code, or None when it is done.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import App, CycloptsError, Group
 
 from creche.cli.exits import Exit, blamed, exit_of, lines_of
 from creche.cli.output import say
-from creche.cli.settings import sources
+from creche.cli.settings import mistyped, sources
 from creche.cli.usage import help_hint, near, usage_line
 from creche.errors import SettingsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _RUN = Group("Run", sort_key=1)
 _JOBS = Group("Jobs", sort_key=2)
@@ -95,8 +99,10 @@ def run(arguments: Sequence[str]) -> int:
         _check_command(words)
         app = make_app(words[0] if words else None)
         app.config = sources(given)
+        _check_environment(words)
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we began
+            sys.stdout.flush()
     except CycloptsError as error:
         say("error", usage_line(error))
         say("hint", help_hint(error))
@@ -110,6 +116,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it with the command's exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _named(sys.stdout)
     # What a task returned may hold what the terminal's encoding has not.
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -121,6 +129,29 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.exit(code)
+
+
+class _Stdout(io.FileIO):
+    """Standard output whose errors say that it is it."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "stdout"
+            raise
+
+
+def _named(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return *stdout* once more, made of a `_Stdout` and buffered as it is."""
+    raw = _Stdout(stdout.fileno(), "wb", closefd=False)
+    is_buffered = isinstance(stdout.buffer, io.BufferedWriter)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw) if is_buffered else raw,
+        stdout.encoding,
+        line_buffering=stdout.line_buffering,
+        write_through=stdout.write_through,
+    )
 
 
 def _report(error: BaseException) -> Exit:
@@ -145,6 +176,16 @@ def _leading_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str
             value = words.pop(0)
         given[name] = value
     return words, given
+
+
+_BY_A_PLANE = frozenset({"--parent-pipe", "--check"})
+"""What only a process of ours says to another, which has looked at the environment itself."""
+
+
+def _check_environment(words: Sequence[str]) -> None:
+    if words and words[0] in _NAMES and not _BY_A_PLANE & set(words):
+        for sentence in mistyped(os.environ):
+            say("warning", sentence)
 
 
 _OWN = ("--help", "-h", "--version")

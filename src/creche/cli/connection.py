@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import trio
+
 from creche.cli.output import say
 from creche.client.client import Client
 
@@ -15,13 +17,18 @@ ASK_S = 5.0
 SUBMIT_S = 10.0
 """How long a submission may take: longer, as a full lane makes it wait for room."""
 
+NOTICE_S = 1.0
+"""When a command that has not reached its plane yet says that it waits for it."""
+
 
 @asynccontextmanager
 async def open_client(url: str, timeout_s: float = ASK_S) -> AsyncIterator[Client]:
-    """Open a client of the plane at *url*; what the plane wants its user to know goes to stderr.
+    """Open a client of the plane at *url*; what the plane wants its user to know goes to stderr,
+    and that it is waited for as well.
 
     Raises:
-        PlaneUnreachable: no plane answered within *timeout_s*.
+        PlaneUnreachable: no plane answered within *timeout_s*; a `PlaneStopping` if it was about
+            to end.
         Refused: the plane does not want this peer.
     """
     said: set[str] = set()
@@ -31,8 +38,29 @@ async def open_client(url: str, timeout_s: float = ASK_S) -> AsyncIterator[Clien
             said.add(why)
             say("warning", why)
 
-    async with Client(url, timeout=timeout_s, on_warning=warn) as client:
-        yield client
+    error: BaseException | None = None
+    waiting = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_say_that_it_waits, waiting, url, timeout_s)
+        try:
+            async with Client(url, timeout=timeout_s, on_warning=warn) as client:
+                waiting.cancel()
+                yield client
+        except trio.Cancelled:
+            raise
+        except BaseException as raised:
+            # Kept out of the nursery, which would wrap it.
+            error = raised
+        finally:
+            waiting.cancel()
+    if error is not None:
+        raise error
+
+
+async def _say_that_it_waits(waiting: trio.CancelScope, url: str, timeout_s: float) -> None:
+    with waiting:
+        await trio.sleep(NOTICE_S)
+        say("", f"waiting for the plane at {url}, for {timeout_s:g} s at the most")
 
 
 async def ask(url: str, question: str, timeout_s: float = ASK_S, **params: Any) -> Any:

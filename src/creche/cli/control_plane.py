@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import logging
@@ -20,7 +21,7 @@ from cyclopts import Parameter
 from creche import __version__
 from creche.channel import trio_ws
 from creche.channel.base import Handler, Listen
-from creche.channel.handshake import authority, parse_url
+from creche.channel.handshake import authority, parse_url, why_not_listening
 from creche.cli import logs
 from creche.cli.exits import Exit
 from creche.cli.options import (
@@ -49,7 +50,7 @@ from creche.engine.plane import Running, run_plane
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
 from creche.errors import ListenError, SettingsError
 from creche.store.base import Durability, Retention
-from creche.store.urls import make_store
+from creche.store.urls import check_free, make_store
 
 logger = logging.getLogger("creche.plane")
 
@@ -90,8 +91,8 @@ async def control_plane(
 ) -> int:
     """Run the plane: queues, store, local workers and the live page.
 
-    The first SIGTERM or Ctrl-C refuses what is new and lets running jobs end, the second ends it at
-    once; accepted jobs are in the store either way.
+    The first SIGTERM or Ctrl-C, or the closing of its terminal, refuses what is new and lets
+    running jobs end, the second ends it at once; accepted jobs are in the store either way.
 
     Args:
         task_modules: Where the tasks are: modules (shop.tasks) or files (shop/tasks.py). Local
@@ -134,7 +135,13 @@ async def control_plane(
         window=window,
         fairness=fairness,
     )
-    page = _Page.reserve(gui_host, gui_port, is_open=gui_insecure) if gui else None
+    try:
+        _check_port(*where)
+        page = _Page.reserve(gui_host, gui_port, is_open=gui_insecure) if gui else None
+    except ListenError:
+        # A plane that runs in this folder has the ports as well. It is the thing to be told of.
+        check_free(store)
+        raise
     # The plane never imports user code, so a child finds out whether the workers will be able to.
     modules = (task_modules or []) if workers else []
     tasks = await _check(modules) if modules else []
@@ -143,6 +150,18 @@ async def control_plane(
     )
     house = _House(store, store_bytes, settings, local, page, log_level, ready_fd)
     return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port that cannot be listened on, before a store is made for a plane that cannot run.
+
+    Raises:
+        ListenError: it cannot.
+    """
+    try:
+        _probe(host, port)
+    except (OSError, UnicodeError) as error:
+        raise ListenError(why_not_listening(host, port, error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +190,14 @@ class _House:
             found.append(self.page.child(url, self.log_level))
         return found
 
-    async def tell(self, running: Running) -> None:
-        """Say that the plane is ready."""
-        # A job of a task that no worker has announced yet would be parked with a warning.
+    async def tell(self, running: Running, stop: trio.Event) -> None:
+        """Say that the plane is ready, unless *stop* is set by then."""
+        # A job of a task that no worker has announced yet would be parked with a warning. Workers
+        # without a task announce none.
         with trio.move_on_after(LOCAL_WORKERS_S):
-            await running.core.wait_for_workers(self.local.number)
+            await running.core.wait_for_workers(self.local.number if self.local.tasks else 0)
+        if stop.is_set():
+            return
         _print_banner(running, self.store, self.page, self.local)
         if self.ready_fd is not None:
             _tell_parent(self.ready_fd, running)
@@ -214,7 +236,7 @@ def _settings(durability: Durability, given: Retention, **options: Any) -> Plane
 
 async def _until_stopped(
     run: Callable[..., Any],
-    on_ready: Callable[[Running], Awaitable[None]],
+    on_ready: Callable[[Running, trio.Event], Awaitable[None]],
     drain_s: float,
     parent_pipe: int | None,
 ) -> Exit:
@@ -240,7 +262,7 @@ async def _until_stopped(
 
         async def plane() -> None:
             async with trio.open_nursery() as inner:
-                await on_ready(await inner.start(partial(run, stop=stop)))
+                await on_ready(await inner.start(partial(run, stop=stop)), stop)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(on_signals)
@@ -355,7 +377,14 @@ class _Page:
             ListenError: it cannot.
             SettingsError: more than this machine would reach it, and *is_open* is false.
         """
-        bound, number = _probe(host, port)
+        try:
+            bound, number = _probe(host, port)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise ListenError(
+                f"the page cannot listen on {authority(host, port)}: {why}: "
+                "choose another --gui-port, or leave it out with --no-gui"
+            ) from None
         if not is_open and not ipaddress.ip_address(bound).is_loopback:
             raise SettingsError(
                 "the page has no authentication, so it listens on loopback only, not on "
@@ -378,22 +407,30 @@ class _Page:
 
 
 def _probe(host: str, port: int) -> tuple[str, int]:
-    """Bind a socket, let go of it, and return its address and port."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            bound, number = probe.getsockname()[:2]
-            return str(bound), int(number)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise ListenError(
-            f"the page cannot listen on {authority(host, port)}: {why}: "
-            "choose another --gui-port, or leave it out with --no-gui"
-        ) from None
+    """Bind a socket as Trio's listeners do, let go of it, and return its address and port.
+
+    Raises:
+        OSError, UnicodeError: it cannot be bound, or there is no such host.
+    """
+    places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in places:
+        try:
+            return _bind_once(family, address)
+        except OSError as error:
+            # A name has addresses of both families, also where the system has no IPv6.
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
+    raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+
+def _bind_once(family: int, address: Any) -> tuple[str, int]:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address)
+        bound, number = probe.getsockname()[:2]
+        return str(bound), int(number)
 
 
 # --- what is said when it is ready --------------------------------------------------------------
@@ -413,11 +450,20 @@ def _print_banner(running: Running, store: str, page: _Page | None, local: _Loca
         facts.append(("workers", f"{local.number}, {slots} slots"))
         facts.append(("tasks", _shortened(local.tasks)))
     else:
-        facts.append(("workers", "none here: `creche worker --task-modules ...` joins"))
+        command = f"creche worker{_connect_option(running)} --task-modules ..."
+        facts.append(("workers", f"none here: `{command}` joins"))
     lines = [bold(f"creche {__version__} is ready"), ""]
     lines += [f"  {name:<8}{value}" for name, value in facts]
     lines += ["", "  Ctrl-C stops it.", ""]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    say("", "\n".join(lines))
+
+
+def _connect_option(running: Running) -> str:
+    """Return what a worker of this machine needs to find the plane; nothing at the usual place."""
+    url = parse_url(running.addresses[0])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(url.host, url.host)  # all addresses
+    place = f"ws://{authority(host, url.port)}"
+    return "" if place == DEFAULT_URL else f" --connect {place}"
 
 
 def _shortened(names: Sequence[str], most: int = 8) -> str:

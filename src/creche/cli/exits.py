@@ -29,6 +29,8 @@ class Exit(IntEnum):
     """The wait ran out; the job goes on."""
     CANCELLED = 7
     """The job was cancelled, lost or expired."""
+    HUNG_UP = 128 + signal.SIGHUP
+    """Its terminal was closed, where that was not waited for."""
     INTERRUPTED = 128 + signal.SIGINT
     TERMINATED = 128 + signal.SIGTERM
     BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -42,6 +44,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
     (errors.NotEncodable, Exit.USAGE),
     (errors.TooLarge, Exit.USAGE),
     (errors.ListenError, Exit.USAGE),
+    (errors.StoreFull, Exit.FAILED),
     (errors.StoreError, Exit.USAGE),
     (errors.PlaneUnreachable, Exit.UNREACHABLE),
     (errors.UnknownJob, Exit.UNKNOWN_ID),

@@ -24,9 +24,9 @@ from creche.dashboard.server import run_gui
 async def gui(
     *,
     connect: Connect = DEFAULT_URL,
-    host: Annotated[str, Parameter(name=("--host", "--gui-host"), metavar="HOST")] = "127.0.0.1",
-    port: Annotated[Port, Parameter(name=("--port", "--gui-port"))] = 8080,
-    insecure: Annotated[bool, FLAG, Parameter(name=("--insecure", "--gui-insecure"))] = False,
+    host: Annotated[str, Parameter(name=("--gui-host", "--host"), metavar="HOST")] = "127.0.0.1",
+    port: Annotated[Port, Parameter(name=("--gui-port", "--port"))] = 8080,
+    insecure: Annotated[bool, FLAG, Parameter(name=("--gui-insecure", "--insecure"))] = False,
     log_level: LogLevel = "info",
     parent_pipe: ParentPipe = None,
 ) -> int:

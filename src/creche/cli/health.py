@@ -20,10 +20,13 @@ async def health(
     connect: Connect = DEFAULT_URL,
     as_json: Json = False,
 ) -> int:
-    """Ask whether the plane is well: exit code 0 if so, 4 when it cannot be reached.
+    """Ask whether the plane is well: exit code 0 if it answers, 4 when it cannot be reached.
+
+    What is printed begins with `ready`, `not ready`, or that it takes no new jobs, and why.
 
     Args:
-        ready: Exit code 1 unless the plane has recovered and takes jobs. Workers do not count.
+        ready: Exit code 1 unless the plane has recovered and its store takes jobs. Workers do not
+            count.
         timeout: How many seconds the plane has to answer.
     """
     answer = await ask(connect, "health", timeout)
@@ -31,14 +34,21 @@ async def health(
         print_json(answer)
     else:
         print(wrapped(_line(answer, is_short=sys.stdout.isatty()), sys.stdout))
-    return Exit.FAILED if ready and not answer["ready"] else Exit.DONE
+    takes_jobs = answer["ready"] and not answer.get("failing")
+    return Exit.FAILED if ready and not takes_jobs else Exit.DONE
 
 
 def _line(answer: dict[str, Any], *, is_short: bool) -> str:
     kept = "in memory" if answer["durability"] == "memory" else f"on {answer['durability']}"
     counts = ", ".join(f"{number:,} {state}" for state, number in answer["jobs"].items() if number)
     return (
-        f"{'ready' if answer['ready'] else 'not ready'}, epoch {answer['epoch']} since "
+        f"{_word(answer)}, epoch {answer['epoch']} since "
         f"{moment_text(answer.get('started_at'), is_short=is_short)}, jobs are kept {kept}; "
         f"{counts or 'none so far'}"
     )
+
+
+def _word(answer: dict[str, Any]) -> str:
+    if answer.get("failing"):
+        return f"takes no new jobs ({answer['failing']})"
+    return "ready" if answer["ready"] else "not ready"

@@ -98,9 +98,10 @@ async def result(
     """Wait for a job's end and print its result, as `creche submit` does.
 
     Args:
-        timeout: How many seconds to wait. The job goes on when they run out.
+        timeout: How many seconds to wait; connecting takes no longer than that either. The job
+            goes on when they run out.
     """
-    async with open_client(connect) as client:
+    async with open_client(connect, min(timeout, ASK_S)) as client:
         return await wait_and_print(client.job(job_id), timeout, as_json=as_json)
 
 

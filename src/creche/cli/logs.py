@@ -6,13 +6,14 @@ import logging
 import sys
 import time
 
-from creche.cli.output import has_colour
+from creche.cli.output import has_colour, wrapped
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
 
 class _Lines(logging.Formatter):
-    """``12:04:31 warning worker: text``; with the traceback, if there is one."""
+    """``12:04:31 warning worker: text``, broken between words on a terminal; with the traceback, if
+    there is one."""
 
     def __init__(self, *, is_coloured: bool) -> None:
         super().__init__()
@@ -22,10 +23,11 @@ class _Lines(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = record.levelname.lower()
         room = record.name.removeprefix("creche.")
+        text = wrapped(f"{clock} {level} {room}: {record.getMessage()}", sys.stderr)
         colour = _COLOURS.get(record.levelno)
         if self._is_coloured and colour is not None:
-            level = f"\x1b[{colour}m{level}\x1b[0m"
-        text = f"{clock} {level} {room}: {record.getMessage()}"
+            # Afterwards: colours take no columns.
+            text = text.replace(level, f"\x1b[{colour}m{level}\x1b[0m", 1)
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return text

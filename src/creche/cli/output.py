@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 JSON_VERSION = 1
@@ -30,12 +31,13 @@ def say(kind: str, text: str) -> None:
         line = wrapped(line, sys.stderr)
         if has_colour(sys.stderr):
             line = f"\x1b[{code}m{word}:\x1b[0m{line.removeprefix(word + ':')}"
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # its terminal is closed: nobody is left to be told
+        print(line, file=sys.stderr, flush=True)
 
 
-def wrapped(text: str, stream: TextIO) -> str:
+def wrapped(text: str, stream: TextIO, indent: int = 2) -> str:
     """Return *text* broken between words where *stream* is a terminal, which would break it in the
-    middle of one. Each further line is indented."""
+    middle of one. Each further line is indented, by so many columns."""
     if not stream.isatty():
         return text
     from shutil import get_terminal_size
@@ -43,7 +45,7 @@ def wrapped(text: str, stream: TextIO) -> str:
 
     wrapper = TextWrapper(
         get_terminal_size().columns,
-        subsequent_indent="  ",
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
         expand_tabs=False,
@@ -62,11 +64,11 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print a name and a value a line, the values below each other."""
+    """Print a name and a value a line, the values below each other, and their further lines too."""
     listed = [(name, printable(value)) for name, value in facts]
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        print(f"{name.ljust(width)}  {value}".rstrip())
+        print(wrapped(f"{name.ljust(width)}  {value}".rstrip(), sys.stdout, width + 2))
 
 
 def printable(text: str) -> str:

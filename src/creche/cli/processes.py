@@ -78,12 +78,16 @@ def stop_signals(parent_pipe: int | None) -> Iterator[AsyncIterator[int]]:
 
 @contextmanager
 def _terminations(*more: int) -> Iterator[AsyncIterator[int]]:
-    """Receive SIGTERM and *more*, and be deaf to SIGTERM ever after.
+    """Receive SIGTERM, SIGHUP and *more*, and be deaf to the first two ever after.
 
     The process is about to end by itself then. A signal that comes a moment late would kill it, and
-    whoever sent it, and waits for a code, would take that for a crash.
+    whoever sent it, and waits for a code, would take that for a crash. A SIGHUP that was ignored
+    before, as under ``nohup``, stays so.
     """
     is_ending = False
+    asking = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
 
     def on_signal(number: int, _: FrameType | None) -> None:
         # What Trio puts back in the end; and what there is before Trio's is there.
@@ -91,20 +95,23 @@ def _terminations(*more: int) -> Iterator[AsyncIterator[int]]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    signal.signal(signal.SIGTERM, on_signal)
+    for number in asking:
+        signal.signal(number, on_signal)
     try:
-        with trio.open_signal_receiver(signal.SIGTERM, *more) as signals:
+        with trio.open_signal_receiver(*asking, *more) as signals:
             try:
                 yield signals
             finally:
                 is_ending = True
     finally:
         # Python's own farewell makes a handler the default again, but leaves this alone.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in asking:
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def unless_terminated(run: Callable[[], Awaitable[Exit]]) -> Exit:
-    """Run a command that has children and files to clean up: SIGTERM cancels it, as Ctrl-C does."""
+    """Run a command that has children and files to clean up: SIGTERM and SIGHUP cancel it, as
+    Ctrl-C does."""
     code: Exit = Exit.TERMINATED
     async with trio.open_nursery() as nursery:
 

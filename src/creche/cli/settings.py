@@ -11,9 +11,11 @@ that has them.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,6 +58,37 @@ SHARED = frozenset(
 )
 """The options that may stand outside of a table; what is not here is a typing mistake."""
 
+_ALONE = frozenset({"gui-insecure", "no-gui", "store-bytes"})
+"""What has a variable beside those. A test holds both against the application."""
+
+_OTHERS = frozenset({"CRECHE_CONFIG", "CRECHE_DEBUG"})
+"""Variables that are no option's."""
+
+VARIABLES = frozenset(
+    {f"CRECHE_{name.replace('-', '_').upper()}" for name in SHARED | _ALONE} | {*ALIASES} | _OTHERS
+)
+"""All variables of ours."""
+
+_LIKENESS = 0.85
+"""How like one of ours a variable is (difflib's ratio) that is taken for a typing mistake."""
+
+_KUBERNETES = re.compile(r"_SERVICE_|_PORT_|_TCP")
+"""What it sets in every pod for a service, whatever that is called."""
+
+
+def mistyped(variables: Iterable[str]) -> list[str]:
+    """Return a sentence about each of *variables* that is not ours, and almost is. A mistake in a
+    settings file is an error; the environment may hold what others have put there."""
+    ours = [name.removeprefix("CRECHE_") for name in sorted(VARIABLES)]
+    found = []
+    for name in sorted(variables):
+        rest = name.removeprefix("CRECHE_")
+        if rest == name or name in VARIABLES or _KUBERNETES.search(name):
+            continue
+        if like := get_close_matches(rest, ours, 1, _LIKENESS):
+            found.append(f"nothing reads {name} (environment): did you mean CRECHE_{like[0]}?")
+    return found
+
 
 def sources(given: Mapping[str, str] | None = None) -> tuple[Source, ...]:
     """Return the chain behind the command line; *given* was written before the command's name."""
@@ -85,7 +118,9 @@ class _Environment(Env):
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         for argument in arguments:
             if argument.parameter.show_env_var:
-                for option in (*argument.names, *argument.negatives):
+                # Its first name only: what is called CRECHE_PORT may be somebody else's. Kubernetes
+                # sets that one for a service named creche.
+                for option in (*argument.names[:1], *argument.negatives):
                     _fill_from_environment(arguments, option, self.prefix + _as_variable(option))
         for variable, option in ALIASES.items():
             _fill_from_environment(arguments, option, variable)

@@ -18,7 +18,14 @@ from creche.cli.values import (
     signature_of,
 )
 from creche.client.client import Client
-from creche.errors import JobEnded, JobFailed, ResultTimeout, SettingsError
+from creche.errors import (
+    JobEnded,
+    JobFailed,
+    PlaneUnreachable,
+    ResultTimeout,
+    SettingsError,
+    UnknownJob,
+)
 from creche.model.job import JobState
 from creche.peer.handle import JobHandle
 from creche.tasks.task import SubmitOptions
@@ -54,14 +61,15 @@ async def submit(
         json_args: All arguments as JSON: a list, or an object of keyword arguments.
         queue: Where the job goes; the task's own queue when not given.
         non_blocking: Print the job's id and leave; nobody waits for the result.
-        timeout: How many seconds to wait for the result. The job goes on when they run out.
+        timeout: How many seconds to wait for the result; connecting and submitting take no longer
+            than that either. The job goes on when they run out.
         task_name: The task's name (FastWorker's spelling).
         args: Its positional arguments (FastWorker's spelling).
     """
     name, texts = _told(task, words, task_name, args)
     handle: JobHandle[Any] | None = None
     try:
-        async with open_client(connect, SUBMIT_S) as client:
+        async with open_client(connect, min(timeout, SUBMIT_S)) as client:
             declaration = await client.ask("task", {"name": name})
             call_args, call_kwargs = _call(declaration, texts, kwargs or (), json_args)
             options = SubmitOptions(queue, priority)
@@ -144,9 +152,10 @@ async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_js
     try:
         value = await handle.result(timeout)
     except ResultTimeout as late:
+        state = await _state(handle)
         if as_json:
-            print_json({"id": handle.id, "state": None})
-        say("error", str(late))
+            print_json({"id": handle.id, "state": None if state is None else state.word})
+        say("error", _waited_out(late, state))
         say("hint", f"`creche result {handle.id}` waits again")
         return Exit.WAITED_OUT
     except JobEnded as ended:
@@ -159,6 +168,29 @@ async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_js
     else:
         print(result_text(value))
     return Exit.DONE
+
+
+async def _state(handle: JobHandle[Any]) -> JobState | None:
+    """Return where the job is now; None if the plane cannot say."""
+    try:
+        return await handle.status()
+    except (PlaneUnreachable, UnknownJob):
+        return None
+
+
+def _waited_out(late: ResultTimeout, state: JobState | None) -> str:
+    what = f"job {late.job_id} has not ended after {late.timeout_s:g} s"
+    match state:
+        case None:
+            return str(late)
+        case JobState.PARKED:
+            return f"{what}: it is parked until a worker that knows its task connects"
+        case JobState.QUEUED:
+            return f"{what}: it is queued, and has not begun"
+        case _ if state.has_ended:  # between the two
+            return f"{what}, and has now: it is {state.word}"
+        case _:
+            return f"{what}: it is {state.word}, and it goes on"
 
 
 def _ended(job_id: str, ended: JobEnded) -> dict[str, Any]:

@@ -46,6 +46,10 @@ FIRST_NOTICE_S = 3.0
 NOTICE_S = 60.0
 """A worker waits for its plane as long as it takes, and says so this often."""
 
+TOLD_S = 0.2
+"""How long after its parent's end a worker looks for the signal that comes along with an ordered
+one."""
+
 LEAVE_S = 2.0
 """After the plane was told goodbye, nothing is owed to anyone: a body that cannot be stopped ends
 with the process, after this time, or at once if the worker was told to stop more than once."""
@@ -67,7 +71,8 @@ async def worker(
     """Run jobs for a plane.
 
     A worker waits for its plane, and dials again when the connection ends. The first SIGTERM or
-    Ctrl-C makes it take nothing new and leave when its jobs are done, the second stops them.
+    Ctrl-C, or the closing of its terminal, makes it take nothing new and leave when its jobs are
+    done, the second stops them.
 
     Args:
         task_modules: Where the tasks are: modules (shop.tasks) or files (shop/tasks.py).
@@ -87,7 +92,8 @@ async def worker(
     look_for_cycles_rarely()
     logs.set_up(log_level)
     for warning in load(task_modules).warnings:
-        logger.warning(warning)
+        # A plane that starts its workers has said so itself, once for all of them.
+        logger.log(logging.WARNING if parent_pipe is None else logging.DEBUG, "%s", warning)
     chosen = queues or _queues_of_tasks()
     made = Worker(
         task_registry,
@@ -134,6 +140,7 @@ class _Shift:
         self._parent_pipe = parent_pipe
         self._grace_s = grace_s
         self._asked = 0
+        self._is_told = trio.Event()
         self._code = Exit.DONE
 
     async def run(self) -> Exit:
@@ -153,6 +160,7 @@ class _Shift:
         with stop_signals(self._parent_pipe) as signals:
             async for number in signals:
                 self._asked += 1
+                self._is_told.set()
                 if self._asked > 1:
                     self._code = Exit(128 + number)
                 if self._asked > 2:
@@ -164,6 +172,8 @@ class _Shift:
         """The plane that started this worker has ended. In good order, it tells us by a signal as
         well, and either one after the other makes us hurry."""
         await wait_for_parent_to_end(parent_pipe)
+        with trio.move_on_after(TOLD_S):
+            await self._is_told.wait()
         self._worker.plane_ended(self._grace_s)
 
     async def _tell(self) -> None:

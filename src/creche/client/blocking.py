@@ -35,6 +35,7 @@ from creche.client.client import Client, websocket_dial
 from creche.errors import ClientClosed
 from creche.model.job import JobState
 from creche.model.priority import Priority
+from creche.peer.calls import each_value_is_one_argument
 from creche.peer.handle import JobHandle, Outcome
 from creche.tasks.task import Task
 
@@ -239,7 +240,8 @@ class BlockingClient:
         """Run *task* once for each value and return an iterator over the results: in the order of
         the values, or, with ``ordered=False``, as they come. The jobs are submitted at once; what
         a failed job raises is raised where its turn comes."""
-        handles = self.submit_many(task, [(value,) for value in values])
+        with each_value_is_one_argument():
+            handles = self.submit_many(task, [(value,) for value in values])
         return self._results(handles, ordered=ordered)
 
     def as_completed(

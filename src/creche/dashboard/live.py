@@ -28,6 +28,12 @@ TOPIC_HZ = 5.0
 ASK_S = 2.0
 """How long a page without a stream waits for the plane before it shows what is known."""
 
+FIRST_NOTICE_S = 3.0
+NOTICE_S = 60.0
+"""When the log says that the page waits for its plane, at first and then again."""
+
+_LOOK_S = 0.25
+
 _BYE = b'event: bye\ndata: {"retry_s": 1}\n\n'
 
 logger = logging.getLogger("creche.dashboard")
@@ -195,6 +201,30 @@ class Live:
                 raise
             finally:
                 self._client = None
+
+    async def tell(self) -> None:
+        """Say in the log when the plane is found, or has not been there for long. Ends by being
+        cancelled."""
+        notice_s = FIRST_NOTICE_S
+        while True:
+            # Looked at now and then: a connection that breaks and is there again at once is the
+            # link's business, and no news.
+            with trio.move_on_after(notice_s):
+                while not self._is_connected:  # noqa: ASYNC110
+                    await trio.sleep(_LOOK_S)
+            if not self._is_connected:
+                why = self._newest["why"]
+                logger.warning("waiting for the plane at %s%s", self._connect, why and f" ({why})")
+                notice_s = NOTICE_S
+                continue
+            logger.info("the page is connected to %s", self._connect)
+            notice_s = FIRST_NOTICE_S
+            while self._is_connected:  # noqa: ASYNC110
+                await trio.sleep(_LOOK_S)
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._client is not None and self._client.is_connected
 
     async def _until_somebody_looks(self) -> None:
         while not self._streams:

@@ -85,6 +85,7 @@ async def run_gui(
     listeners = await _open_listeners(host, port)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live.run)
+        nursery.start_soon(live.tell)
         bound = listeners[0].socket.getsockname()[1]
         task_status.started(f"http://{_authority(host)}:{bound}")
         await server.run(listeners, stop=stop, say_goodbye=live.close)
@@ -218,7 +219,9 @@ async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
     except OSError as error:
         where = f"{_authority(host)}:{port}"
         why = error.strerror or str(error)
-        raise ListenError(f"the page cannot listen on {where}: {why}") from None
+        raise ListenError(
+            f"the page cannot listen on {where}: {why}: choose another --gui-port"
+        ) from None
 
 
 def _authority(host: str) -> str:

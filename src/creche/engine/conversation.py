@@ -50,9 +50,6 @@ SLICE = 256
 its way while the last are looked at, and no peer holds up the others for long."""
 
 
-STOPPING = "stopping"
-"""The code of the refusal that everybody hears who comes while the plane stops."""
-
 ENDINGS = (ChannelBroken, ChannelClosed, LocalProtocolError, RemoteProtocolError, Refused)
 """What ends a conversation, and nothing beside it."""
 
@@ -179,7 +176,7 @@ class Conversations:
     def _new_session(self, hello: m.Hello, role: Role) -> Session:
         core = self._core
         if core.is_stopping:
-            raise Refused(STOPPING, "the plane is stopping")
+            raise Refused(m.STOPPING, "the plane is stopping")
         if len(core.sessions) >= core.settings.sessions:
             raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
         session = Session(hello, role, core.settings)
@@ -381,8 +378,8 @@ class Conversations:
     ) -> None:
         """Say the last word, if the peer still listens; bounded."""
         # Of a plane that stops, everybody who dials again is sent away: the first tells enough.
-        if refusal.code != STOPPING or not self._is_turning_away:
-            self._is_turning_away |= refusal.code == STOPPING
+        if refusal.code != m.STOPPING or not self._is_turning_away:
+            self._is_turning_away |= refusal.code == m.STOPPING
             who = channel.peer if session is None else f"{session.role.value} {session.name}"
             self._core.events.emit(PeerRefused(who, refusal.code, refusal.why))
         with trio.move_on_after(1.0, shield=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from creche.errors import InvalidArguments
@@ -20,6 +20,19 @@ def no_task(thing: object) -> InvalidArguments:
     return InvalidArguments(
         f"{thing!r} is neither a task nor a task's name: decorate the function with @task"
     )
+
+
+@contextmanager
+def each_value_is_one_argument() -> Iterator[None]:
+    """Add to an error of the arguments in the block how `map` makes a call of a value: a tuple is
+    easily taken for several arguments."""
+    try:
+        yield
+    except InvalidArguments as error:
+        error.add_note(
+            "map passes each value as one argument; submit_many takes a tuple of arguments a call"
+        )
+        raise
 
 
 def name_of(task: Task[..., Any] | str) -> str:

@@ -24,6 +24,7 @@ from creche.errors import (
     ClientClosed,
     CrecheError,
     NotAPlane,
+    PlaneStopping,
     PlaneUnreachable,
     Refused,
     RemoteProtocolError,
@@ -136,7 +137,8 @@ class Link:
         """Wait until a connection is open and return its welcome.
 
         Raises:
-            PlaneUnreachable: not within *timeout_s* seconds; at once a `NotAPlane`.
+            PlaneUnreachable: not within *timeout_s* seconds; a `PlaneStopping` if there was one
+                that takes nobody any more; at once a `NotAPlane`.
             Refused: the plane does not want this peer, and never will.
             ClientClosed: the link has ended.
         """
@@ -148,8 +150,11 @@ class Link:
                     raise fresh(self.failure)
                 changed = self._changed
                 await changed.wait()
+        gave_up = f"gave up after {timeout_s:g} s"
+        if isinstance(self.failure, Refused) and self.failure.code == m.STOPPING:
+            raise PlaneStopping(self.url, gave_up)
         why = "no answer" if self.failure is None else _reason(self.failure)
-        raise PlaneUnreachable(self.url, f"{why}; gave up after {timeout_s:g} s")
+        raise PlaneUnreachable(self.url, f"{why}; {gave_up}")
 
     async def wait_disconnected(self) -> None:
         """Wait until the connection that is open now has ended; nothing more comes of it then."""

@@ -37,7 +37,14 @@ from creche.model.ids import id_to_text, new_id
 from creche.model.job import JobState
 from creche.model.priority import Priority
 from creche.peer.asking import Asking
-from creche.peer.calls import checked_options, checked_wait, name_of, no_task, parts_of
+from creche.peer.calls import (
+    checked_options,
+    checked_wait,
+    each_value_is_one_argument,
+    name_of,
+    no_task,
+    parts_of,
+)
 from creche.peer.credit import Credit
 from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
@@ -264,7 +271,8 @@ class Submitter:
         """Run *task* once for each value and yield the results: in the order of the values, or,
         with ``ordered=False``, as they come. Raises what a failed job raises, where its turn
         comes."""
-        handles = await self.submit_many(task, [(value,) for value in values])
+        with each_value_is_one_argument():
+            handles = await self.submit_many(task, [(value,) for value in values])
         if ordered:
             for handle in handles:
                 yield await handle.result()

@@ -6,6 +6,7 @@ told from them, without SQLite, which would leave its own files beside it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -89,7 +90,7 @@ class FileLock:
             os.pwrite(fd, b"%d\n" % pid, 0)
         except OSError as error:
             lock.release()
-            raise StoreUnusable(f"{path} cannot be used: {lock_path}: {error.strerror}") from None
+            raise StoreUnusable(f"{path} cannot be used: {lock_path}: {error.strerror}") from error
         return lock
 
     def release(self) -> None:
@@ -104,7 +105,7 @@ def _try_lock(path: str, lock_path: str) -> int | None:
     try:
         fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StoreUnusable(f"{path} cannot be used: {lock_path}: {error.strerror}") from None
+        raise StoreUnusable(f"{path} cannot be used: {lock_path}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         here, there = os.fstat(fd), os.stat(lock_path)
@@ -114,6 +115,25 @@ def _try_lock(path: str, lock_path: str) -> int | None:
         pass  # held, or released and removed just now
     os.close(fd)
     return None
+
+
+def check_free(path: str) -> None:
+    """Refuse a database that somebody has at this moment, without making a file or waiting.
+
+    Raises:
+        StoreLocked: somebody has.
+    """
+    lock_path = os.path.realpath(path) + ".lock"
+    try:
+        fd = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # nobody, or nobody can tell; who opens the store is told why
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreLocked(path, _read_pid(lock_path)) from None
+    finally:
+        os.close(fd)
 
 
 def _read_pid(lock_path: str) -> int | None:
@@ -367,6 +387,15 @@ def is_unwritable(error: sqlite3.Error) -> bool:
     """Say whether *error* means that there was no room or no way to write, for now."""
     # The low byte is the primary result; the rest says which read or write it was.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
+
+
+def has_no_room(error: BaseException | None) -> bool:
+    """Say whether *error* means that the disk, a quota or a limit leaves no room to write."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    code = getattr(error, "sqlite_errorcode", 0)
+    # The second: the index of the log, a file beside the database, cannot be made.
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
 def as_store_full(error: sqlite3.Error) -> StoreFull:

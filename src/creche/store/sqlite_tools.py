@@ -14,12 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from creche.errors import StoreError, StoreUnusable
+from creche.errors import StoreError, StoreFull, StoreUnusable
 from creche.store.sqlite_file import (
     FileLock,
-    as_store_full,
     check_file,
     describe,
+    has_no_room,
     is_unwritable,
     open_to_read,
     open_to_write,
@@ -176,7 +176,7 @@ def backup(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
             _sync(part)
             part.rename(target)
         except (sqlite3.Error, OSError) as error:
-            raise _as_error(error, target) from error
+            raise _not_copied(error, target) from error
         finally:
             part.unlink(missing_ok=True)
     _sync(Path(target).parent)
@@ -190,32 +190,52 @@ def compact(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         StoreLocked: a plane has the file.
         StoreUnusable: there is no store of ours, or it is not writable.
-        StoreFull: there was no room; the store is as it was.
+        StoreFull: there was no room, not even for the lock's file; the store is as it was.
     """
     path = os.path.abspath(path)
     check_file(path, to_write=False)
     check_file(path)
-    lock = FileLock.take(path, os.getpid())
     try:
-        with closing(open_to_write(path)) as connection:
-            try:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                before = os.path.getsize(path)
-                connection.execute("VACUUM")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error as error:
-                raise _as_error(error, path) from error
-        return before, os.path.getsize(path)
-    finally:
-        lock.release()
+        lock = FileLock.take(path, os.getpid())
+        try:
+            return _compact(path)
+        finally:
+            lock.release()
+    except StoreUnusable as error:
+        if not has_no_room(error.__cause__):
+            raise
+        raise StoreFull(f"{error}; {_MAKE_ROOM}") from error
 
 
-def _as_error(error: sqlite3.Error | OSError, path: str) -> StoreError:
+_MAKE_ROOM = (
+    "make room on its disk, as much again as the store has; or `creche store backup` to another "
+    "disk, compact the copy, and put it in the store's place"
+)
+
+
+def _compact(path: str) -> tuple[int, int]:
+    with closing(open_to_write(path)) as connection:
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            before = os.path.getsize(path)
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            if not is_unwritable(error):
+                raise StoreError(f"{path}: {describe(error)}") from error
+            why = f"{path} cannot be compacted, and is as it was: {describe(error)}"
+            raise StoreFull(f"{why}; {_MAKE_ROOM}") from error
+    return before, os.path.getsize(path)
+
+
+def _not_copied(error: sqlite3.Error | OSError, target: str) -> StoreError:
+    """Return what to say of a backup to *target* that failed: the store itself may be well."""
     if isinstance(error, OSError):
-        return StoreUnusable(f"{path} cannot be written: {error.strerror}")
+        why = f"the backup {target} cannot be written: {error.strerror}"
+        return StoreFull(why) if has_no_room(error) else StoreUnusable(why)
     if is_unwritable(error):
-        return as_store_full(error)
-    return StoreError(f"{path}: {describe(error)}")
+        return StoreFull(f"the backup {target} cannot be written: {describe(error)}")
+    return StoreError(f"{target}: {describe(error)}")
 
 
 def _sync(path: Path) -> None:

@@ -49,6 +49,21 @@ def parse_store_url(text: str) -> StoreUrl:
             raise SettingsError(f"{text!r} is no store: {ALLOWED}")
 
 
+def check_free(url: StoreUrl | str) -> None:
+    """Refuse a store that another plane has at this moment. Nothing is made, and nobody waited for.
+
+    Raises:
+        StoreLocked: another plane has it.
+        SettingsError: *url* names no store.
+    """
+    if isinstance(url, str):
+        url = parse_store_url(url)
+    if url.kind == "sqlite":
+        from creche.store import sqlite_file
+
+        sqlite_file.check_free(os.path.abspath(url.path))
+
+
 def make_store(url: StoreUrl | str, max_bytes: int | None = None) -> Store:
     """Return the store that *url* names, not open yet. A file takes no new jobs while more than
     *max_bytes* of it are in use.

@@ -21,6 +21,9 @@ WATCH = 1
 RESENT = 2
 """This submission was sent before, over a connection that broke."""
 
+STOPPING = "stopping"
+"""The code of the refusal that everybody hears who comes while the plane stops."""
+
 
 class Hello(NamedTuple):
     """The first message of a connection: who is there, and which session goes on."""

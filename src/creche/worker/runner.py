@@ -242,12 +242,13 @@ class Worker:
             await leaving.until(self._is_cleaned_up, self._settings.cleanup_s)
             self._report_lost(holdings.disown())
         await leaving.wait_for_settlement(lambda: not (reports.ends or self._is_unsaid))
-        if reports.ends:
-            logger.warning(
-                "worker %s leaves with %d results unsettled: these jobs will run again",
-                self.worker_id,
-                reports.ends,
+        if number := reports.ends:
+            what = (
+                "1 result unsettled: its job"
+                if number == 1
+                else f"{number} results unsettled: their jobs"
             )
+            logger.warning("worker %s leaves with %s will run again", self.worker_id, what)
         self._is_ending = True
         await self.link.leave(leaving.why)
         self.has_left.set()

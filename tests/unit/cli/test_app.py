@@ -99,6 +99,20 @@ def test_a_wrong_command_line_is_code_2_and_a_line_or_two(
     assert "Traceback" not in err
 
 
+def test_a_mistyped_variable_is_warned_of_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRECHE_CONECT", "ws://127.0.0.1:1")
+    assert run(["store", "compact", "--store", "memory:"]) == 2
+    _, err = capsys.readouterr()
+    assert err.splitlines()[0] == (
+        "warning: nothing reads CRECHE_CONECT (environment): did you mean CRECHE_CONNECT?"
+    )
+    assert err.count("CRECHE_CONECT") == 1
+    assert run(["worker", "--check", "--task-modules", "none.such"]) == 2
+    assert "CRECHE_CONECT" not in capsys.readouterr().err
+
+
 def test_the_version_is_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("creche ")

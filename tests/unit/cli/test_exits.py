@@ -20,6 +20,7 @@ FAILED = errors.JobFailed("id", "ValueError", "no", "Traceback ...\nValueError: 
         (errors.ListenError("x"), 2),
         (errors.StoreUnusable("x"), 2),
         (errors.StoreLocked("x", 1), 2),
+        (errors.StoreFull("x"), 1),
         (errors.UnknownJob("x"), 3),
         (errors.ResultForgotten("x"), 3),
         (errors.PlaneUnreachable("ws://x", "y"), 4),
@@ -85,3 +86,4 @@ def test_of_a_group_the_interrupt_counts_then_a_bug_then_the_first() -> None:
 
 def test_signals_have_the_shells_codes() -> None:
     assert (Exit.INTERRUPTED, Exit.TERMINATED, Exit.BROKEN_PIPE) == (130, 143, 141)
+    assert Exit.HUNG_UP == 129

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import logging
 import sys
 
 import pytest
 
+from creche.cli.logs import _Lines
 from creche.cli.output import (
     bytes_text,
     moment_text,
@@ -27,6 +31,36 @@ def test_a_json_document_says_its_version(capsys: pytest.CaptureFixture[str]) ->
 def test_facts_stand_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     print_facts([("a", "1"), ("long", "2"), ("none", "")])
     assert capsys.readouterr().out == "a     1\nlong  2\nnone\n"
+
+
+def test_a_fact_that_is_long_is_broken_between_words_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = [("latency", "12 ms and 13 ms (all submitted at once)"), ("", "1 ms (one by one)")]
+    print_facts(facts)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "33")
+    print_facts(facts)
+    assert capsys.readouterr().out.splitlines() == [
+        "latency  12 ms and 13 ms (all submitted at once)",
+        "         1 ms (one by one)",
+        "latency  12 ms and 13 ms (all",
+        "         submitted at once)",
+        "         1 ms (one by one)",
+    ]
+
+
+def test_a_log_line_is_broken_between_words_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "worker w is connected, listening on default"
+    record = logging.LogRecord("creche.worker", logging.WARNING, "", 1, text, None, None)
+    assert _Lines(is_coloured=False).format(record)[8:] == f" warning worker: {text}"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    first, second = _Lines(is_coloured=True).format(record).splitlines()
+    assert first[8:] == " \x1b[33mwarning\x1b[0m worker: worker w is"
+    assert second == "  connected, listening on default"
 
 
 def test_what_is_said_goes_to_stderr_without_colour_when_piped(
@@ -60,6 +94,15 @@ def test_a_sentence_is_broken_between_words_on_a_terminal_only(
         "a line of a traceback stays as it is",
         "\x1b[1;31merror:\x1b[0m x",
     ]
+
+
+def test_a_terminal_that_is_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    say("error", "nobody hears this")
 
 
 def test_control_characters_of_others_are_written_out() -> None:

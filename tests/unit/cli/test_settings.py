@@ -9,8 +9,8 @@ import pytest
 from cyclopts import App, CycloptsError, Parameter
 
 from creche.cli.app import make_app
-from creche.cli.options import FLAG, Connect, Count, Names
-from creche.cli.settings import COMMANDS, SHARED, sources
+from creche.cli.options import FLAG, Connect, Count, Names, Port
+from creche.cli.settings import ALIASES, COMMANDS, SHARED, VARIABLES, mistyped, sources
 from creche.cli.usage import usage_line
 from creche.errors import SettingsError
 
@@ -38,6 +38,14 @@ def called(*words: str, given: dict[str, str] | None = None) -> dict[str, Any]:
         quiet: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
         log_level: str = "info",
         store: str = "sqlite:creche.db",
+    ) -> dict[str, Any]:
+        return dict(locals())
+
+    @app.command(name="page")
+    def page(
+        *,
+        host: Annotated[str, Parameter(name=("--gui-host", "--host"))] = "127.0.0.1",
+        port: Annotated[Port, Parameter(name=("--gui-port", "--port"))] = 8080,
     ) -> dict[str, Any]:
         return dict(locals())
 
@@ -155,6 +163,30 @@ def test_what_belongs_to_one_call_is_not_read_from_the_environment(
     assert found["quiet"] is False
 
 
+def test_a_variable_is_named_like_the_first_name_of_its_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kubernetes sets CRECHE_PORT in every pod beside a service that is named creche."""
+    monkeypatch.setenv("CRECHE_PORT", "tcp://10.0.0.1:5570")
+    monkeypatch.setenv("CRECHE_HOST", "elsewhere")
+    assert called("page") == {"host": "127.0.0.1", "port": 8080}
+    monkeypatch.setenv("CRECHE_GUI_PORT", "9000")
+    assert called("page")["port"] == 9000
+    gui = make_app()["gui"].assemble_argument_collection()
+    firsts = {argument.names[0] for argument in gui}
+    assert {"--gui-host", "--gui-port", "--gui-insecure"} <= firsts
+
+
+def test_a_variable_that_is_almost_one_of_ours_is_told_of() -> None:
+    assert mistyped(["CRECHE_CONECT", "PATH"]) == [
+        "nothing reads CRECHE_CONECT (environment): did you mean CRECHE_CONNECT?"
+    ]
+    assert mistyped(["CRECHE_GUI_PROT"]) != []
+    others = ["CRECHE_CONNECT", "CRECHE_GUI_ENABLED", "CRECHE_DEBUG", "CRECHE_PYTHONS", "CONECT"]
+    kubernetes = ["CRECHE_PORT", "CRECHE_GUI_SERVICE_PORT", "CRECHE_GUI_PORT_80_TCP_PORT"]
+    assert mistyped(others + kubernetes) == []
+
+
 def test_an_option_before_the_command_counts_as_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -214,14 +246,18 @@ def test_commands_and_shared_options_are_those_of_the_application() -> None:
     for name in commands:
         options |= options_of(app[name])
     assert {f"--{name}" for name in SHARED} <= options
+    others = set(ALIASES) | {"CRECHE_CONFIG", "CRECHE_DEBUG"}
+    variables = {f"CRECHE_{name[2:].replace('-', '_').upper()}" for name in options}
+    assert variables | others == VARIABLES
 
 
 def options_of(app: App) -> set[str]:
+    """The options that can be given by a variable, by the names that these are made of."""
     found: set[str] = set()
     if app.default_command is not None:
         for argument in app.assemble_argument_collection():
             if argument.parameter.show_env_var:
-                found |= set(argument.names)
+                found |= {argument.names[0], *argument.negatives}
     for name in app:
         if not name.startswith("-"):
             found |= options_of(app[name])

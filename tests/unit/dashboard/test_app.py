@@ -335,6 +335,46 @@ async def test_a_page_that_is_there_before_its_plane_waits_for_it(autojump_clock
         nursery.cancel_scope.cancel()
 
 
+async def test_the_page_of_a_plane_that_was_never_reached_claims_nothing() -> None:
+    async with open_house() as house:
+        html = await (await Page(house).get("/")).get_data(as_text=True)
+    counts, _, tables = html.partition("</ul>")
+    assert counts.count("<b>–</b>") == 10
+    assert "<b>0</b>" not in counts
+    for name in ("no-lanes", "no-workers", "no-jobs"):
+        assert f'id="{name}" hidden>' in tables
+
+
+async def test_the_log_says_when_the_plane_is_waited_for_and_found(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="creche.dashboard")
+
+    def told() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    async with open_page() as page, trio.open_nursery() as nursery:
+        page.house.listener.refuse = True
+        nursery.start_soon(page.live.tell)
+        await trio.sleep(60)
+        (line,) = told()
+        assert line.startswith("waiting for the plane at memory:plane (")
+        page.house.listener.refuse = False
+        await trio.sleep(10)
+        assert told() == ["the page is connected to memory:plane"]
+        page.lose_plane()
+        await trio.sleep(1)
+        page.house.listener.refuse = False
+        await trio.sleep(1)
+        assert "waiting" not in "".join(told())  # it was away for a moment only
+        page.lose_plane()
+        await trio.sleep(10)
+        assert [line.partition(" at ")[0] for line in told()] == ["waiting for the plane"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_closing_says_goodbye_and_opens_no_more_streams(autojump_clock: object) -> None:
     async with open_page() as page, page.stream() as events:
         await events.snapshot_where("reachable", True)

@@ -200,7 +200,7 @@ async def test_stopping_does_not_wait_for_a_reader_that_reads_nothing() -> None:
 async def test_a_port_in_use_is_a_clear_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ListenError, match=rf"127\.0\.0\.1:{port}: .*in use"):
+        with pytest.raises(ListenError, match=rf"127\.0\.0\.1:{port}: .*in use: .*--gui-port"):
             await run_gui("ws://127.0.0.1:1", "127.0.0.1", port)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from creche.errors import StoreLocked, StoreUnusable
+from creche.errors import StoreFull, StoreLocked, StoreUnusable
 from creche.store.base import Batch, Retention, Store
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_tools import backup, compact, info, verify
@@ -161,6 +162,40 @@ async def test_a_backup_that_cannot_be_written_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(StoreUnusable):
         backup(path, tmp_path / "nowhere" / "copy.db")
     assert names(tmp_path) == ["creche.db"]
+
+
+@contextmanager
+def files_no_longer_than(limit: int) -> Iterator[None]:
+    """Have this process write no further into any file, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def test_a_backup_for_which_there_is_no_room_blames_its_target(tmp_path: Path) -> None:
+    path, target = tmp_path / "creche.db", tmp_path / "copy.db"
+    await (await a_busy_store(path)).aclose()
+    with files_no_longer_than(50_000):
+        with pytest.raises(StoreFull) as caught:
+            backup(path, target)
+    assert str(caught.value).startswith(f"the backup {target} cannot be written: ")
+    assert names(tmp_path) == ["creche.db"]
+
+
+@pytest.mark.parametrize("limit", [0, 50_000], ids=["lock", "copy"])
+async def test_compacting_without_room_says_what_to_do(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "creche.db"
+    await (await a_busy_store(path)).aclose()
+    before = path.read_bytes()
+    with files_no_longer_than(limit):
+        with pytest.raises(StoreFull, match="make room on its disk") as caught:
+            compact(path)
+    assert str(path) in str(caught.value)
+    assert verify(path) == []
+    assert len(path.read_bytes()) == len(before)
 
 
 async def test_compacting_gives_back_what_pruning_freed(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ async def test_the_goodbye_waits_for_the_last_reports_to_be_settled_but_not_for_
         assert not worker.has_left.is_set()
     assert trio.current_time() - begun_at == pytest.approx(5.0, abs=1.0)
     assert report.state == JobState.SUCCEEDED
-    assert "leaves with 1 results unsettled" in caplog.text
+    assert "leaves with 1 result unsettled: its job will run again" in caplog.text
 
 
 async def test_the_goodbye_follows_the_settlement_at_once(autojump_clock: Any) -> None:

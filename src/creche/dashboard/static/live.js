@@ -188,16 +188,18 @@ function paint() {
 
   for (const item of $("counts").children) {
     const n = (plane && plane.jobs[item.dataset.state]) || 0;
-    say(item.querySelector("b"), count(n));
+    say(item.querySelector("b"), plane ? count(n) : "–");
     if (n) item.hidden = false; // Once shown it stays: a line that jumps is hard to read.
   }
 
   sync($("lanes"), "tbody", $("t-queue"), queues, (q) => q.queue, fillQueue);
   sync($("workers"), "tr", $("t-worker"), workers, (w) => w.name, fillWorker);
   sync($("jobs"), "tr", $("t-job"), jobs, (j) => j.id, fillJob);
-  show($("no-lanes"), queues.length === 0);
-  show($("no-workers"), workers.length === 0);
-  show($("no-jobs"), jobs.length === 0);
+  // Of a plane that was never seen nothing is known, not even that it has nothing.
+  const isSeen = plane !== null;
+  show($("no-lanes"), isSeen && queues.length === 0);
+  show($("no-workers"), isSeen && workers.length === 0);
+  show($("no-jobs"), isSeen && jobs.length === 0);
   show($("more-lanes"), leftOut.queues > 0);
   say($("more-lanes").firstElementChild, String(leftOut.queues));
   show($("more-workers"), leftOut.workers > 0);
