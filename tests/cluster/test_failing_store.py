@@ -24,7 +24,7 @@ from creche.errors import (
     StoreUnavailable,
     StoreUnusable,
 )
-from creche.store.base import Batch
+from creche.store.base import Batch, Retention
 from creche.wire import messages as m
 
 pytestmark = pytest.mark.trio
@@ -550,10 +550,10 @@ async def test_lanes_that_are_read_back_together_keep_to_the_space_too(autojump_
 class OverLimit(DiskLike):
     """A file that is as large as it may be: new jobs are refused, and the rest goes on."""
 
-    is_over = False
+    has_grown = False
 
     async def commit(self, batch: Batch):
-        if self.is_over and batch.jobs:
+        if self.has_grown and batch.jobs:
             await trio.lowlevel.checkpoint()
             raise StoreOverLimit("the file is over its limit")
         return await super().commit(batch)
@@ -569,7 +569,7 @@ async def test_a_file_over_its_limit_refuses_what_is_new_and_holds_nothing_up(au
         await worker.ready("echo", slots=0)
         for i in range(10):
             await client.submitted(i)
-        store.is_over = True
+        store.has_grown = True
         await worker.say(m.Capacity(1, 0))
         began_at = trio.current_time()
         for i in range(10):
@@ -580,6 +580,29 @@ async def test_a_file_over_its_limit_refuses_what_is_new_and_holds_nothing_up(au
             assert (await client.ask("health"))["failing"] == "the file is over its limit"
             await run_all(worker, 1)
         assert trio.current_time() - began_at < 0.5, "virtual seconds: nothing waits for a disk"
-        store.is_over = False
+        store.has_grown = False
         await client.submitted(200)
+        assert (await client.ask("health"))["failing"] is None
+
+
+async def test_a_file_over_its_limit_is_thought_well_again_when_results_were_let_go_of(
+    autojump_clock,
+):
+    store = OverLimit()
+    settings = PlaneSettings(retention=Retention(None, None, max_age_s=100.0))
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.client().connected() as client,
+    ):
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            await client.submitted(1)
+            await run_all(worker, 1)
+        store.has_grown = True
+        await client.say(client.submit(2))
+        assert (await client.hear(m.Declined)).code == "store-full"
+        # Who asks before sending anything would never send anything.
+        for _ in range(20):
+            await trio.sleep(10)
+            await client.say(m.Ping(1))
         assert (await client.ask("health"))["failing"] is None

@@ -599,6 +599,7 @@ class Core:
                     self._unknown_until = max(self._unknown_until, pruned.unknown_until)
                     if not any(pruned):
                         break
+                    self.journal.made_room()
             except StoreUnavailable:
                 raise
             except StoreError as error:

@@ -292,6 +292,12 @@ class Journal:
         self._is_flushing = False
         return entries
 
+    def made_room(self) -> None:
+        """Something was let go of: a store that was over its limit may take new jobs again, and the
+        next one tries it."""
+        if self.refusing is not None:
+            self._turn(failing=self.failing, refusing=None)
+
     async def wait_drained(self) -> None:
         """Wait until everything gathered so far is on disk."""
         on_disk = trio.Event()
