@@ -131,6 +131,9 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+_STDOUT = "stdout"
+
+
 class _Stdout(io.FileIO):
     """Standard output whose errors say that it is it."""
 
@@ -138,7 +141,7 @@ class _Stdout(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            error.filename = "stdout"
+            error.filename = _STDOUT
             raise
 
 
@@ -158,8 +161,8 @@ def _report(error: BaseException) -> Exit:
     cause = blamed(error)
     for line in lines_of(cause, whole=error):
         say("", line)
-    if isinstance(cause, BrokenPipeError):
-        # Python flushes stdout once more at the end; nobody is there to read it.
+    if isinstance(cause, BrokenPipeError) or getattr(cause, "filename", None) == _STDOUT:
+        # Python flushes stdout once more at the end, and would tell of it a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return exit_of(cause)
 
