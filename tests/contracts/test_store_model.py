@@ -15,7 +15,17 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from creche.model.job import JobState
-from creche.store.base import Batch, Change, End, LaneRow, NewJob, Recovery, Retention, Store
+from creche.store.base import (
+    Batch,
+    Change,
+    End,
+    LaneRow,
+    NewJob,
+    Recovery,
+    Retention,
+    Store,
+    TryRow,
+)
 from creche.store.memory import MemoryStore
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_tools import verify
@@ -60,6 +70,8 @@ def draw_batch(draw: Any, plan: Plan) -> Batch:
                 payload=draw(blobs),
                 options=draw(st.sampled_from([None, b"\xa0"])),
                 submitted_at=draw(moments),
+                due_at=draw(moments) if state is JobState.DELAYED else None,
+                expires_at=draw(st.none() | moments),
             )
         )
         plan.ids.append(new_id)
@@ -78,6 +90,9 @@ def draw_batch(draw: Any, plan: Plan) -> Batch:
                     epoch=1,
                     holder=draw(st.sampled_from(WORKERS)),
                     leased_at=draw(st.none() | st.just(NOW)),
+                    failures=draw(st.integers(0, 2)),
+                    due_at=draw(moments) if state is JobState.DELAYED else None,
+                    expires_at=draw(st.none() | moments),
                 )
             )
         elif move == 3:
@@ -87,6 +102,19 @@ def draw_batch(draw: Any, plan: Plan) -> Batch:
                     state=draw(st.sampled_from(ENDED)),
                     attempt=draw(st.integers(0, 2)),
                     losses=draw(st.integers(0, 1)),
+                    holder=draw(st.sampled_from(WORKERS)),
+                    started_at=draw(st.none() | moments),
+                    ended_at=draw(moments),
+                    outcome=draw(st.none() | blobs),
+                    failures=draw(st.integers(0, 2)),
+                )
+            )
+        if move >= 2 and draw(st.integers(0, 3)) == 0:
+            batch.tries.append(
+                TryRow(
+                    seq=seq,
+                    attempt=draw(st.integers(1, 3)),
+                    state=draw(st.sampled_from([JobState.FAILED, JobState.LOST])),
                     holder=draw(st.sampled_from(WORKERS)),
                     started_at=draw(st.none() | moments),
                     ended_at=draw(moments),
@@ -126,6 +154,10 @@ async def look_at_all(stores: tuple[Store, Store], plan: Plan) -> None:
     await both(stores, "outcomes", plan.ids)
     for lane in LANES:
         await both(stores, "read_lane", lane, 2, 5, 1500)
+    await both(stores, "read_due", (NOW + 2, 3), NOW + 9, 5, 1500)
+    await both(stores, "read_due", (0.0, 0), NOW + 99, 100, 10**6)
+    expired = await both(stores, "expired", NOW + 6, 100)
+    assert len(set(expired.ids)) == len(expired.ids)
     for one in plan.ids[-3:]:
         await both(stores, "job", one)
 
@@ -134,6 +166,7 @@ def as_sets(found: Recovery) -> tuple[Any, ...]:
     return (
         *(found.ledger, found.epoch, found.next_seq, found.ended, list(found.held)),
         *(sorted(found.lanes), sorted(found.stored), sorted(found.tasks)),
+        *(sorted(found.delayed), found.next_due_at, found.next_expiry_at),
     )
 
 

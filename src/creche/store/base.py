@@ -10,7 +10,8 @@ A **ledger** is the part of a store that one plane owns at a time; opening it st
 
 A **lane** is a number here: the engine says what it stands for (`LaneRow`) before it is used. A job
 is **held** while the plane has it in memory (in a lane's window or leased), or **stored** while it
-waits beyond the window and is read back by `read_lane`. A leased job is held.
+waits beyond the window and is read back by `read_lane`. A leased job is held. A stored job that is
+DELAYED waits for its time, and is read back by `read_due`.
 
 A job that has ended keeps its payload and outcome until `prune` forgets it; then its id stays as a
 **tombstone** until that ends too, and the id is unknown again.
@@ -63,6 +64,10 @@ class NewJob(NamedTuple):
     payload: bytes
     options: bytes | None
     submitted_at: float
+    due_at: float | None = None
+    """When the time of a delayed job comes; a DELAYED one has it."""
+    expires_at: float | None = None
+    """The moment by which it must have begun."""
 
 
 class Change(NamedTuple):
@@ -78,6 +83,9 @@ class Change(NamedTuple):
     epoch: int
     holder: str | None
     leased_at: float | None
+    failures: int = 0
+    due_at: float | None = None
+    expires_at: float | None = None
 
 
 class End(NamedTuple):
@@ -91,6 +99,24 @@ class End(NamedTuple):
     started_at: float | None
     ended_at: float
     outcome: bytes | None
+    failures: int = 0
+
+
+class TryRow(NamedTuple):
+    """An attempt that was not a job's last: it FAILED and the job is tried again, or it was LOST.
+    Of one job, `MAX_TRIES` are kept, the newest ones."""
+
+    seq: int
+    attempt: int
+    state: JobState
+    holder: str | None
+    started_at: float | None
+    ended_at: float
+    outcome: bytes | None
+
+
+MAX_TRIES = 20
+"""Rows of `TryRow` kept of one job."""
 
 
 class TaskRow(NamedTuple):
@@ -105,8 +131,9 @@ class TaskRow(NamedTuple):
 class Retention:
     """How long outcomes are kept: whichever limit is met first, oldest end first. None: no limit.
 
-    `max_bytes` counts what ended jobs still take up, payloads and outcomes; `max_age_s` is in
-    seconds since the end; `tombstone_s` is how long the id is kept after the outcome was forgotten.
+    `max_bytes` counts what ended jobs still take up: payloads, outcomes and those of their tries.
+    `max_age_s` is in seconds since the end; `tombstone_s` is how long the id is kept after the
+    outcome was forgotten.
     """
 
     max_count: int | None
@@ -128,6 +155,8 @@ class Batch:
     tasks: list[TaskRow] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    tries: list[TryRow] = field(default_factory=list)
+    """Of jobs that are unfinished or end with this batch."""
     ends: list[End] = field(default_factory=list)
 
 
@@ -159,6 +188,9 @@ class JobRow(NamedTuple):
     options: bytes | None
     submitted_at: float
     leased_at: float | None
+    failures: int = 0
+    due_at: float | None = None
+    expires_at: float | None = None
 
 
 class LaneCount(NamedTuple):
@@ -167,6 +199,20 @@ class LaneCount(NamedTuple):
     lane: int
     stored: int
     first_seq: int
+
+
+class DelayCount(NamedTuple):
+    """How many delayed jobs of a lane are stored."""
+
+    lane: int
+    stored: int
+
+
+class Expired(NamedTuple):
+    """Ids of jobs that have expired, the earliest first, and when the next one will."""
+
+    ids: Sequence[bytes]
+    next_at: float | None
 
 
 class OutcomeRow(NamedTuple):
@@ -205,6 +251,12 @@ class JobRecord(NamedTuple):
     outcome_bytes: int | None
     payload: bytes | None
     outcome: bytes | None
+    failures: int = 0
+    due_at: float | None = None
+    expires_at: float | None = None
+    options: bytes | None = None
+    tries: Sequence[TryRow] = ()
+    """The tries before the last, in order; left out of lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +278,11 @@ class Recovery:
     tasks: Sequence[TaskRow]
     ended: int
     """How many ended jobs have an outcome that is still kept."""
+    delayed: Sequence[DelayCount] = ()
+    next_due_at: float | None = None
+    """When the time of the first stored delayed job comes."""
+    next_expiry_at: float | None = None
+    """When the first unfinished job expires."""
 
 
 class Pruned(NamedTuple):
@@ -278,6 +335,18 @@ class LedgerStore(Protocol):
     ) -> Sequence[JobRow]:
         """Return the next stored jobs of *lane* by seq: at most *max_jobs*, and no further one once
         their payloads are over *max_bytes* (at least one, if there is one). They stay stored."""
+        ...
+
+    async def read_due(
+        self, after: tuple[float, int], until: float, max_jobs: int, max_bytes: int
+    ) -> Sequence[JobRow]:
+        """Return the next stored delayed jobs by (due_at, seq), those after *after* whose time
+        comes by *until*: as many as `read_lane` would. They stay stored."""
+        ...
+
+    async def expired(self, now: float, most: int) -> Expired:
+        """Return which waiting jobs (queued, parked or delayed) have expired by *now*, *most* of
+        them, and when the next one does."""
         ...
 
     async def outcomes(

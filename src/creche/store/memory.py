@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,11 +24,14 @@ from creche.errors import StoreError, StoreUnavailable
 from creche.model.ids import made_at
 from creche.model.job import JobState
 from creche.store.base import (
+    MAX_TRIES,
     Batch,
     Change,
+    DelayCount,
     Duplicate,
     Durability,
     End,
+    Expired,
     JobRecord,
     JobRow,
     LaneCount,
@@ -37,6 +42,7 @@ from creche.store.base import (
     Recovery,
     Retention,
     TaskRow,
+    TryRow,
 )
 
 PRUNE_ROWS = 2000
@@ -98,6 +104,42 @@ class _Tail:
                 yield seqs[place]
 
 
+class _Due:
+    """The stored delayed jobs by (due_at, seq). What goes is dropped from the set at once, and from
+    the list when half of it is gone."""
+
+    __slots__ = ("_listed", "_live")
+
+    def __init__(self) -> None:
+        self._listed: list[tuple[float, int]] = []
+        self._live: set[tuple[float, int]] = set()
+
+    def add(self, due_at: float, seq: int) -> None:
+        entry = (due_at, seq)
+        place = bisect_left(self._listed, entry)
+        # It may be there still from the last time that this job was here.
+        if self._listed[place : place + 1] != [entry]:
+            self._listed.insert(place, entry)
+        self._live.add(entry)
+
+    def remove(self, due_at: float, seq: int) -> None:
+        self._live.remove((due_at, seq))
+        if len(self._listed) > 2 * len(self._live) + 64:
+            self._listed = sorted(self._live)
+
+    def between(self, after: tuple[float, int], until: float) -> Iterator[int]:
+        for place in range(bisect_right(self._listed, after), len(self._listed)):
+            entry = self._listed[place]
+            if entry[0] > until:
+                break
+            if entry in self._live:
+                yield entry[1]
+
+    @property
+    def first_at(self) -> float | None:
+        return next((entry[0] for entry in self._listed if entry in self._live), None)
+
+
 class MemoryStore:
     """A `Store` that ends with its process.
 
@@ -121,6 +163,13 @@ class MemoryStore:
         self._ended: dict[int, _Ended] = {}
         self._forgotten: dict[int, _Ended] = {}
         self._tails: dict[int, _Tail] = {}
+        self._due = _Due()
+        """Stored delayed jobs: these are in no tail."""
+        self._delayed: Counter[int] = Counter()
+        """How many of them each lane has."""
+        self._expiring: dict[int, float] = {}
+        """When unfinished jobs expire, of those that do."""
+        self._tries: dict[int, list[TryRow]] = {}
         self._kept_bytes = 0
         # Lists by state and not dictionaries: an enum's hash is a Python call, its index is not.
         self._counts = [0] * (max(JobState) + 1)
@@ -151,6 +200,9 @@ class MemoryStore:
             ],
             tasks=[self._tasks[name] for name in sorted(self._tasks)],
             ended=len(self._ended),
+            delayed=[DelayCount(*count) for count in sorted(self._delayed.items()) if count[1]],
+            next_due_at=self._due.first_at,
+            next_expiry_at=min(self._expiring.values(), default=None),
         )
         await trio.lowlevel.checkpoint()
         return recovery
@@ -165,6 +217,7 @@ class MemoryStore:
             self._tasks[task.name] = task
         self._insert(batch.jobs, refused)
         self._change(changes)
+        self._try(row for row in batch.tries if row.seq not in refused)
         self._end(ends)
         duplicates = [
             Duplicate(seq, existing, self._state(existing)) for seq, existing in refused.items()
@@ -197,7 +250,8 @@ class MemoryStore:
             changes = [change for change in changes if change.seq not in refused]
             ends = [end for end in ends if end.seq not in refused]
         unfinished = self._unfinished
-        for moves in (changes, ends):
+        tries = [row for row in batch.tries if row.seq not in refused]
+        for moves in (changes, tries, ends):
             for move in moves:
                 if move.seq not in unfinished and move.seq not in fresh:
                     raise StoreError(f"job {move.seq} is not there, or has ended already")
@@ -213,8 +267,7 @@ class MemoryStore:
             jobs[seq] = job
             unfinished[seq] = job
             counts[job.state] += 1
-            if job.stored:
-                self._tail(job.lane).add(seq)
+            self._enter(seq, job)
             if seq >= self._next_seq:
                 self._next_seq = seq + 1
             else:
@@ -227,11 +280,36 @@ class MemoryStore:
             before = unfinished[seq]
             counts[before.state] -= 1
             counts[change.state] += 1
-            if before.stored:
-                self._tails[before.lane].remove(seq)
-            if change.stored:
-                self._tail(change.lane).add(seq)
+            self._leave(seq, before)
+            self._enter(seq, change)
             unfinished[seq] = change
+
+    def _enter(self, seq: int, standing: Standing) -> None:
+        """Note where an unfinished job is found beside its own row."""
+        if standing.stored:
+            if standing.state is JobState.DELAYED:
+                self._due.add(_due_at(standing), seq)
+                self._delayed[standing.lane] += 1
+            else:
+                self._tail(standing.lane).add(seq)
+        if standing.expires_at is not None:
+            self._expiring[seq] = standing.expires_at
+
+    def _leave(self, seq: int, standing: Standing) -> None:
+        if standing.stored:
+            if standing.state is JobState.DELAYED:
+                self._due.remove(_due_at(standing), seq)
+                self._delayed[standing.lane] -= 1
+            else:
+                self._tails[standing.lane].remove(seq)
+        if standing.expires_at is not None:
+            del self._expiring[seq]
+
+    def _try(self, tries: Iterable[TryRow]) -> None:
+        for row in tries:
+            kept = {other.attempt: other for other in self._tries.get(row.seq, ())}
+            kept[row.attempt] = row
+            self._tries[row.seq] = [kept[n] for n in sorted(kept)[-MAX_TRIES:]]
 
     def _end(self, ends: Iterable[End]) -> None:
         unfinished, ended, counts = self._unfinished, self._ended, self._counts
@@ -240,10 +318,14 @@ class MemoryStore:
             before = unfinished.pop(seq)
             counts[before.state] -= 1
             counts[end.state] += 1
-            if before.stored:
-                self._tails[before.lane].remove(seq)
+            self._leave(seq, before)
             ended[seq] = _Ended(before, end, None)
-            self._kept_bytes += len(self._jobs[seq].payload) + len(end.outcome or b"")
+            self._kept_bytes += self._size(seq, end)
+
+    def _size(self, seq: int, end: End) -> int:
+        """Return what an ended job takes up."""
+        tries = sum(len(row.outcome or b"") for row in self._tries.get(seq, ()))
+        return len(self._jobs[seq].payload) + len(end.outcome or b"") + tries
 
     async def read_lane(
         self, lane: int, after_seq: int, max_jobs: int, max_bytes: int
@@ -262,6 +344,38 @@ class MemoryStore:
                     break
         await trio.lowlevel.checkpoint()
         return rows
+
+    async def read_due(
+        self, after: tuple[float, int], until: float, max_jobs: int, max_bytes: int
+    ) -> Sequence[JobRow]:
+        """See `LedgerStore.read_due`."""
+        self._check_open()
+        rows: list[JobRow] = []
+        size = 0
+        for seq in islice(self._due.between(after, until), max_jobs):
+            row = self._job_row(seq)
+            rows.append(row)
+            size += len(row.payload)
+            if size > max_bytes:
+                break
+        await trio.lowlevel.checkpoint()
+        return rows
+
+    async def expired(self, now: float, most: int) -> Expired:
+        """See `LedgerStore.expired`."""
+        self._check_open()
+        waiting = (JobState.QUEUED, JobState.PARKED, JobState.DELAYED)
+        over = nsmallest(
+            most,
+            (
+                (at, seq)
+                for seq, at in self._expiring.items()
+                if at <= now and self._unfinished[seq].state in waiting
+            ),
+        )
+        next_at = min((at for at in self._expiring.values() if at > now), default=None)
+        await trio.lowlevel.checkpoint()
+        return Expired([self._jobs[seq].id for _, seq in over], next_at)
 
     async def outcomes(
         self, ids: Collection[bytes], max_bytes: int | None = None
@@ -334,7 +448,7 @@ class MemoryStore:
                 break
             picked.append(seq)
             over_count -= 1
-            over_bytes -= len(self._jobs[seq].payload) + len(ended.end.outcome or b"")
+            over_bytes -= self._size(seq, ended.end)
         return picked
 
     def _forget(self, now: float, retention: Retention, keep: frozenset[int]) -> int:
@@ -342,7 +456,8 @@ class MemoryStore:
         for seq in picked:
             standing, end, _ = self._ended.pop(seq)
             job = self._jobs[seq]
-            self._kept_bytes -= len(job.payload) + len(end.outcome or b"")
+            self._kept_bytes -= self._size(seq, end)
+            self._tries.pop(seq, None)
             self._jobs[seq] = job._replace(payload=b"", options=None)
             self._forgotten[seq] = _Ended(standing, end._replace(outcome=None), now)
             self._counts[end.state] -= 1
@@ -416,6 +531,7 @@ class MemoryStore:
             record = self._record(seq)._replace(
                 payload=self._jobs[seq].payload if seq not in self._forgotten else None,
                 outcome=ended.end.outcome if ended is not None else None,
+                tries=tuple(self._tries.get(seq, ())),
             )
         await trio.lowlevel.checkpoint()
         return record
@@ -472,7 +588,10 @@ class MemoryStore:
     def _job_row(self, seq: int) -> JobRow:
         job, standing = self._jobs[seq], self._unfinished[seq]
         if isinstance(standing, NewJob):
-            standing = Change(seq, job.state, job.lane, job.stored, 0, 0, 0, None, None)
+            nobody = (0, 0, 0, None, None, 0)
+            standing = Change(
+                *(seq, job.state, job.lane, job.stored, *nobody), job.due_at, job.expires_at
+            )
         return JobRow(
             seq=seq,
             id=job.id,
@@ -487,17 +606,22 @@ class MemoryStore:
             options=job.options,
             submitted_at=job.submitted_at,
             leased_at=standing.leased_at,
+            failures=standing.failures,
+            due_at=standing.due_at,
+            expires_at=standing.expires_at,
         )
 
     def _record(self, seq: int) -> JobRecord:
         job, lane = self._jobs[seq], self._lane_of(seq)
         if seq in self._unfinished:
             row = self._job_row(seq)
-            attempt, losses, holder = row.attempt, row.losses, row.holder
+            attempt, losses, holder, failures = row.attempt, row.losses, row.holder, row.failures
+            due_at, expires_at = row.due_at, row.expires_at
             started_at, ended_at, outcome = row.leased_at, None, None
         else:
-            end = (self._ended.get(seq) or self._forgotten[seq]).end
-            attempt, losses, holder = end.attempt, end.losses, end.holder
+            standing, end, _ = self._ended.get(seq) or self._forgotten[seq]
+            attempt, losses, holder, failures = end.attempt, end.losses, end.holder, end.failures
+            due_at, expires_at = standing.due_at, standing.expires_at
             started_at, ended_at, outcome = end.started_at, end.ended_at, end.outcome
         return JobRecord(
             seq=seq,
@@ -517,4 +641,14 @@ class MemoryStore:
             outcome_bytes=None if outcome is None else len(outcome),
             payload=None,
             outcome=None,
+            failures=failures,
+            due_at=due_at,
+            expires_at=expires_at,
+            options=job.options,
         )
+
+
+def _due_at(standing: Standing) -> float:
+    if standing.due_at is None:
+        raise StoreError(f"job {standing.seq} is delayed, and nobody said until when")
+    return standing.due_at

@@ -31,8 +31,10 @@ from creche.errors import (
 from creche.model.job import JobState
 from creche.store.base import (
     Batch,
+    DelayCount,
     Duplicate,
     Durability,
+    Expired,
     JobRecord,
     JobRow,
     LaneCount,
@@ -42,6 +44,7 @@ from creche.store.base import (
     Recovery,
     Retention,
     TaskRow,
+    TryRow,
 )
 from creche.store.sqlite_pipe import FULL, HEADER, LOCKED, OK, OVER_LIMIT, UNUSABLE, pack, unpack
 
@@ -127,7 +130,8 @@ class SqliteStore:
             with trio.CancelScope(shield=True):
                 await self._stop()
             raise
-        ledger_id, epoch, next_seq, lanes, stored, tasks, ended = found
+        ledger_id, epoch, next_seq, lanes, stored, tasks, ended, delayed, *moments = found
+        next_due_at, next_expiry_at = moments
         return Recovery(
             ledger="main",
             id=ledger_id,
@@ -138,6 +142,9 @@ class SqliteStore:
             held=held,
             tasks=[TaskRow(*row) for row in tasks],
             ended=ended,
+            delayed=[DelayCount(*row) for row in delayed],
+            next_due_at=next_due_at,
+            next_expiry_at=next_expiry_at,
         )
 
     async def _read_held(self) -> list[JobRow]:
@@ -160,6 +167,7 @@ class SqliteStore:
             [tuple(task) for task in batch.tasks],
             _job_columns(batch),
             _change_columns(batch),
+            [(*row[:2], int(row.state), *row[3:]) for row in batch.tries],
             _end_columns(batch),
         )
         return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
@@ -170,6 +178,17 @@ class SqliteStore:
         """See `LedgerStore.read_lane`."""
         rows = await self._calls.ask("read_lane", lane, after_seq, max_jobs, max_bytes)
         return [_job_row(row) for row in rows]
+
+    async def read_due(
+        self, after: tuple[float, int], until: float, max_jobs: int, max_bytes: int
+    ) -> Sequence[JobRow]:
+        """See `LedgerStore.read_due`."""
+        rows = await self._calls.ask("read_due", *after, until, max_jobs, max_bytes)
+        return [_job_row(row) for row in rows]
+
+    async def expired(self, now: float, most: int) -> Expired:
+        """See `LedgerStore.expired`."""
+        return Expired(*await self._calls.ask("expired", now, most))
 
     async def outcomes(
         self, ids: Collection[bytes], max_bytes: int | None = None
@@ -420,4 +439,6 @@ def _job_row(row: Sequence[Any]) -> JobRow:
 
 
 def _record(row: Sequence[Any]) -> JobRecord:
-    return JobRecord(*row)._replace(state=_STATES[row[6]])
+    record = JobRecord._make(row if len(row) == len(JobRecord._fields) else (*row, ()))
+    tries = tuple(TryRow._make(made)._replace(state=_STATES[made[2]]) for made in record.tries)
+    return record._replace(state=_STATES[record.state], tries=tries)

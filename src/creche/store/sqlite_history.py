@@ -36,7 +36,9 @@ SELECT j.seq, j.id, j.task, l.queue, l.priority, coalesce(l.park, ''), j.state,
   CASE WHEN j.ending IS NULL THEN j.holder ELSE coalesce(e.holder, t.holder) END,
   j.submitted_at,
   CASE WHEN j.ending IS NULL THEN j.leased_at ELSE coalesce(e.started_at, t.started_at) END,
-  coalesce(e.ended_at, t.ended_at), j.payload_bytes, e.outcome_bytes, {payload}, {outcome}
+  coalesce(e.ended_at, t.ended_at), j.payload_bytes, e.outcome_bytes, {payload}, {outcome},
+  CASE WHEN j.ending IS NULL THEN j.failures ELSE coalesce(e.failures, t.failures) END,
+  j.due_at, j.expires_at, j.options
 FROM job j {index}
 LEFT JOIN lane l ON l.lane = j.lane
 LEFT JOIN ending e ON e.n = j.ending AND j.state <> 20
@@ -114,7 +116,7 @@ class History:
             elif states and _UNFINISHED.issuperset(states):
                 counts = self._counts()
                 if sum(counts.get(state, 0) for state in _UNFINISHED) <= FEW_UNFINISHED:
-                    where.append("j.stored IN (0, 1)")
+                    where.append("j.stored IN (0, 1, 2)")
                     index = "INDEXED BY job_place"
             select = _RECORD.format(
                 payload="NULL", outcome="NULL", index=index, large="", where=" AND ".join(where)
@@ -134,7 +136,10 @@ class History:
         )
         with self._bounded():
             row: Row | None = self._db.execute(select, (job_id,)).fetchone()
-            return row
+            if row is None:
+                return None
+            tries = self._db.execute("SELECT * FROM try WHERE seq = ? ORDER BY attempt", row[:1])
+            return (*row, tries.fetchall())
 
     def _counts(self) -> dict[int, int]:
         (counts,) = self._db.execute("SELECT counts FROM ledger WHERE name = 'main'").fetchone()

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from creche.errors import StoreError, StoreOverLimit
+from creche.store.base import MAX_TRIES
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
 
 Row: TypeAlias = tuple[Any, ...]
@@ -45,14 +46,24 @@ FEW = 4
 
 # The states (`JobState`) by what the statements below ask of them.
 UNFINISHED = (1, 2, 3, 4, 5)
+WAITING = (1, 2, 3)
 FORGOTTEN = 20
 
+DELAYED = 3
+
 _JOB_COLUMNS = "seq, id, task, lane, state, stored, submitted_at, payload_bytes, options, payload"
-_ENDING_COLUMNS = "n, seq, attempt, losses, holder, started_at, ended_at, outcome_bytes, outcome"
+_TIMED_COLUMNS = f"{_JOB_COLUMNS}, due_at, expires_at"
+_ENDING_COLUMNS = (
+    "n, seq, attempt, losses, holder, started_at, ended_at, failures, outcome_bytes, outcome"
+)
+_CHANGING = (
+    "state=?, attempt=?, losses=?, epoch=?, holder=?, leased_at=?, failures=?, due_at=?,"
+    " expires_at=?"
+)
 # A `JobRow`, in its order.
 _FIELDS = (
     "SELECT job.seq, id, task, lane, state, attempt, losses, epoch, holder,"
-    " {payload}, options, submitted_at, leased_at FROM job "
+    " {payload}, options, submitted_at, leased_at, failures, due_at, expires_at FROM job "
 )
 _JOB_ROW = (
     _FIELDS.format(payload="coalesce(job.payload, large.payload)")
@@ -63,7 +74,8 @@ _COUNT_BY_STATE = ", ".join(f"coalesce(sum(state = {state}), 0)" for state in UN
 _AMONG = "(SELECT value FROM json_each(?))"
 
 _PICK = (
-    "SELECT e.n, e.seq, e.ended_at, j.payload_bytes + coalesce(e.outcome_bytes, 0), j.state"
+    "SELECT e.n, e.seq, e.ended_at,"
+    " j.payload_bytes + j.tries_bytes + coalesce(e.outcome_bytes, 0), j.state"
     " FROM ending e CROSS JOIN job j ON j.seq = e.seq ORDER BY e.n"
 )
 
@@ -121,12 +133,21 @@ class Ledger:
                 for state, jobs in self._counts.items()
                 if state not in UNFINISHED and state != FORGOTTEN
             ),
+            execute("SELECT lane, count(*) FROM job WHERE stored = 2 GROUP BY lane").fetchall(),
+            execute("SELECT min(due_at) FROM job WHERE stored = 2").fetchone()[0],
+            self._next_expiry(),
         )
 
     # --- committing -----------------------------------------------------------------------------
 
     def commit(
-        self, lanes: list[Row], tasks: list[Row], jobs: Columns, changes: Columns, ends: Columns
+        self,
+        lanes: list[Row],
+        tasks: list[Row],
+        jobs: Columns,
+        changes: Columns,
+        tries: list[Row],
+        ends: Columns,
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -144,8 +165,11 @@ class Ledger:
                 if repeats:
                     changes = _without(changes, repeats)
                     ends = _without(ends, repeats)
+                    tries = [row for row in tries if row[0] not in repeats]
             if changes:
                 self._change(changes, tally)
+            if tries:
+                self._try(tries)
             if ends:
                 self._end(ends, tally)
             existing = self._standing(repeats.values()) if repeats else {}
@@ -177,18 +201,22 @@ class Ledger:
 
     def _insert_jobs(self, jobs: Columns, tally: _Tally) -> dict[int, bytes]:
         """Insert what is new; return the ids of what is not, by the seqs that were refused."""
-        seqs, ids, tasks, lanes, states, stored, payloads, options, submitted = jobs
+        seqs, ids, tasks, lanes, states, stored, payloads, options, submitted, *times = jobs
         inline: Sequence[bytes | None] = payloads
         sizes = list(map(len, payloads))
         large = max(sizes) > INLINE_BYTES
         if large:
             inline = [payload if len(payload) <= INLINE_BYTES else None for payload in payloads]
+        if DELAYED in states:
+            stored = [_place(*at) for at in zip(stored, states, strict=True)]
+        columns = [seqs, ids, tasks, lanes, states, stored, submitted, sizes, options, inline]
+        names = _JOB_COLUMNS
+        if any(moments.count(None) != len(moments) for moments in times):
+            columns += times
+            names = _TIMED_COLUMNS
         inserted = self._insert_rows(
-            f"INSERT INTO job ({_JOB_COLUMNS}) VALUES",
-            zip(
-                *(seqs, ids, tasks, lanes, states, stored, submitted, sizes, options, inline),
-                strict=True,
-            ),
+            f"INSERT INTO job ({names}) VALUES",
+            zip(*columns, strict=True),
             "ON CONFLICT (id) DO NOTHING",
         )
         repeats: dict[int, bytes] = {}
@@ -234,6 +262,8 @@ class Ledger:
         """Update what changed, together what is equal: most of a batch was leased together."""
         seqs, states, lanes, stored, *others = changes
         groups: dict[Row, list[int]] = defaultdict(list)
+        if DELAYED in states:
+            stored = [_place(*at) for at in zip(stored, states, strict=True)]
         for seq, *becomes in zip(seqs, lanes, stored, states, *others, strict=True):
             groups[tuple(becomes)].append(seq)
         alone: list[Row] = []
@@ -244,9 +274,7 @@ class Ledger:
             among = str(members)
             # A job that stays where it is keeps its place in the index: half the cost.
             moved = self._leave_states(members, tally, *values[:2])
-            sets = ("lane=?, stored=?, " if moved else "") + (
-                "state=?, attempt=?, losses=?, epoch=?, holder=?, leased_at=?"
-            )
+            sets = f"lane=?, stored=?, {_CHANGING}" if moved else _CHANGING
             self._db.execute(
                 f"UPDATE job SET {sets} WHERE seq IN {_AMONG}",
                 (*(values if moved else values[2:]), among),
@@ -254,8 +282,7 @@ class Ledger:
         if alone:
             self._leave_states([row[-1] for row in alone], tally)
             self._db.executemany(
-                "UPDATE job SET lane=?, stored=?, state=?, attempt=?, losses=?, epoch=?,"
-                " holder=?, leased_at=? WHERE seq=?",
+                f"UPDATE job SET lane=?, stored=?, {_CHANGING} WHERE seq=?",
                 alone,
             )
         for state in states:
@@ -266,7 +293,7 @@ class Ledger:
         than *lane* and *stored*."""
         *by_state, elsewhere, payload_bytes = self._db.execute(
             f"SELECT {_COUNT_BY_STATE}, coalesce(sum(lane <> ? OR stored <> ?), 0),"
-            f" coalesce(sum(payload_bytes), 0) FROM job WHERE seq IN {_AMONG}",
+            f" coalesce(sum(payload_bytes + tries_bytes), 0) FROM job WHERE seq IN {_AMONG}",
             (lane, stored, str(seqs)),
         ).fetchone()
         if sum(by_state) != len(seqs):
@@ -278,8 +305,30 @@ class Ledger:
         tally.left_bytes = payload_bytes
         return bool(elsewhere)
 
+    def _try(self, tries: list[Row]) -> None:
+        """Keep what became of attempts that were not the last, and drop the oldest of too many."""
+        execute, executemany = self._db.execute, self._db.executemany
+        among = str([row[0] for row in tries])
+        (unfinished,) = execute(
+            f"SELECT count(*) FROM job WHERE stored IS NOT NULL AND seq IN {_AMONG}", (among,)
+        ).fetchone()
+        if unfinished != len({row[0] for row in tries}):
+            raise Contradiction("a try names a job that is not there, or has ended already")
+        executemany("INSERT OR REPLACE INTO try VALUES (?,?,?,?,?,?,?)", tries)
+        executemany(
+            "DELETE FROM try WHERE seq = ?1 AND attempt <= (SELECT attempt FROM try"
+            f" WHERE seq = ?1 ORDER BY attempt DESC LIMIT 1 OFFSET {MAX_TRIES})",
+            ((row[0],) for row in tries),
+        )
+        execute(
+            "UPDATE job SET tries_bytes = t.size FROM"
+            " (SELECT seq, sum(coalesce(length(outcome), 0)) AS size"
+            f" FROM try WHERE seq IN {_AMONG} GROUP BY seq) t WHERE job.seq = t.seq",
+            (among,),
+        )
+
     def _end(self, ends: Columns, tally: _Tally) -> None:
-        seqs, states, attempts, losses, holders, started, ended, outcomes = ends
+        seqs, states, attempts, losses, holders, started, ended, outcomes, failures = ends
         by_state: dict[int, list[int]] = defaultdict(list)
         for place, state in enumerate(states):
             by_state[state].append(place)
@@ -303,7 +352,7 @@ class Ledger:
             f"INSERT INTO ending ({_ENDING_COLUMNS}) VALUES",
             zip(
                 *(range(first, tally.next_ending), seqs, attempts, losses, holders),
-                *(started, ended, sizes, outcomes),
+                *(started, ended, failures, sizes, outcomes),
                 strict=True,
             ),
         )
@@ -321,6 +370,17 @@ class Ledger:
         where = "WHERE stored = 1 AND lane = ? AND job.seq > ? ORDER BY job.seq LIMIT ?"
         return self._read(where, (lane, after_seq, max_jobs), max_bytes)
 
+    def read_due(
+        self, after_at: float, after_seq: int, until: float, max_jobs: int, max_bytes: int
+    ) -> list[Row]:
+        """Return the next stored delayed jobs as `JobRow` tuples."""
+        return self._read(
+            "WHERE stored = 2 AND (due_at, job.seq) > (?, ?) AND due_at <= ?"
+            " ORDER BY due_at, job.seq LIMIT ?",
+            (after_at, after_seq, until, max_jobs),
+            max_bytes,
+        )
+
     def _read(self, where: str, values: Row, max_bytes: int) -> list[Row]:
         """Return rows as long as their payloads are not over *max_bytes*, and one more."""
         rows: list[Row] = []
@@ -334,6 +394,22 @@ class Ledger:
                     cursor.close()
                     break
         return rows
+
+    def expired(self, now: float, most: int) -> Row:
+        """Return the fields of an `Expired`."""
+        with _reading():
+            ids = self._db.execute(
+                "SELECT id FROM job WHERE stored IS NOT NULL AND expires_at <= ? AND state IN"
+                f" {WAITING} ORDER BY expires_at LIMIT ?",
+                (now, most),
+            ).fetchall()
+            return [job_id for (job_id,) in ids], self._next_expiry(now)
+
+    def _next_expiry(self, after: float = 0.0) -> float | None:
+        found: float | None = self._db.execute(
+            "SELECT min(expires_at) FROM job WHERE stored IS NOT NULL AND expires_at > ?", (after,)
+        ).fetchone()[0]
+        return found
 
     def outcomes(self, ids: list[bytes], max_bytes: int | None) -> list[Row]:
         """Return the jobs of these ids as `OutcomeRow` tuples."""
@@ -444,16 +520,18 @@ class Ledger:
         endings = str([row[0] for row in picked])
         (newest,) = execute("SELECT coalesce(max(n), 0) FROM tombstone").fetchone()
         execute(
-            "INSERT INTO tombstone (seq, attempt, losses, holder, started_at, ended_at,"
-            " forgotten_at) SELECT seq, attempt, losses, holder, started_at, ended_at, ?"
+            "INSERT INTO tombstone (seq, attempt, losses, holder, started_at, ended_at, failures,"
+            " forgotten_at) SELECT seq, attempt, losses, holder, started_at, ended_at, failures, ?"
             f" FROM ending WHERE n IN {_AMONG} ORDER BY n",
             (now, endings),
         )
         execute(f"DELETE FROM ending WHERE n IN {_AMONG}", (endings,))
-        execute(f"DELETE FROM large WHERE seq IN {_AMONG}", (str([row[1] for row in picked]),))
+        seqs = str([row[1] for row in picked])
+        execute(f"DELETE FROM large WHERE seq IN {_AMONG}", (seqs,))
+        execute(f"DELETE FROM try WHERE seq IN {_AMONG}", (seqs,))
         execute(
             f"UPDATE job SET state={FORGOTTEN}, options=NULL, payload=NULL, payload_bytes=0,"
-            " ending=t.n FROM tombstone t WHERE t.n > ? AND job.seq = t.seq",
+            " tries_bytes=0, ending=t.n FROM tombstone t WHERE t.n > ? AND job.seq = t.seq",
             (newest,),
         )
         for _, _, _, size, state in picked:
@@ -542,6 +620,11 @@ def _reading() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StoreError(f"the store's file cannot be read: {describe(error)}") from error
+
+
+def _place(stored: int, state: int) -> int:
+    """Return what the column `stored` is to say: 2 for what waits for its time in the store."""
+    return 2 if stored and state == DELAYED else stored
 
 
 def _without(columns: Columns, seqs: Container[int]) -> Columns:

@@ -53,6 +53,9 @@ _INVARIANTS = {
     "jobs are in a state that does not exist": (
         "SELECT count(*) FROM job WHERE state NOT IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 20)"
     ),
+    "delayed jobs wait in a lane, or others for their time": (
+        "SELECT count(*) FROM job WHERE stored > 0 AND (stored = 2) <> (state = 3)"
+    ),
     "jobs have lost their payload": (
         "SELECT count(*) FROM job LEFT JOIN large ON large.seq = job.seq WHERE state < 20"
         " AND coalesce(length(job.payload), length(large.payload)) IS NOT payload_bytes"
@@ -68,6 +71,16 @@ _INVARIANTS = {
         "SELECT count(*) FROM job WHERE seq >= (SELECT next_seq FROM ledger WHERE name = 'main')"
     ),
 }
+
+
+TRIES_SINCE = 3
+"""The version of the schema from which on tries are kept. An older store can be looked at too."""
+
+_WRONG_TRIES = (
+    "SELECT count(*) FROM (SELECT seq FROM try UNION SELECT seq FROM job WHERE tries_bytes > 0) s"
+    " LEFT JOIN job j ON j.seq = s.seq WHERE j.tries_bytes IS NOT"
+    " (SELECT coalesce(sum(length(outcome)), 0) FROM try WHERE try.seq = s.seq)"
+)
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -139,12 +152,19 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
     counted = dict(connection.execute("SELECT state, count(*) FROM job GROUP BY state"))
     if recorded != counted:
         problems.append(f"the jobs by state are {counted}, and recorded as {recorded}")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    has_tries = version >= TRIES_SINCE
     (size,) = connection.execute(
-        "SELECT coalesce(sum(payload_bytes + coalesce(outcome_bytes, 0)), 0)"
+        "SELECT coalesce(sum(payload_bytes + coalesce(outcome_bytes, 0)"
+        f" {'+ tries_bytes' if has_tries else ''}), 0)"
         " FROM ending JOIN job ON job.seq = ending.seq"
     ).fetchone()
     if size != kept_bytes:
         problems.append(f"ended jobs take {size:,} bytes, recorded as {kept_bytes:,}")
+    if has_tries:
+        (found,) = connection.execute(_WRONG_TRIES).fetchone()
+        if found:
+            problems.append(f"{found:,} jobs have tries of another size than is recorded")
     return problems
 
 

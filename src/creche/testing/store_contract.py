@@ -24,6 +24,7 @@ import trio
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.job import JobState
 from creche.store.base import (
+    MAX_TRIES,
     Batch,
     Durability,
     LaneCount,
@@ -45,6 +46,7 @@ from creche.testing.store_rows import (
     change,
     end,
     job_id,
+    made,
     new_job,
     prune_all,
 )
@@ -154,6 +156,7 @@ class StoreContract:
         jobs = [
             new_job(1, payload=b"", options=b"\xa0", state=JobState.DELAYED),
             new_job(2, payload=bytes(range(256)) * 2, task="Übung", submitted_at=NOW + 1 / 3),
+            new_job(4, expires_at=NOW + 1 / 7),
             new_job(3, payload=b"\0" * 300_000, lane=2**31, state=JobState.PARKED),
             new_job(2**40, id=b"\xff" * 16),
         ]
@@ -171,7 +174,8 @@ class StoreContract:
             change(1),
             change(1, state=JobState.CANCELLING, attempt=2, losses=1, epoch=7, holder="w2"),
             change(1, state=JobState.DELAYED, lane=4, holder=None, leased_at=None, stored=True),
-            change(1, state=JobState.QUEUED, lane=5, holder=None, leased_at=None),
+            change(1, state=JobState.QUEUED, lane=5, holder=None, leased_at=None, failures=3),
+            change(1, state=JobState.PARKED, lane=5, holder=None, expires_at=NOW + 1 / 9),
         ]
         for now in changes:
             await store.commit(Batch(changes=[now]))
@@ -239,6 +243,8 @@ class StoreContract:
             Batch(ends=[end(77)]),
             Batch(ends=[end(2)]),
             Batch(jobs=[new_job(50), new_job(50, id=b"m" * 16)]),
+            Batch(tries=[made(77, 1)]),
+            Batch(tries=[made(2, 1)]),
         ],
         ids=[
             "seq taken",
@@ -247,6 +253,8 @@ class StoreContract:
             "end of nobody",
             "end of ended",
             "seq twice",
+            "try of nobody",
+            "try of ended",
         ],
     )
     async def test_a_batch_that_contradicts_the_store_is_refused_whole(
@@ -558,6 +566,127 @@ class StoreContract:
         assert pruned.tombstones + rest.tombstones == many - 1000
         assert dict(await store.counts()) == {JobState.SUCCEEDED: 1000}
 
+    # --- time -----------------------------------------------------------------------------------
+
+    async def test_delayed_jobs_are_read_by_the_moment_at_which_they_are_due(
+        self, store: Store
+    ) -> None:
+        jobs = [
+            new_job(n, state=JobState.DELAYED, stored=n != 3, lane=1 + n % 2, due_at=NOW + 50 - n)
+            for n in range(1, 9)
+        ]
+        await store.commit(Batch(jobs=[*jobs, new_job(9, stored=True)]))
+        rows = await store.read_due((0.0, 0), NOW + 46, 100, 10_000)
+        assert list(rows) == [as_row(jobs[seq - 1]) for seq in (8, 7, 6, 5, 4)]
+        rows = await store.read_due((NOW + 43, 7), NOW + 99, 3, 10_000)
+        assert [row.seq for row in rows] == [6, 5, 4]
+        assert [row.seq for row in await store.read_due((0.0, 0), NOW + 99, 9, 13)] == [8, 7]
+        # They are in no lane's tail, and one whose time has come is.
+        assert [row.seq for row in await store.read_lane(1, 0, 100, 10_000)] == [9]
+        await store.commit(Batch(changes=[change(8, state=JobState.QUEUED, stored=True)]))
+        assert [row.seq for row in await store.read_lane(1, 0, 100, 10_000)] == [8, 9]
+        assert [row.seq for row in await store.read_due((0.0, 0), NOW + 44, 9, 999)] == [7, 6]
+
+    async def test_jobs_due_at_the_same_moment_are_read_by_seq(self, store: Store) -> None:
+        jobs = [new_job(n, state=JobState.DELAYED, stored=True) for n in range(1, 30)]
+        await store.commit(Batch(jobs=jobs))
+        rows = await store.read_due((NOW + 1000, 20), NOW + 1000, 5, 10_000)
+        assert [row.seq for row in rows] == [21, 22, 23, 24, 25]
+
+    async def test_a_job_may_be_delayed_again_to_the_same_moment(self, store: Store) -> None:
+        delayed = change(1, state=JobState.DELAYED, stored=True, holder=None, leased_at=None)
+        await store.commit(Batch(jobs=[new_job(1)]))
+        for _ in range(3):
+            await store.commit(Batch(changes=[delayed]))
+            assert [row.seq for row in await store.read_due((0.0, 0), NOW + 1000, 9, 99)] == [1]
+            await store.commit(Batch(changes=[change(1)]))
+            assert list(await store.read_due((0.0, 0), NOW + 1000, 9, 99)) == []
+
+    async def test_what_is_delayed_and_what_expires_is_told_when_opened(
+        self, connect: Connect
+    ) -> None:
+        store = bounded(connect())
+        found = await store.open(NOW)
+        assert (list(found.delayed), found.next_due_at, found.next_expiry_at) == ([], None, None)
+        delayed = [
+            new_job(n, state=JobState.DELAYED, stored=True, lane=n % 2, due_at=NOW + 40 - n)
+            for n in range(1, 6)
+        ]
+        held = new_job(6, state=JobState.DELAYED, due_at=NOW + 1)
+        expiring = new_job(7, stored=True, expires_at=NOW + 9)
+        await store.commit(Batch(jobs=[*delayed, held, expiring, new_job(8, expires_at=NOW + 8)]))
+        await store.commit(Batch(ends=[end(5), end(8)]))
+        await store.aclose()
+        store = bounded(connect())
+        found = await store.open(NOW)
+        assert sorted(found.delayed) == [(0, 2), (1, 2)]
+        assert (found.next_due_at, found.next_expiry_at) == (NOW + 36, NOW + 9)
+        assert [row for row in found.held if row.seq == 6] == [as_row(held)]
+        await store.aclose()
+
+    async def test_waiting_jobs_expire_in_the_order_of_their_moments(self, store: Store) -> None:
+        jobs = [
+            new_job(1, expires_at=NOW + 4),
+            new_job(2, expires_at=NOW + 3, stored=True),
+            new_job(3, expires_at=NOW + 2, state=JobState.PARKED),
+            new_job(4, expires_at=NOW + 1, state=JobState.DELAYED, stored=True),
+            new_job(5, expires_at=NOW + 1),
+            new_job(6),
+            new_job(7, expires_at=NOW + 60),
+        ]
+        await store.commit(Batch(jobs=jobs))
+        # Who runs is not cut short by this, and who has ended cannot expire.
+        await store.commit(Batch(changes=[change(5, expires_at=NOW + 1)]))
+        ids, next_at = await store.expired(NOW + 4, 10)
+        assert (list(ids), next_at) == ([job_id(n) for n in (4, 3, 2, 1)], NOW + 60)
+        ids, next_at = await store.expired(NOW + 2.5, 1)
+        assert (list(ids), next_at) == ([job_id(4)], NOW + 3)
+        await store.commit(Batch(ends=[end(n, state=JobState.EXPIRED) for n in (1, 2, 3, 4)]))
+        assert (await store.expired(NOW + 4, 10)) == ([], NOW + 60)
+        await store.commit(Batch(changes=[change(7, state=JobState.QUEUED)]))
+        assert (await store.expired(NOW + 99, 10)) == ([], None)
+
+    # --- tries ----------------------------------------------------------------------------------
+
+    async def test_tries_before_the_last_are_kept_with_the_job(self, store: Store) -> None:
+        tries = [made(1, 1), made(1, 3, state=JobState.LOST, outcome=None, started_at=None)]
+        await store.commit(Batch(jobs=[new_job(1)], tries=tries[:1]))
+        await store.commit(Batch(changes=[change(1, failures=1)], tries=tries[1:]))
+        record = await store.job(job_id(1))
+        assert record is not None
+        assert (record.failures, tuple(record.tries)) == (1, tuple(tries))
+        await store.commit(Batch(tries=[made(1, 4)], ends=[end(1, attempt=5, failures=2)]))
+        record = await store.job(job_id(1))
+        assert record is not None
+        assert (record.failures, tuple(record.tries)) == (2, (*tries, made(1, 4)))
+        assert [(row.failures, row.tries) for row in await store.jobs()] == [(2, ())]
+        await store.prune(NOW, KEEP_NONE, ())
+        record = await store.job(job_id(1))
+        assert record is not None
+        assert (record.failures, record.tries) == (2, ())
+
+    async def test_the_newest_tries_are_kept(self, store: Store) -> None:
+        await store.commit(Batch(jobs=[new_job(1), new_job(2)], tries=[made(2, 1)]))
+        for attempt in range(1, MAX_TRIES + 4):
+            await store.commit(Batch(tries=[made(1, attempt)]))
+        one, other = await store.job(job_id(1)), await store.job(job_id(2))
+        assert one is not None
+        assert other is not None
+        assert [row.attempt for row in one.tries] == list(range(4, MAX_TRIES + 4))
+        assert tuple(other.tries) == (made(2, 1),)
+
+    async def test_tries_count_towards_the_bytes_that_are_kept(self, store: Store) -> None:
+        jobs = [new_job(n, payload=b"") for n in (1, 2)]
+        tries = [made(1, 1, outcome=b"x" * 600), made(2, 1, outcome=b"x" * 300)]
+        await store.commit(Batch(jobs=jobs, tries=tries))
+        await store.commit(Batch(tries=[made(1, 2, outcome=b"y" * 50)]))
+        await store.commit(Batch(ends=[end(1, outcome=None), end(2, outcome=None)]))
+        assert not await store.is_over(NOW, Retention(None, 950, None))
+        pruned = await store.prune(NOW, Retention(None, 949, None), ())
+        assert pruned.outcomes == 1
+        assert not await store.is_over(NOW, Retention(None, 300, None))
+        assert await store.is_over(NOW, Retention(None, 299, None))
+
     # --- cancelling -----------------------------------------------------------------------------
 
     async def test_a_cancelled_commit_is_whole_or_not_there(self, store: Store) -> None:
@@ -631,7 +760,8 @@ class StoreContract:
         waiting = await store.job(job_id(1))
         assert waiting is not None
         facts = (1, job_id(1), "resize", "mail", 3, "paused", JobState.QUEUED, 0, 0, None)
-        assert tuple(waiting) == (*facts, NOW + 1, None, None, 12, None, b"payload of 1", None)
+        rest = (12, None, b"payload of 1", None, 0, None, None, None, ())
+        assert tuple(waiting) == (*facts, NOW + 1, None, None, *rest)
         await store.commit(Batch(changes=[change(1, attempt=2, losses=1)]))
         running = await store.job(job_id(1))
         assert running == waiting._replace(

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 import trio
 
 from creche.model.job import JobState
-from creche.store.base import Change, End, JobRow, NewJob, Pruned, Retention, Store
+from creche.store.base import Change, End, JobRow, NewJob, Pruned, Retention, Store, TryRow
 
 CALL_S = 30.0
 """A call that takes longer (seconds) fails its test: far more than a busy machine needs."""
@@ -39,6 +39,7 @@ def new_job(seq: int, **fields: Any) -> NewJob:
         "payload": b"payload of %d" % seq,
         "options": None,
         "submitted_at": NOW + seq,
+        "due_at": NOW + 1000 if fields.get("state") is JobState.DELAYED else None,
     }
     return NewJob(seq=seq, **usual | fields)
 
@@ -54,6 +55,7 @@ def change(seq: int, **fields: Any) -> Change:
         "epoch": 1,
         "holder": "w1",
         "leased_at": NOW + 100.5,
+        "due_at": NOW + 1000 if fields.get("state") is JobState.DELAYED else None,
     }
     return Change(seq=seq, **usual | fields)
 
@@ -72,10 +74,30 @@ def end(seq: int, **fields: Any) -> End:
     return End(seq=seq, **usual | fields)
 
 
+def made(seq: int, attempt: int, **fields: Any) -> TryRow:
+    """Return a failed try at job *seq* by worker ``w1``, with what else *fields* say."""
+    usual: dict[str, Any] = {
+        "state": JobState.FAILED,
+        "holder": "w1",
+        "started_at": NOW + attempt,
+        "ended_at": NOW + attempt + 0.5,
+        "outcome": b"failure %d" % attempt,
+    }
+    return TryRow(seq=seq, attempt=attempt, **usual | fields)
+
+
 def as_row(job: NewJob, now: Change | None = None) -> JobRow:
     """Return what a store gives back of unfinished *job*, as it came or as it is *now*."""
     stands = now or change(
-        job.seq, state=job.state, lane=job.lane, attempt=0, epoch=0, holder=None, leased_at=None
+        job.seq,
+        state=job.state,
+        lane=job.lane,
+        attempt=0,
+        epoch=0,
+        holder=None,
+        leased_at=None,
+        due_at=job.due_at,
+        expires_at=job.expires_at,
     )
     return JobRow(
         seq=job.seq,
@@ -91,6 +113,9 @@ def as_row(job: NewJob, now: Change | None = None) -> JobRow:
         options=job.options,
         submitted_at=job.submitted_at,
         leased_at=stands.leased_at,
+        failures=stands.failures,
+        due_at=stands.due_at,
+        expires_at=stands.expires_at,
     )
 
 

@@ -22,7 +22,8 @@ from creche.store.sqlite_file import (
     open_to_read,
     open_to_write,
 )
-from creche.store.sqlite_tools import backup
+from creche.store.sqlite_ledger import Ledger
+from creche.store.sqlite_tools import backup, verify
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -263,6 +264,35 @@ def test_a_store_of_the_first_version_gets_an_id_and_its_backup_another(tmp_path
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
     assert {len(found) for found in ids} == {16}
+
+
+def test_a_store_from_before_tries_is_sound_and_keeps_its_jobs_when_it_is_opened(
+    tmp_path: Path,
+) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for number in (1, 2):
+        (old / f"000{number}.sql").write_text(migrations()[number].read_text("utf-8"))
+    path = str(tmp_path / "creche.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        migrate(connection, old)
+        for seq, state, stored, ending in ((1, 1, 0, None), (2, 1, 1, None), (3, 11, None, 1)):
+            connection.execute(
+                "INSERT INTO job (seq, id, task, lane, state, stored, submitted_at, payload_bytes,"
+                " ending, payload) VALUES (?, ?, 'echo', 1, ?, ?, 1.0, 1, ?, x'80')",
+                (seq, bytes([seq]) * 16, state, stored, ending),
+            )
+        connection.execute("INSERT INTO ending VALUES (1, 3, 1, 0, 'w1', 1.0, 2.0, 1, x'f6')")
+        counts = '{"1": 2, "11": 1}'
+        connection.execute("UPDATE ledger SET next_seq=4, kept_bytes=2, counts=?", (counts,))
+    assert verify(path) == []
+    with closing(open_to_write(path)) as connection:
+        ledger = Ledger(connection, 1 << 30)
+        assert ledger.open(3.0)[2:5] == (4, [], [(1, 1, 2)])
+        assert [(row[0], *row[-3:]) for row in ledger.read_held(0, 9, 999)] == [(1, 0, None, None)]
+        assert ledger.outcomes([b"\3" * 16], None) == [(3, b"\3" * 16, 11, b"\xf6", False)]
+    assert verify(path) == []
 
 
 def test_reading_beside_a_writer_sees_its_commits_and_leaves_its_files(tmp_path: Path) -> None:

@@ -23,6 +23,6 @@ def test_of_very_many_lanes_those_that_no_job_names_are_removed_at_the_start(
     with closing(open_to_write(str(tmp_path / "creche.db"))) as connection:
         ledger = Ledger(connection, MAX_BYTES)
         ledger.open(1.0)
-        ledger.commit(lanes, [], (*jobs, [None, None], [1.0, 1.0]), (), ())
+        ledger.commit(lanes, [], (*jobs, [None, None], [1.0, 1.0]), (), [], ())
         # Lanes are in the order of their numbers, fourth of what a start tells.
         assert [lane[0] for lane in ledger.open(2.0)[3]] == left

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from creche.errors import StoreFull, StoreLocked, StoreUnusable
+from creche.model.job import JobState
 from creche.store.base import Batch, Retention, Store
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_tools import backup, compact, info, verify
-from creche.testing.store_rows import NOW, bounded, change, end, new_job, prune_all
+from creche.testing.store_rows import NOW, bounded, change, end, made, new_job, prune_all
 
 pytestmark = pytest.mark.trio
 
@@ -36,7 +37,10 @@ async def a_busy_store(path: Path) -> Store:
     await store.commit(Batch(jobs=jobs))
     await store.commit(Batch(ends=[end(n) for n in range(1, 31)]))
     await store.prune(NOW, Retention(10, None, None), ())
-    await store.commit(Batch(changes=[change(n) for n in range(31, 51)]))
+    await store.commit(
+        Batch(changes=[change(n) for n in range(31, 51)], tries=[made(31, 1), made(31, 2)])
+    )
+    await store.commit(Batch(changes=[change(99, state=JobState.DELAYED, stored=True)]))
     return store
 
 
@@ -86,6 +90,10 @@ async def test_a_sound_store_has_no_problems_with_and_without_a_plane(tmp_path: 
         ("INSERT INTO large VALUES (3, x'00')", "large payloads are nobody's"),
         ("UPDATE ending SET outcome = x'00' WHERE seq = 25", "another size"),
         ("UPDATE job SET state = 17 WHERE seq = 60", "a state that does not exist"),
+        ("DELETE FROM try WHERE seq = 31 AND attempt = 1", "tries of another size"),
+        ("UPDATE try SET seq = 77 WHERE seq = 31 AND attempt = 1", "tries of another size"),
+        ("UPDATE job SET stored = 1 WHERE seq = 99", "others for their time"),
+        ("UPDATE job SET stored = 2 WHERE seq = 98", "others for their time"),
         ("UPDATE ledger SET next_seq = 7", "would be given again"),
         ("UPDATE ledger SET counts = '{}'", "the jobs by state"),
         ("UPDATE ledger SET kept_bytes = 1", "ended jobs take"),
@@ -105,9 +113,12 @@ async def test_each_harm_done_to_a_store_is_found(tmp_path: Path, harm: str, sai
 async def test_a_torn_page_is_found(tmp_path: Path) -> None:
     path = tmp_path / "creche.db"
     await (await a_busy_store(path)).aclose()
-    size = path.stat().st_size
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'job'"
+        ).fetchone()
     with path.open("r+b") as file:
-        file.seek(size // 2 // 4096 * 4096)
+        file.seek((page - 1) * 4096)
         file.write(os.urandom(4096))
     assert verify(path)
 
