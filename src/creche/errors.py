@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_COUNTDOWN_S = 366 * 24 * 3600
+"""The longest delay there is, of a job or of another try at it: a year."""
+
 
 class CrecheError(Exception):
     """The root of the tree. Catching it catches whatever Creche reports on purpose."""
@@ -31,6 +34,51 @@ class TaskLoadError(DefinitionError):
 
 class SettingsError(DefinitionError):
     """An option, an environment variable or a settings file holds something unusable."""
+
+
+class Retry(CrecheError):
+    """Raised in a task's body: this try has failed, and the job is to be tried again, in
+    *countdown* seconds, or after the delay of its retry policy. It counts as one of its retries;
+    when there are none left, the job has failed. ``raise Retry() from error`` shows the cause.
+
+    Raises:
+        ValueError: *countdown* is no number of seconds.
+    """
+
+    def __init__(self, why: str = "", countdown: float | None = None) -> None:
+        if countdown is not None:
+            _check_countdown("Retry", countdown)
+        super().__init__(why, countdown)
+        self.why = why
+        self.countdown = countdown
+
+    def __str__(self) -> str:
+        return self.why or "the job asked to be tried again"
+
+
+class Snooze(CrecheError):
+    """Raised in a task's body: it is too early, the job is to run again in *countdown* seconds. It
+    is no failure, and uses up no retries.
+
+    Raises:
+        ValueError: *countdown* is no number of seconds.
+    """
+
+    def __init__(self, countdown: float) -> None:
+        _check_countdown("Snooze", countdown)
+        super().__init__(countdown)
+        self.countdown = countdown
+
+    def __str__(self) -> str:
+        return f"the job asked to run again in {self.countdown:g} s"
+
+
+def _check_countdown(what: str, countdown: object) -> None:
+    if type(countdown) not in (int, float) or not 0 <= countdown <= MAX_COUNTDOWN_S:  # type: ignore[operator]
+        raise ValueError(
+            f"{what}(countdown=...) is a number of seconds from 0 to {MAX_COUNTDOWN_S:,} (a year), "
+            f"not {countdown!r}"
+        )
 
 
 class InvalidArguments(CrecheError):

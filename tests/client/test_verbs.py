@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -107,6 +108,40 @@ async def test_options_travel_with_the_submission_as_the_task_and_the_call_say()
     assert decode_call(changed.payload) == ([1], {"priority": "mine"})
     assert (delayed.queue, delayed.priority, delayed.flags) == ("fast", 0, 0)
     assert (by_name.queue, by_name.priority, by_name.options) == (None, 0, None)
+
+
+async def test_when_and_how_often_travel_with_a_submission() -> None:
+    async with opened(ScriptedPlane()) as (client, plane):
+        moment = datetime.now(UTC) + timedelta(hours=1)
+        at = {"due_at": moment.timestamp()}
+        for call, options in [
+            (client.submit(resize.with_options(countdown=2.5), "a"), {"delay_s": 2.5}),
+            (
+                client.submit(resize.with_options(eta=moment, retries=3), "a"),
+                at | {"retry": {"retries": 3}},
+            ),
+            (client.submit(resize.with_options(countdown=0), "a"), None),
+            (client.delay("resize", "a", eta=moment), at),
+            (client.submit_many(resize.with_options(eta=moment), [("a",)]), at),
+        ]:
+            _, said = await together(call, plane.run())
+            assert (said.options or None) == options
+
+
+async def test_a_moment_in_the_past_is_refused_and_nothing_is_sent() -> None:
+    async with opened(ScriptedPlane()) as (client, plane):
+        late = datetime.now(UTC) - timedelta(seconds=10)
+        for call in (
+            client.submit(resize.with_options(eta=late), "a"),
+            client.delay("resize", "a", eta=late),
+            client.submit_many(resize.with_options(eta=late), [("a",)]),
+        ):
+            with pytest.raises(InvalidArguments, match="is in the past"):
+                await call
+        await plane.hears_nothing()
+        # A moment ago is now: clocks differ, and lines take time.
+        just = datetime.now(UTC) - timedelta(milliseconds=100)
+        await together(client.delay("resize", "a", eta=just), plane.run())
 
 
 async def test_a_handle_is_the_jobs_id() -> None:

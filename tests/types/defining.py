@@ -35,6 +35,11 @@ def with_options(path: str) -> list[int]:
     return [len(path)]
 
 
+@task(retries=3, backoff=0.5, retry_on=(OSError, ValueError), never_retry_on=FileNotFoundError)
+def retried(path: str) -> int:
+    return len(path)
+
+
 @task("counted", priority=Priority.LOW, registry=Registry())
 async def async_with_options(*counts: int) -> int:
     return sum(counts)
@@ -48,6 +53,11 @@ assert_type(named(user_id=1), bool)
 assert_type(with_options("a"), list[int])
 assert_type(task(len, name="length")("a"), int)
 
+assert_type(retried.with_options(retries="forever", countdown=5)("a"), int)
+
+retried.with_options(retries="often")  # type: ignore[arg-type]
+retried.with_options(retry_on=OSError)  # type: ignore[call-arg]
+task(retries=3, retry_on="OSError")  # type: ignore[call-overload]
 resize(3)  # type: ignore[arg-type]
 resize()  # type: ignore[call-arg]
 resize("a", widht=3)  # type: ignore[call-arg]

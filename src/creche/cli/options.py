@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -81,6 +82,19 @@ def _seconds(is_zero_fine: bool) -> Callable[[Any, list[Token]], float]:
     return convert
 
 
+def _moment(type_: Any, tokens: list[Token]) -> datetime:
+    """Return a moment that was written as ISO 8601 has it; without an offset, in local time."""
+    text = tokens[0].value.strip()
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no moment: write it as in 2027-01-31T18:30, local time, or with an "
+            "offset, 2027-01-31T18:30+01:00"
+        ) from None
+    return moment if moment.tzinfo is not None else moment.astimezone()
+
+
 def _whole(least: int, most: int | None = None) -> Callable[[Any, list[Token]], int]:
     def convert(type_: Any, tokens: list[Token]) -> int:
         text = tokens[0].value.strip()
@@ -130,6 +144,7 @@ LogLevel: TypeAlias = Annotated[
     Parameter(help="What is logged on stderr."),
 ]
 Seconds: TypeAlias = Annotated[float, Parameter(converter=_seconds(False), metavar="S")]
+Moment: TypeAlias = Annotated[datetime, Parameter(converter=_moment, metavar="MOMENT")]
 SecondsOrNone: TypeAlias = Annotated[float, Parameter(converter=_seconds(True), metavar="S")]
 Count: TypeAlias = Annotated[int, Parameter(converter=_whole(1), metavar="N")]
 CountOrNone: TypeAlias = Annotated[int, Parameter(converter=_whole(0), metavar="N")]

@@ -21,6 +21,7 @@ _COLUMNS = (
     Column("PARKED", cell("parked"), 1, Narrow.CUT),
     Column("READY", cell("ready"), is_number=True),
     Column("STORED", cell("stored"), is_number=True),
+    Column("DELAYED", cell("delayed"), 3, is_number=True),
     Column("WINDOW", cell("window"), 2, is_number=True),
 )
 
@@ -30,7 +31,8 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     """List every lane: the jobs of one queue and one priority, and those parked apart.
 
     READY is how many are in memory (WINDOW is the room for them), STORED how many wait beyond that
-    in the store. With --json each lane has its memory channel's statistics as well.
+    in the store, DELAYED how many wait for their time. With --json each lane has its memory
+    channel's statistics as well.
     """
     answer = await ask(connect, "queues")
     if as_json:

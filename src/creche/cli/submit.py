@@ -9,7 +9,16 @@ from cyclopts import Parameter
 
 from creche.cli.connection import SUBMIT_S, open_client
 from creche.cli.exits import Exit, blamed, exit_of
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, PriorityOption, Seconds
+from creche.cli.options import (
+    DEFAULT_URL,
+    FLAG,
+    Connect,
+    Json,
+    Moment,
+    PriorityOption,
+    Seconds,
+    SecondsOrNone,
+)
 from creche.cli.output import print_json, say
 from creche.cli.values import (
     parse_arguments,
@@ -28,7 +37,7 @@ from creche.errors import (
 )
 from creche.model.job import JobState
 from creche.peer.handle import JobHandle
-from creche.tasks.task import SubmitOptions
+from creche.tasks.options import SubmitOptions
 
 _Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
 
@@ -41,6 +50,8 @@ async def submit(
     json_args: Annotated[str | None, Parameter(show_env_var=False, metavar="JSON")] = None,
     priority: PriorityOption = None,
     queue: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    countdown: Annotated[SecondsOrNone | None, Parameter(show_env_var=False)] = None,
+    eta: Annotated[Moment | None, Parameter(show_env_var=False)] = None,
     non_blocking: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     timeout: Seconds = 60.0,
     connect: Connect = DEFAULT_URL,
@@ -60,6 +71,8 @@ async def submit(
         kwargs: Keyword arguments, as key=value; repeated, or several in a row.
         json_args: All arguments as JSON: a list, or an object of keyword arguments.
         queue: Where the job goes; the task's own queue when not given.
+        countdown: Run it so many seconds from now, and not before.
+        eta: Run it at this moment, and not before: 2027-01-31T18:30, local time, or with an offset.
         non_blocking: Print the job's id and leave; nobody waits for the result.
         timeout: How many seconds to wait for the result; connecting and submitting take no longer
             than that either. The job goes on when they run out.
@@ -72,7 +85,7 @@ async def submit(
         async with open_client(connect, min(timeout, SUBMIT_S)) as client:
             declaration = await client.ask("task", {"name": name})
             call_args, call_kwargs = _call(declaration, texts, kwargs or (), json_args)
-            options = SubmitOptions(queue, priority)
+            options = SubmitOptions(queue, priority, countdown=countdown, eta=eta)
             handle = await _submit(client, name, call_args, call_kwargs, options)
             if non_blocking:
                 print_json({"id": handle.id}) if as_json else print(handle.id)
@@ -135,13 +148,18 @@ async def _submit(
 ) -> JobHandle[Any]:
     # `delay` has keywords of its own: a task with parameters of those names gets the others by
     # position only, which its signature has just allowed or refused.
-    clash = sorted({"priority", "queue"} & kwargs.keys())
+    clash = sorted({"priority", "queue", "countdown", "eta"} & kwargs.keys())
     if clash:
         raise SettingsError(
             f"a keyword argument cannot be named {clash[0]!r} here: give it by position"
         )
     send = functools.partial(client.delay, name, *args, **kwargs)
-    return await send(priority=options.priority, queue=options.queue)
+    return await send(
+        priority=options.priority,
+        queue=options.queue,
+        countdown=options.countdown,
+        eta=options.eta,
+    )
 
 
 async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_json: bool) -> int:

@@ -25,6 +25,7 @@ from collections.abc import (
 )
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing
+from datetime import datetime
 from queue import SimpleQueue
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -170,6 +171,8 @@ class BlockingClient:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> BlockingJobHandle[R]: ...
     @overload
@@ -180,6 +183,8 @@ class BlockingClient:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> BlockingJobHandle[Any]: ...
     def delay(
@@ -189,13 +194,21 @@ class BlockingClient:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> BlockingJobHandle[Any]:
         """Submit by name or task, and return when the plane has stored the job; see
         `Client.delay`."""
 
         def verb(client: Client) -> Awaitable[JobHandle[Any]]:
-            return client.delay(task, *args, priority=priority, queue=queue, **kwargs)
+            ours: dict[str, Any] = {
+                "priority": priority,
+                "queue": queue,
+                "countdown": countdown,
+                "eta": eta,
+            }
+            return client.delay(task, *args, **ours, **kwargs)
 
         return self._handle(self._call(verb))
 

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from functools import partial
 from importlib import metadata
 from random import random
@@ -201,6 +202,8 @@ class Client:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> JobHandle[R]: ...
     @overload
@@ -211,6 +214,8 @@ class Client:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> JobHandle[Any]: ...
     async def delay(
@@ -220,15 +225,24 @@ class Client:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> JobHandle[Any]:
         """Submit by name or task, and return when the plane has stored the job.
 
-        As `submit`, but that ``priority`` and ``queue`` belong to Creche: a task with parameters of
-        these names is submitted by `submit`. Without the task's code at hand the worker checks the
-        arguments. The result is not pushed before somebody waits for it.
+        As `submit`, but that ``priority``, ``queue``, ``countdown`` and ``eta`` (see
+        `Task.with_options`) belong to Creche: a task with parameters of these names is submitted by
+        `submit`. Without the task's code at hand the worker checks the arguments. The result is not
+        pushed before somebody waits for it.
         """
-        return await self._open().delay(task, *args, priority=priority, queue=queue, **kwargs)
+        ours: dict[str, Any] = {
+            "priority": priority,
+            "queue": queue,
+            "countdown": countdown,
+            "eta": eta,
+        }
+        return await self._open().delay(task, *args, **ours, **kwargs)
 
     @overload
     async def submit_many(

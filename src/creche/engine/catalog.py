@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, LaneKey
 from creche.errors import RemoteProtocolError
 from creche.model.priority import Priority
+from creche.model.retry import RetryPolicy
 from creche.store.base import TaskRow
 from creche.wire.payload import decode_value, encode_value
 
@@ -29,8 +30,11 @@ MAX_COMPARED = 300
 """Names that one unknown name is compared with: each takes up to 50 us."""
 
 AT_MOST_ONCE = "at-most-once"
-_PLAIN = ("name", "queue", "priority", "delivery")
+_PLAIN = ("name", "queue", "priority", "delivery", "retry")
 _SHOWN = ("module", "doc", "executor")
+_SHOWN_LISTS = ("retry_on", "never_retry_on")
+"""Names of exceptions: who judges by them is the worker."""
+MAX_SHOWN = 50
 _DELIVERIES = (None, "at-least-once", AT_MOST_ONCE)
 
 
@@ -40,9 +44,10 @@ class Defaults(NamedTuple):
     queue: str | None
     priority: int | None
     delivery: str | None
+    retry: Mapping[str, Any] | None
 
 
-_NOTHING_SAID = Defaults(None, None, None)
+_NOTHING_SAID = Defaults(None, None, None, None)
 
 
 class Catalog:
@@ -137,7 +142,10 @@ class Catalog:
         self._size_bytes += len(encoded) - len(self._encoded.get(name, b""))
         self._encoded[name] = encoded
         self._defaults[name] = Defaults(
-            declaration.get("queue"), declaration.get("priority"), declaration.get("delivery")
+            declaration.get("queue"),
+            declaration.get("priority"),
+            declaration.get("delivery"),
+            declaration.get("retry"),
         )
 
 
@@ -153,10 +161,19 @@ def _check(declaration: dict[str, Any]) -> dict[str, Any]:
         raise RemoteProtocolError(f"task {name!r} announces a priority that is none")
     if declaration.get("delivery") not in _DELIVERIES:
         raise RemoteProtocolError(f"task {name!r} announces a delivery that is none")
+    if declaration.get("retry") is not None:
+        try:
+            RetryPolicy.from_data(declaration["retry"])
+        except ValueError as error:
+            raise RemoteProtocolError(f"task {name!r}: {error}") from None
     kept = {key: declaration[key] for key in _PLAIN if key in declaration}
     for key in _SHOWN:
         if isinstance(declaration.get(key), str):
             kept[key] = declaration[key]
+    for key in _SHOWN_LISTS:
+        names = declaration.get(key)
+        if isinstance(names, list) and all(isinstance(each, str) for each in names):
+            kept[key] = names[:MAX_SHOWN]
     signature = declaration.get("signature")
     if signature is not None:
         kept["signature"] = _check_signature(name, signature)

@@ -68,6 +68,7 @@ class Conversations:
         self._routes: dict[type[Any], Callable[[Session, Any], None]] = {
             m.Submit: core.submissions.submit,
             m.Finished: self._finished,
+            m.TryAgain: core.leases.try_again,
             m.Received: lambda session, message: core.outcomes.received(session, message.ids),
             m.Watch: self._watch,
             m.Unwatch: lambda session, message: core.outcomes.unwatch(session, message.ids),

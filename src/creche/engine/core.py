@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from creche.engine.catalog import AT_MOST_ONCE, Catalog
+from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
@@ -26,8 +27,10 @@ from creche.engine.timers import Timers
 from creche.errors import StoreError, StoreUnavailable
 from creche.events import Hub, StoreFailing, StoreRefuses, StoreWorks
 from creche.model.job import JobState, check_move
+from creche.model.retry import NEVER, RetryPolicy
 from creche.store.base import Duplicate, Durability, JobRow, OutcomeRow, Recovery, Store
 from creche.wire import messages as m
+from creche.wire.payload import decode_value
 
 logger = logging.getLogger("creche.plane")
 
@@ -47,6 +50,7 @@ class Core:
     Args:
         store: not yet opened.
         clock: UTC seconds.
+        draw: random numbers in [0, 1), for the delays between tries.
         events: is told what happens.
     """
 
@@ -56,6 +60,7 @@ class Core:
         settings: PlaneSettings,
         *,
         clock: Callable[[], float],
+        draw: Callable[[], float],
         events: Hub,
     ) -> None:
         self.store = store
@@ -63,6 +68,7 @@ class Core:
         self.plane = ""
         """The id of the ledger, which is the plane's for its peers: known when it is open."""
         self.now = clock
+        self.draw = draw
         self.events = events
         self.spills = store.durability is Durability.DISK
         """Whether what is beyond a lane's window waits in the store, or its submitter waits."""
@@ -98,6 +104,7 @@ class Core:
         self.dispatch = Dispatch(self)
         self.submissions = Submissions(self)
         self.outcomes = Outcomes(self)
+        self.delays = Delays(self)
         self._deep: set[Lane] = set()
         self._reads: list[set[int]] = []
         """For each read of unfinished jobs that is under way, the seqs of those that have left
@@ -149,17 +156,27 @@ class Core:
         self.epoch = recovery.epoch
         self.next_seq = recovery.next_seq - 1
         self.catalog = Catalog(recovery.tasks)
-        in_use = {row.lane for row in recovery.held} | {count.lane for count in recovery.stored}
+        in_use = {
+            *(row.lane for row in recovery.held),
+            *(count.lane for count in recovery.stored),
+            *(count.lane for count in recovery.delayed),
+        }
         self.lanes.restore(recovery.lanes, in_use, self.settings.lanes, self.catalog.place_of_lane)
         for count in recovery.stored:
             lane = self.lanes.by_number[count.lane]
             lane.deepen(count.stored)
             lane.read_to = count.first_seq - 1
             self._deep.add(lane)
+        for delayed in recovery.delayed:
+            self.lanes.by_number[delayed.lane].delayed = delayed.stored
+        self.delays.restore(sum(d.stored for d in recovery.delayed), recovery.next_due_at)
         for row in recovery.held:
-            job = self._revive(row)
+            job = self.revive(row)
             if row.state in (JobState.RUNNING, JobState.CANCELLING):
                 self.leases.orphan(job)
+            elif row.state is JobState.DELAYED:
+                self.delays.enter(job, is_held=True)
+                self.delays.wait(job)
             else:
                 job.lane.reserve(len(job.payload))
                 job.lane.put(job)
@@ -186,6 +203,7 @@ class Core:
             self._nursery = nursery
             await nursery.start(self.journal.run)
             await nursery.start(self.timers.run)
+            self.delays.begin()
             nursery.start_soon(self._prune)
             nursery.start_soon(self._close_in_time)
             task_status.started()
@@ -216,7 +234,9 @@ class Core:
 
     def cancel_waiting(self, job: Job, outcome: bytes | None) -> None:
         """Cancel a job that no worker has. No checkpoint."""
-        if not job.is_returning:
+        if job.state is JobState.DELAYED:
+            self.delays.leave(job)
+        elif not job.is_returning:
             self.withdraw(job)
         # What is left of it in its lane is an entry to be skipped.
         job.payload = b""
@@ -257,10 +277,10 @@ class Core:
         for job_id in ids:
             job = self.by_id.get(job_id)
             if job is None and job_id in rows:
-                job = self._revive(rows[job_id])
+                job = self.revive(rows[job_id])
                 job.is_stored = True
             if job is not None:
-                if job.is_committed and job.state in (JobState.QUEUED, JobState.PARKED):
+                if job.is_committed and job.state.is_waiting:
                     self.cancel_waiting(job, outcome)
                 states.append(int(job.state))
             elif job_id in ended:
@@ -280,7 +300,7 @@ class Core:
         those that have ended. Still true when it returns."""
         while True:
             absent = {job_id for job_id in ids if job_id not in self.by_id}
-            with self._reading() as gone:
+            with self.reading() as gone:
                 rows = await self.store.find(absent) if absent else {}
                 left = [job_id for job_id in absent if job_id not in rows]
                 ended = await self.store.outcomes(left, max_bytes=0) if left else {}
@@ -352,6 +372,14 @@ class Core:
         """Whether a job may not be run again when its worker is lost."""
         return (job.delivery or self.catalog.defaults(job.task).delivery) == AT_MOST_ONCE
 
+    def retry_policy(self, task: str, options: bytes | None) -> RetryPolicy:
+        """Return when a job of *task* is tried again: what its submission's *options* say goes
+        before what its task does."""
+        policy = self.catalog.defaults(task).retry or {}
+        if options is not None:
+            policy = {**policy, **(decode_value(options).get("retry") or {})}
+        return RetryPolicy.from_data(policy) if policy else NEVER
+
     # --- when a batch is on disk ----------------------------------------------------------------
 
     def _on_committed(self, entries: Entries, duplicates: Sequence[Duplicate]) -> None:
@@ -372,7 +400,11 @@ class Core:
         self._on_ended(entries)
         for job in entries.requeued:
             job.is_returning = False
-            if job.state in (JobState.QUEUED, JobState.PARKED):
+            if job.state is JobState.DELAYED:
+                self.delays.wait(job)
+                if job.is_stored:
+                    self.leave_memory(job)
+            elif job.state.is_waiting:
                 job.lane.put_back(job)
         for job in entries.spilled:
             self._on_spilled(job)
@@ -389,7 +421,12 @@ class Core:
     def _on_arrived(self, arrival: Arrival) -> None:
         job = arrival.job
         job.is_committed = True
-        if arrival.stored:
+        if job.due_at is not None:
+            self.by_seq[job.seq] = job
+            self.delays.wait(job)
+            if arrival.stored:
+                self.leave_memory(job)
+        elif arrival.stored:
             job.lane.arriving -= 1
             del self.by_id[job.id]
         else:
@@ -406,7 +443,9 @@ class Core:
 
     def _give_place_back(self, arrival: Arrival) -> None:
         lane = arrival.job.lane
-        if arrival.stored:
+        if arrival.job.due_at is not None:
+            self.delays.leave(arrival.job)
+        elif arrival.stored:
             lane.stored -= 1
             lane.arriving -= 1
         else:
@@ -415,9 +454,13 @@ class Core:
     def _on_spilled(self, job: Job) -> None:
         job.lane.spilling -= 1
         if job.is_stored and not job.state.has_ended:
-            self.forget(job)
-            for gone in self._reads:
-                gone.add(job.seq)
+            self.leave_memory(job)
+
+    def leave_memory(self, job: Job) -> None:
+        """A job is in the store now, and here no more."""
+        self.forget(job)
+        for gone in self._reads:
+            gone.add(job.seq)
 
     def _on_ended(self, entries: Entries) -> None:
         settled: dict[Session, list[int]] = {}
@@ -525,7 +568,7 @@ class Core:
     async def _read_back(self, lane: Lane) -> None:
         """Bring the next stored jobs of *lane* into its window."""
         lane.is_reading = True
-        with self._reading() as gone:
+        with self.reading() as gone:
             try:
                 rows = await self.store.read_lane(lane.number, lane.read_to, *lane.room)
                 lane.is_unreadable = False
@@ -543,14 +586,14 @@ class Core:
                 # What is in memory was read before, and something older has been spilled since.
                 if row.seq not in self.by_seq and row.seq not in gone:
                     lane.stored -= 1
-                    job = self._revive(row)
+                    job = self.revive(row)
                     lane.reserve(len(job.payload))
                     lane.put(job)
         self.dispatch.run()
         self.journal.wake()
 
     @contextmanager
-    def _reading(self) -> Iterator[set[int]]:
+    def reading(self) -> Iterator[set[int]]:
         """While the store is asked for unfinished jobs, and its answer is looked at: a commit that
         was made later may be answered first."""
         gone: set[int] = set()
@@ -561,7 +604,7 @@ class Core:
             # By identity: two empty sets are equal.
             self._reads = [other for other in self._reads if other is not gone]
 
-    def _revive(self, row: JobRow) -> Job:
+    def revive(self, row: JobRow) -> Job:
         """Make the job of a row, in memory again."""
         lane = self.lanes.by_number[row.lane]
         job = Job(
@@ -570,6 +613,9 @@ class Core:
         job.is_committed = True
         job.attempt = row.attempt
         job.losses = row.losses
+        job.failures = row.failures
+        job.due_at = row.due_at
+        job.expires_at = row.expires_at
         job.epoch = row.epoch
         job.holder = row.holder
         job.leased_at = row.leased_at

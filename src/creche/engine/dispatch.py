@@ -87,9 +87,11 @@ class Dispatch:
     def offer(self, worker: Session, job: Job) -> None:
         """Send a leased job to its worker."""
         priority = job.lane.priority
+        # Of most jobs there is nothing to be said.
+        options = {"tries": job.tries} if job.tries else None
         worker.post(
             m.Offer(
-                job.seq, job.epoch, job.attempt, job.id, job.task, priority, job.payload, None
+                job.seq, job.epoch, job.attempt, job.id, job.task, priority, job.payload, options
             )
         )  # fmt: skip
 

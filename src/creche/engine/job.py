@@ -18,8 +18,11 @@ class Job:
         "attempt",
         "children",
         "delivery",
+        "due_at",
         "epoch",
         "estimate_s",
+        "expires_at",
+        "failures",
         "holder",
         "id",
         "is_at_most_once",
@@ -74,6 +77,11 @@ class Job:
         """Unfinished jobs that this one's attempt has submitted."""
         self.attempt = 0
         self.losses = 0
+        self.failures = 0
+        """Attempts that have failed, of which each used up one of its retries."""
+        self.due_at: float | None = None
+        """When its time comes (UTC seconds), while it is delayed."""
+        self.expires_at: float | None = None
         self.epoch = 0
         self.holder: str | None = None
         """The worker process that has the lease, as `Session.holder`."""
@@ -84,6 +92,12 @@ class Job:
         """What its run was thought to take when it was leased."""
         self.stale_entries = 0
         """Entries of this job that still lie in a lane though it has left: skipped when taken."""
+
+    @property
+    def tries(self) -> int:
+        """How many attempts have come to something: failed, or been lost. What was handed back
+        before it began is not counted."""
+        return self.failures + self.losses
 
     @property
     def token(self) -> tuple[int, int, int]:
@@ -102,4 +116,7 @@ class Job:
             self.epoch,
             self.holder,
             self.leased_at,
+            self.failures,
+            self.due_at,
+            self.expires_at,
         )

@@ -22,7 +22,7 @@ from creche.engine.lanes import Lane
 from creche.engine.sessions import Session
 from creche.errors import StoreFull, StoreOverLimit
 from creche.model.job import JobState
-from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow
+from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow, TryRow
 from creche.wire import messages as m
 
 LEASE_S = 0.02
@@ -71,6 +71,7 @@ class Entries:
         self.tasks: dict[str, TaskRow] = {}
         self.arrivals: list[Arrival] = []
         self.changed: dict[int, Job] = {}
+        self.tries: list[TryRow] = []
         self.endings: dict[int, Ending] = {}
         self.settled: list[tuple[Session, int]] = []
         self.requeued: list[Job] = []
@@ -127,17 +128,23 @@ class Entries:
             tasks=list(self.tasks.values()),
             jobs=[
                 NewJob(
-                    job.seq, job.id, job.task, job.lane.number, _ARRIVED[bool(job.lane.park)],
-                    stored, job.payload, job.options, job.submitted_at,
+                    job.seq, job.id, job.task, job.lane.number, _arrived(job),
+                    stored, job.payload, job.options, job.submitted_at, job.due_at,
+                    job.expires_at,
                 )
                 for job, _, _, stored in self.arrivals
             ],
             changes=[job.as_change() for job in self.changed.values()],
+            tries=self.tries,
             ends=[ending.end for ending in self.endings.values()],
         )  # fmt: skip
 
 
-_ARRIVED = (JobState.QUEUED, JobState.PARKED)
+def _arrived(job: Job) -> JobState:
+    """Return the state in which a job came: it may have been cancelled since."""
+    if job.due_at is not None:
+        return JobState.DELAYED
+    return JobState.PARKED if job.lane.park else JobState.QUEUED
 
 
 class Journal:
@@ -211,8 +218,14 @@ class Journal:
         self._forget_lease(job)
         self._open.changed[job.seq] = job
 
+    def tried(self, row: TryRow) -> None:
+        """An attempt has come to nothing, and its job goes on, which is said as well."""
+        self._open.tries.append(row)
+        self._grow(len(row.outcome or b""))
+
     def requeue(self, job: Job) -> None:
-        """A job's lease has ended: it is dispatched again only when that is on disk."""
+        """A job's lease, or its delay, has ended: it is dispatched, or waits for its time, only
+        when that is on disk."""
         self.change(job)
         self._open.requeued.append(job)
 

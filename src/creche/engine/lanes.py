@@ -116,6 +116,8 @@ class Lane:
         self.held_bytes = 0
         self.stored = 0
         """Jobs beyond the window, in the store or on their way there."""
+        self.delayed = 0
+        """Jobs that will come here when their time has come."""
         self.arriving = 0
         """Those of them that were submitted just now, and whose commit is under way."""
         self.spilling = 0
@@ -145,13 +147,20 @@ class Lane:
     def is_idle(self) -> bool:
         """Whether nothing waits here, is read back, or waits for room."""
         return not (
-            self.held or self.stored or self.waiting or self.is_reading or self.is_read_later
+            self.held
+            or self.stored
+            or self.delayed
+            or self.waiting
+            or self.is_reading
+            or self.is_read_later
         )
 
     @property
     def has_room(self) -> bool:
         """Whether the window takes one more job."""
-        if self.held >= self._window or self.held_bytes >= self._window_bytes:
+        # Without a disk, what is delayed is in memory too.
+        held = self.held if self._space.spills else self.held + self.delayed
+        if held >= self._window or self.held_bytes >= self._window_bytes:
             return False
         return not self._space.is_full or not (self.held or self._space.spills)
 
@@ -255,6 +264,7 @@ class Lane:
             "held": self.held,
             "held_bytes": self.held_bytes,
             "stored": self.stored,
+            "delayed": self.delayed,
             "waiting": len(self.waiting),
         }
 

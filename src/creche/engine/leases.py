@@ -16,7 +16,8 @@ from creche.engine.sessions import Session
 from creche.events import AttemptsLost
 from creche.model.failure import Failure
 from creche.model.job import JobState, check_move
-from creche.store.base import End
+from creche.model.retry import MAX_DELAY_S, next_try_at
+from creche.store.base import End, TryRow
 from creche.wire import messages as m
 from creche.wire.payload import encode_value
 
@@ -75,6 +76,52 @@ class Leases:
             session.failed += 1
         now = core.now()
         core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
+
+    def try_again(self, session: Session, message: m.TryAgain) -> None:
+        """An attempt has come to nothing. Whether there is another one, and when, is decided here,
+        by what the submission says of it, and what it leaves open, the task's announcement."""
+        core = self._core
+        job = session.leased.get(message.seq)
+        if job is None or (job.epoch, job.attempt) != (message.epoch, message.attempt):
+            core.journal.settle(session, message.n)
+            return
+        session.release(job)
+        session.was_wrong = False
+        session.done += 1
+        core.dispatch.measured(job, message.run_us)
+        session.failed += message.is_counted
+        now = core.now()
+        started_at = now - message.run_us / 1e6
+        due_at = None if job.state is JobState.CANCELLING else self._next_try_at(job, message, now)
+        if due_at is None:
+            job.failures += message.is_counted
+            core.end(job, JobState.FAILED, message.outcome, started_at, session, message.n)
+            return
+        if message.is_counted:
+            job.failures += 1
+            core.journal.tried(_made(job, JobState.FAILED, message.outcome, started_at, now))
+        job.state = check_move(job.state, JobState.DELAYED)
+        job.due_at = due_at
+        self._take_back(job)
+        core.delays.enter(job)
+        core.journal.requeue(job)
+        core.journal.settle(session, message.n)
+
+    def _next_try_at(self, job: Job, message: m.TryAgain, now: float) -> float | None:
+        core = self._core
+        after_s = None if message.after_us is None else message.after_us / 1e6
+        if not message.is_counted:
+            return now + min(after_s or 0.0, MAX_DELAY_S)
+        if job.is_at_most_once:
+            return None
+        return next_try_at(
+            core.retry_policy(job.task, job.options),
+            failures=job.failures + 1,
+            submitted_at=job.submitted_at,
+            now=now,
+            draw=core.draw(),
+            after_s=after_s,
+        )
 
     def _given_up(self, job: Job, session: Session, n: int) -> None:
         """A worker that lives has stopped an attempt that it had begun: uncounted, unless it was
@@ -172,6 +219,9 @@ class Leases:
             )
             core.end(job, JobState.FAILED, encode_value(outcome.as_data()), job.leased_at)
         else:
+            if job.state is not JobState.CANCELLING:
+                lost = encode_value(Failure("creche.WorkerLost", why).as_data())
+                core.journal.tried(_made(job, JobState.LOST, lost, job.leased_at, core.now()))
             self._free(job)
 
     def _free(self, job: Job) -> None:
@@ -180,10 +230,15 @@ class Leases:
             self._core.end(job, JobState.CANCELLED, None, job.leased_at)
             return
         job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
+        self._take_back(job)
+        self._core.journal.requeue(job)
+
+    @staticmethod
+    def _take_back(job: Job) -> None:
+        """Nobody has the job any more, which is not on disk yet."""
         job.holder = None
         job.leased_at = None
         job.is_returning = True
-        self._core.journal.requeue(job)
 
     def _adopt(self, session: Session, job: Job, epoch: int, attempt: int) -> None:
         """A lease was given out and never committed: the job is free, so its worker keeps it."""
@@ -235,4 +290,14 @@ def make_end(
     job: Job, state: JobState, outcome: bytes | None, started_at: float | None, now: float
 ) -> End:
     """Return what the store keeps of a job's end."""
-    return End(job.seq, state, job.attempt, job.losses, job.holder, started_at, now, outcome)
+    return End(
+        *(job.seq, state, job.attempt, job.losses, job.holder, started_at, now, outcome),
+        job.failures,
+    )
+
+
+def _made(
+    job: Job, state: JobState, outcome: bytes, started_at: float | None, now: float
+) -> TryRow:
+    """Return what the store keeps of an attempt that was not the last."""
+    return TryRow(job.seq, job.attempt, state, job.holder, started_at, now, outcome)

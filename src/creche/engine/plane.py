@@ -16,6 +16,7 @@ Stopping has three steps: refuse what is new, drain until the time for it is up,
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ async def run_plane(
     children: Callable[[Running], Sequence[Child]] = lambda running: (),
     stop: trio.Event | None = None,
     clock: Callable[[], float] = time.time,
+    draw: Callable[[], float] = random.random,
     subscribers: Sequence[Subscriber] = (log,),
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -74,6 +76,7 @@ async def run_plane(
         listen: listens for peers; called for each epoch, and must bind the same address again.
         children: processes to keep running beside the core once it is ready.
         clock: UTC seconds.
+        draw: random numbers in [0, 1), for the delays between tries.
         subscribers: told what happens; the log by default.
 
     Reports `Running` when it has recovered and listens. Cancelling it ends it at once: what was
@@ -97,6 +100,7 @@ async def run_plane(
             children,
             trio.Event() if stop is None else stop,
             clock,
+            draw,
             events,
             task_status,
         )
@@ -113,6 +117,7 @@ async def _run_epochs(
     children: Callable[[Running], Sequence[Child]],
     stop: trio.Event,
     clock: Callable[[], float],
+    draw: Callable[[], float],
     events: Hub,
     task_status: trio.TaskStatus[Running],
 ) -> None:
@@ -130,7 +135,7 @@ async def _run_epochs(
 
         pause_s = RESTART_S
         while True:
-            core = Core(make_store(), settings, clock=clock, events=events)
+            core = Core(make_store(), settings, clock=clock, draw=draw, events=events)
             try:
                 await _run_core(core, listen, stop, report)
                 break

@@ -45,6 +45,8 @@ class PlaneSettings:
     windows_bytes: int = 256 * 1024 * 1024
     """What all lanes together hold in memory: payloads, and about 600 bytes for each job; beyond, a
     lane holds what it needs to go on."""
+    delays: int = 10_000
+    """Delayed jobs in memory; what is beyond waits in the store until shortly before its time."""
     lanes: int = 10_000
     """Lanes in memory: of queues that clients name, and of tasks that not every worker knows."""
     fairness: int | None = None
@@ -88,7 +90,8 @@ class PlaneSettings:
                 f"lease ({self.lease_s:g} s) must hold"
             )
         for name in (
-            "window", "window_bytes", "windows_bytes", "lanes", "max_losses", "max_children",
+            "window", "window_bytes", "windows_bytes", "delays", "lanes", "max_losses",
+            "max_children",
             "unaccepted", "unaccepted_bytes", "watches", "sessions",
         ):  # fmt: skip
             if getattr(self, name) < 1:

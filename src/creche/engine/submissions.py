@@ -17,15 +17,18 @@ from creche.engine.sessions import Session
 from creche.model.ids import made_at
 from creche.model.job import JobState
 from creche.model.priority import Priority
+from creche.model.retry import MAX_DELAY_S, RetryPolicy
 from creche.wire import messages as m
 from creche.wire.payload import decode_value, encode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
 
-_OPTIONS = frozenset({"delivery", "parent"})
+_OPTIONS = frozenset({"delay_s", "delivery", "due_at", "parent", "retry"})
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
+MAX_MOMENT = 253_402_300_800.0
+"""The end of the year 9999, UTC seconds: what other languages, and people, can write down."""
 MAX_WARNED = 1000
 """Tasks, and queues, that one session is warned of once; beyond, it is warned each time."""
 MAX_HINTED = 20
@@ -236,15 +239,21 @@ class Submissions:
         core.next_seq = seq = core.next_seq + 1
         size = len(message.payload)
         state = JobState.PARKED if lane.park else JobState.QUEUED
+        now = core.now()
         options = None if message.options is None else encode_value(message.options)
-        job = Job(seq, message.id, message.task, lane, state, message.payload, options, core.now())
+        job = Job(seq, message.id, message.task, lane, state, message.payload, options, now)
         if message.options is not None:
             job.delivery = message.options.get("delivery")
+            job.due_at = _due_at(message.options, now)
         if parent is not None:
             parent.children += 1
             job.parent = parent.seq
         stored = core.spills and (lane.stored > 0 or not lane.has_room)
-        if stored:
+        if job.due_at is not None:
+            job.state = JobState.DELAYED
+            core.delays.enter(job)
+            stored = job.is_stored
+        elif stored:
             core.deepen(lane)
         else:
             lane.reserve(size)
@@ -402,12 +411,30 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
     delivery = options.get("delivery")
     if delivery is not None and delivery not in _DELIVERIES:
         return "bad-delivery", f"{delivery!r} is no delivery: use one of {', '.join(_DELIVERIES)}"
+    if options.get("retry") is not None:
+        try:
+            RetryPolicy.from_data(options["retry"])
+        except ValueError as error:
+            return "bad-retry", str(error)
+    for name, most in (("delay_s", MAX_DELAY_S), ("due_at", MAX_MOMENT)):
+        value = options.get(name)
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
+            return "bad-delay", f"{name} is a number of seconds from 0 to {most:,.0f}"
+    if options.get("delay_s") is not None and options.get("due_at") is not None:
+        return "bad-delay", "delay_s and due_at both say when: give one of them"
     parent = options.get("parent")
     if parent is not None and not (
         isinstance(parent, list) and len(parent) == 3 and all(type(n) is int for n in parent)
     ):
         return "bad-parent", "a parent is [seq, epoch, attempt]"
     return None
+
+
+def _due_at(options: m.Facts, now: float) -> float | None:
+    """Return until when a job is delayed, None if its time has come."""
+    delay_s: float | None = options.get("delay_s")
+    due_at: float | None = options.get("due_at") if delay_s is None else now + delay_s
+    return None if due_at is None or due_at <= now else due_at
 
 
 def restore_options(job: Job) -> None:

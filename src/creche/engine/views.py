@@ -17,11 +17,13 @@ import trio
 
 from creche.engine.sessions import Session
 from creche.errors import CrecheError, StoreError, StoreUnavailable
+from creche.model.failure import Failure
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
-from creche.store.base import JobRecord
+from creche.store.base import JobRecord, TryRow
 from creche.wire import messages as m
+from creche.wire.payload import decode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
@@ -148,7 +150,13 @@ class Views:
         if not isinstance(job_id, bytes) or len(job_id) != 16:
             raise BadQuestion("id is the 16 bytes of a job's id")
         record = await self._core.store.job(job_id)
-        return None if record is None else describe(record, self._core.catalog.place)
+        if record is None:
+            return None
+        return {
+            **describe(record, self._core.catalog.place),
+            "retry": self._core.retry_policy(record.task, record.options).as_data(),
+            "tries": [_describe_try(row) for row in record.tries],
+        }
 
     async def _jobs(self, params: m.Facts) -> dict[str, Any]:
         states = [_parsed(JobState.parse, word) for word in _texts(params, "states")]
@@ -297,12 +305,26 @@ def describe(
         "parked": record.park if record.state is JobState.PARKED else "",
         "attempt": record.attempt,
         "losses": record.losses,
+        "failures": record.failures,
         "worker": None if record.holder is None else record.holder.rpartition("/")[0],
         "submitted_at": record.submitted_at,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
+        "due_at": record.due_at if record.state is JobState.DELAYED else None,
         "payload_bytes": record.payload_bytes,
         "outcome_bytes": record.outcome_bytes,
+    }
+
+
+def _describe_try(row: TryRow) -> dict[str, Any]:
+    failure = None if row.outcome is None else Failure.from_data(decode_value(row.outcome))
+    return {
+        "attempt": row.attempt,
+        "state": row.state.word,
+        "worker": None if row.holder is None else row.holder.rpartition("/")[0],
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
+        "error": None if failure is None else failure.as_data(),
     }
 
 

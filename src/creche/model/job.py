@@ -39,6 +39,11 @@ class JobState(IntEnum):
         return self.name.lower()
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether nobody runs the job, and it has not ended."""
+        return self <= JobState.DELAYED
+
+    @property
     def has_ended(self) -> bool:
         """Whether the job is in a final state."""
         return self >= JobState.SUCCEEDED

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
-from creche.errors import InvalidArguments
+from creche.errors import InvalidArguments, TaskDefinitionError
 from creche.model.priority import Priority
-from creche.tasks.task import MAX_NAME_LENGTH, SubmitOptions, Task
+from creche.tasks.options import MAX_NAME_LENGTH, SubmitOptions, check_time
+from creche.tasks.task import Task
 
 
 def no_task(thing: object) -> InvalidArguments:
@@ -60,18 +62,27 @@ def _checked_name(what: str, name: object) -> str:
     return str(name)
 
 
-def checked_options(queue: str | None, priority: Priority | str | None) -> SubmitOptions:
+def checked_options(
+    queue: str | None,
+    priority: Priority | str | None,
+    countdown: float | None,
+    eta: datetime | None,
+) -> SubmitOptions:
     """Return the options that a call gives.
 
     Raises:
-        InvalidArguments: they name no queue, or no priority.
+        InvalidArguments: they name no queue, no priority, or no time.
     """
     try:
         urgency = None if priority is None else Priority.parse(priority)
-    except ValueError as error:
+        countdown, eta = check_time("this submission", countdown, eta)
+    except (ValueError, TaskDefinitionError) as error:
         raise InvalidArguments(str(error)) from None
     return SubmitOptions(
-        queue=None if queue is None else _checked_name("a queue's name", queue), priority=urgency
+        queue=None if queue is None else _checked_name("a queue's name", queue),
+        priority=urgency,
+        countdown=countdown,
+        eta=eta,
     )
 
 

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +22,7 @@ import anyio.lowlevel
 
 from creche.errors import (
     CrecheError,
+    InvalidArguments,
     PlaneUnreachable,
     RemoteProtocolError,
     ResultForgotten,
@@ -50,7 +52,8 @@ from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
 from creche.peer.parent import current_parent
 from creche.peer.waits import Waits
-from creche.tasks.task import SubmitOptions, Task
+from creche.tasks.options import SubmitOptions
+from creche.tasks.task import Task
 from creche.wire import messages as m
 from creche.wire.payload import encode_call
 
@@ -61,6 +64,9 @@ _DECLINED: dict[str, type[SubmissionRefused]] = {
     "scope-full": ScopeFull,
     "store-full": StoreFullError,
 }
+_LATE_S = 1.0
+"""How far back a moment may lie that a job is submitted for: clocks differ, and lines take time."""
+
 _CHUNK = 1000
 """How many submissions of a `submit_many` are made between two checkpoints."""
 
@@ -202,16 +208,18 @@ class Submitter:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> JobHandle[R]:
         """Submit by name or task, fire and forget; the handle can be waited for all the same.
 
-        As `submit`, but that ``priority`` and ``queue`` belong to Creche: a task with parameters of
-        these names is submitted by `submit`. Without the task's code at hand the worker checks the
-        arguments.
+        As `submit`, but that ``priority``, ``queue``, ``countdown`` and ``eta`` belong to Creche: a
+        task with parameters of these names is submitted by `submit`. Without the task's code at
+        hand the worker checks the arguments.
         """
         name = name_of(task)
-        options = checked_options(queue, priority)
+        options = checked_options(queue, priority, countdown, eta)
         if isinstance(task, Task):
             task.signature.check(args, kwargs)
             options = options.over(task.options)
@@ -234,6 +242,7 @@ class Submitter:
         name = name_of(task)
         known = task if isinstance(task, Task) else None
         options = known.options if known else SubmitOptions()
+        extras = self._extras(options)
         group = _Group()
         handles: list[JobHandle[R]] = []
         is_whole = False
@@ -249,7 +258,7 @@ class Submitter:
                 elif i % _CHUNK == _CHUNK - 1:
                     self._extend(limit)
                     await anyio.lowlevel.checkpoint()
-                handles.append(self._begin(group, name, payload, options, watch))
+                handles.append(self._begin(group, name, payload, options, extras, watch))
             is_whole = True
             while group.left:
                 left = group.left
@@ -388,12 +397,13 @@ class Submitter:
         watch: bool,
     ) -> JobHandle[Any]:
         payload = self._encode(args, kwargs)
+        extras = self._extras(options)
         group = _Group()
         handle: JobHandle[Any] | None = None
         with self._time_limit():
             if not self._credit.has_room(len(payload)):
                 await self._credit.wait(len(payload))
-            handle = self._begin(group, name, payload, options, watch)
+            handle = self._begin(group, name, payload, options, extras, watch)
             await group.changed.wait()
         # The answer may have come in the moment in which the time was up: it counts.
         if handle is None or group.left:
@@ -423,6 +433,7 @@ class Submitter:
         name: str,
         payload: bytes,
         options: SubmitOptions,
+        extras: m.Facts | None,
         watch: bool,
     ) -> JobHandle[Any]:
         """Put one submission into the outbox and remember it. No checkpoint."""
@@ -437,7 +448,7 @@ class Submitter:
             None if options.priority is None else int(options.priority),
             payload,
             m.WATCH if outcome is not None else 0,
-            self._extras(options),
+            extras,
         )
         self._unaccepted[n] = message
         self._groups[n] = group
@@ -449,16 +460,35 @@ class Submitter:
         return JobHandle.make(self, job_id, outcome)
 
     def _extras(self, options: SubmitOptions) -> m.Facts | None:
-        """Return what most submissions do not have."""
+        """Return what most submissions do not have.
+
+        Raises:
+            InvalidArguments: the moment that they are for has passed.
+        """
         parent = current_parent.get()
-        if options.delivery is None and parent is None:
+        if parent is None and options.is_plain:
             return None
         extras: m.Facts = {}
         if options.delivery is not None:
             extras["delivery"] = options.delivery
+        if options.retry:
+            extras["retry"] = dict(options.retry)
+        if options.countdown:
+            extras["delay_s"] = options.countdown
+        elif options.eta is not None:
+            extras["due_at"] = self._moment(options.eta)
         if parent is not None and parent.plane == self._plane:
             extras["parent"] = list(parent.token)
         return extras or None
+
+    def _moment(self, eta: datetime) -> float:
+        moment = eta.timestamp()
+        late_s = self._clock() - moment
+        if late_s > _LATE_S:
+            raise InvalidArguments(
+                f"eta={eta} is in the past, where no job can run: leave it out, and it runs now"
+            )
+        return moment
 
     def _lending(self) -> AbstractContextManager[None]:
         parent = current_parent.get()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from creche.model.priority import TaskPriority
+from creche.tasks.options import Delivery, Executor, PriorityLike, SubmitOptions
 from creche.tasks.registry import LoadReport, Registry, load, task_registry
 from creche.tasks.signature import Kind, Parameter, Signature
 from creche.tasks.task import (
     AsyncTask,
-    Delivery,
-    Executor,
-    PriorityLike,
-    SubmitOptions,
     SyncTask,
     Task,
     TaskDecorator,

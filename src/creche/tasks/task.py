@@ -11,13 +11,11 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import (
     Any,
     Generic,
-    Literal,
     ParamSpec,
     Self,
     TypedDict,
@@ -29,7 +27,21 @@ from typing import (
 )
 
 from creche.errors import TaskDefinitionError
-from creche.model.priority import Priority
+from creche.tasks.options import (
+    MAX_NAME_LENGTH,
+    Delivery,
+    Errors,
+    Executor,
+    PriorityLike,
+    Retries,
+    SubmitOptions,
+    ViewOptions,
+    check_errors,
+    check_name,
+    check_together,
+    make_options,
+    refuse_unknown,
+)
 from creche.tasks.registry import Registry, task_registry
 from creche.tasks.signature import Signature, printable
 
@@ -37,40 +49,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-Executor = Literal["coroutine", "thread"]
-"""Where a task runs: as a coroutine on the worker's Trio loop, or in one of its threads."""
-
-Delivery = Literal["at-least-once", "at-most-once"]
-"""What a lost worker means for an attempt: run it again, or set the job to `lost`."""
-
-PriorityLike = Priority | Literal["critical", "high", "normal", "low"]
-
-MAX_NAME_LENGTH = 200
-"""Characters in the name of a task or a queue."""
-
 MAX_DOC_LENGTH = 200
 """Characters of the first line of a docstring that are announced."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitOptions:
-    """What a submission may say beside its arguments. None leaves the choice open.
-
-    What both the submission and the task leave open, the plane decides: queue ``default``, normal
-    priority, at least once.
-    """
-
-    queue: str | None = None
-    priority: Priority | None = None
-    delivery: Delivery | None = None
-
-    def over(self, base: SubmitOptions) -> SubmitOptions:
-        """Return these options, with *base* where they leave a choice open."""
-        return SubmitOptions(
-            queue=base.queue if self.queue is None else self.queue,
-            priority=base.priority if self.priority is None else self.priority,
-            delivery=base.delivery if self.delivery is None else self.delivery,
-        )
 
 
 class TaskOptions(TypedDict, total=False):
@@ -81,6 +61,13 @@ class TaskOptions(TypedDict, total=False):
     priority: PriorityLike | None
     executor: Executor | None
     delivery: Delivery | None
+    retries: Retries | None
+    backoff: float | None
+    backoff_max: float | None
+    jitter: float | None
+    give_up_after: float | None
+    retry_on: Errors | None
+    never_retry_on: Errors | None
     registry: Registry | None
 
 
@@ -102,7 +89,12 @@ class Task(Generic[P, R_co]):
     defaults: SubmitOptions
     """What `task` was told: announced by workers, so that a submission by name has it too."""
     options: SubmitOptions
-    """What a submission of this object asks for: `defaults`, and `with_options` over them."""
+    """What a submission of this object asks for: `defaults`, and `with_options` over them. Of the
+    retry policy only what `with_options` has said: the rest is announced."""
+    retry_on: tuple[type[BaseException], ...]
+    """What is worth another try. Judged by the worker that ran the attempt."""
+    never_retry_on: tuple[type[BaseException], ...]
+    """And what is not, though `retry_on` has it."""
 
     def __init__(
         self,
@@ -111,6 +103,8 @@ class Task(Generic[P, R_co]):
         signature: Signature,
         executor: Executor,
         options: SubmitOptions,
+        retry_on: tuple[type[BaseException], ...] = (Exception,),
+        never_retry_on: tuple[type[BaseException], ...] = (),
     ) -> None:
         # First, as it copies the function's own attributes, and ours must win.
         functools.update_wrapper(self, function)
@@ -122,32 +116,38 @@ class Task(Generic[P, R_co]):
         self.place = _place_of(function)
         self.doc = printable((inspect.getdoc(source) or "").partition("\n")[0], MAX_DOC_LENGTH)
         self.defaults = options
-        self.options = options
+        self.options = replace(options, retry=None)
+        self.retry_on = retry_on
+        self.never_retry_on = never_retry_on
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Coroutine[Any, Any, R_co]:
         """Call the function, here and now. No job is made."""
         result: R_co | Coroutine[Any, Any, R_co] = self.function(*args, **kwargs)
         return result
 
-    def with_options(
-        self,
-        *,
-        queue: str | None = None,
-        priority: PriorityLike | None = None,
-        delivery: Delivery | None = None,
-    ) -> Self:
+    def with_options(self, **options: Unpack[ViewOptions]) -> Self:
         """Return a view of this task, of the same name and function, that is submitted differently.
 
         What is not given stays as it is: ``client.submit(resize.with_options(priority="high"),
         path)``. The task itself does not change, and the view is not registered.
 
+        Arguments:
+            queue, priority, delivery: as of `task`.
+            retries, backoff, backoff_max, jitter, give_up_after: as of `task`.
+            countdown: run it so many seconds from now, and not before.
+            eta: run it at this moment, and not before: a `datetime` with a time zone.
+
         Raises:
-            TaskDefinitionError: a value cannot be what it is given for.
+            TaskDefinitionError: an option is unknown, cannot be what it is given for, or
+                contradicts another.
         """
-        asked = _submit_options(f"task {self.name!r}", queue, priority, delivery)
+        where = f"task {self.name!r}"
+        refuse_unknown(where, "with_options()", options, list(ViewOptions.__annotations__))
+        asked = make_options(where, options)
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         view.options = asked.over(self.options)
+        check_together(where, view.options.over(self.defaults))
         return view
 
     def declaration(self) -> dict[str, Any]:
@@ -155,10 +155,12 @@ class Task(Generic[P, R_co]):
 
         ``name``, ``module``, ``doc`` (first line) and ``executor`` are texts, ``signature`` is
         `Signature.data`; ``queue`` (text), ``priority`` (0 critical to 3 low) and ``delivery``
-        (text) are None where the task leaves them open. Options of a view are not in it.
+        (text) are None where the task leaves them open. A task with retries has ``retry``, as
+        `RetryPolicy.from_data` takes it, and the names of the exceptions in ``retry_on`` and
+        ``never_retry_on``. Options of a view are not in it.
         """
         priority = self.defaults.priority
-        return {
+        declared: dict[str, Any] = {
             "name": self.name,
             "module": printable(self.module, MAX_NAME_LENGTH),
             "doc": self.doc,
@@ -168,6 +170,11 @@ class Task(Generic[P, R_co]):
             "delivery": self.defaults.delivery,
             "executor": self.executor,
         }
+        if self.defaults.retry:
+            declared["retry"] = dict(self.defaults.retry)
+            declared["retry_on"] = [each.__qualname__ for each in self.retry_on]
+            declared["never_retry_on"] = [each.__qualname__ for each in self.never_retry_on]
+        return declared
 
     @property
     def module(self) -> str:
@@ -237,6 +244,14 @@ def task(subject: Any = None, /, **options: Any) -> Any:
             decides, so that naming it only states what is expected.
         delivery: ``"at-least-once"``, or ``"at-most-once"`` for what must not run twice even if
             its worker is lost in the middle.
+        retries: how often a job that has failed is tried again: a number, or ``"forever"``. None
+            when it is left out.
+        backoff: how many seconds to wait before the second try (1). It doubles with each one.
+        backoff_max: the longest of these delays in seconds (600).
+        jitter: which share of each delay is random, from 0 to 1 (0.1).
+        give_up_after: how many seconds after its submission no further try begins.
+        retry_on: the exceptions that are worth another try (`Exception`).
+        never_retry_on: those among them that are not.
         registry: where the task is entered; the one that `creche worker` reads when not given.
 
     Raises:
@@ -254,9 +269,9 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
     _refuse_function(where, function)
     name = _name_of(where, function, given.get("name") if first_name is None else first_name)
     executor = _executor_of(where, function, given.get("executor"))
-    options = _submit_options(
-        where, given.get("queue"), given.get("priority"), given.get("delivery")
-    )
+    options = make_options(where, given)
+    check_together(where, options)
+    judged = _judged(where, options, given)
     if isinstance(function, staticmethod):
         function = function.__func__
     try:
@@ -266,7 +281,7 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
             f"{where}: Python cannot tell its signature ({error}): wrap it in a def of your own"
         ) from error
     kind = AsyncTask if executor == "coroutine" else SyncTask
-    made: Task[..., Any] = kind(function, name, signature, executor, options)
+    made: Task[..., Any] = kind(function, name, signature, executor, options, *judged)
     registry: Registry | None = given.get("registry")
     (task_registry if registry is None else registry).register(made)
     return made
@@ -274,12 +289,7 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
 
 def _refuse_options(where: str, first_name: str | None, given: Mapping[str, Any]) -> None:
     """Raise for options that do not exist, or that no function could be given."""
-    known = list(TaskOptions.__annotations__)
-    for option in given:
-        if option not in known:
-            near = get_close_matches(option, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise TaskDefinitionError(f"{where}: @task has no option {option!r}: {hint}")
+    refuse_unknown(where, "@task", given, list(TaskOptions.__annotations__))
     second_name, registry = given.get("name"), given.get("registry")
     if first_name is not None and second_name is not None:
         raise TaskDefinitionError(
@@ -287,6 +297,22 @@ def _refuse_options(where: str, first_name: str | None, given: Mapping[str, Any]
         )
     if not isinstance(registry, Registry | None):
         raise TaskDefinitionError(f"{where}: {registry!r} is no Registry")
+
+
+def _judged(
+    where: str, options: SubmitOptions, given: Mapping[str, Any]
+) -> tuple[tuple[type[BaseException], ...], tuple[type[BaseException], ...]]:
+    """Return which exceptions are worth another try, and which are not."""
+    said = [name for name in ("retry_on", "never_retry_on") if given.get(name) is not None]
+    if said and not options.retry:
+        raise TaskDefinitionError(
+            f"{where}: {said[0]} without retries: say how often it is tried again (retries=3)"
+        )
+    retry_on, never_retry_on = (
+        check_errors(where, name, given[name]) if name in said else usual
+        for name, usual in (("retry_on", (Exception,)), ("never_retry_on", ()))
+    )
+    return retry_on, never_retry_on
 
 
 def _refuse_function(where: str, function: Any) -> None:
@@ -327,7 +353,7 @@ def _name_of(where: str, function: Any, given: object) -> str:
     name = given if given is not None else getattr(function, "__name__", None)
     if name is None or name == "<lambda>":
         raise TaskDefinitionError(f"{where} has no name of its own: give it one, @task('name')")
-    return _check_name(where, "name", name)
+    return check_name(where, "name", name)
 
 
 def _executor_of(where: str, function: Any, given: object) -> Executor:
@@ -355,37 +381,6 @@ def _executor_of(where: str, function: Any, given: object) -> Executor:
             "out, or write an async def"
         )
     return cast(Executor, given)
-
-
-def _submit_options(where: str, queue: object, priority: object, delivery: object) -> SubmitOptions:
-    if queue is not None:
-        queue = _check_name(where, "queue", queue)
-        # Workers are told their queues as a list with commas.
-        if "," in queue or any(character.isspace() for character in queue):
-            raise TaskDefinitionError(
-                f"{where}: a queue's name has no spaces and no commas, as {queue!r} has"
-            )
-    if priority is not None:
-        try:
-            priority = Priority.parse(cast(Priority, priority))
-        except ValueError as error:
-            raise TaskDefinitionError(f"{where}: {error}") from None
-    if delivery is not None and delivery not in get_args(Delivery):
-        words = " or ".join(repr(word) for word in get_args(Delivery))
-        raise TaskDefinitionError(f"{where}: {delivery!r} is no delivery: use {words}")
-    return SubmitOptions(queue, priority, cast(Delivery | None, delivery))
-
-
-def _check_name(where: str, what: str, name: object) -> str:
-    if not isinstance(name, str):
-        raise TaskDefinitionError(f"{where}: its {what} is {name!r}, which is not text")
-    if not name or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
-        shown = name if len(name) <= MAX_NAME_LENGTH else f"{name[:20]}… ({len(name)} characters)"
-        raise TaskDefinitionError(
-            f"{where}: its {what} is {shown!r}: use 1 to {MAX_NAME_LENGTH} printable characters, "
-            "without spaces around them"
-        )
-    return name
 
 
 def _source_of(function: Any) -> Any:

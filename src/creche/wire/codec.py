@@ -101,7 +101,7 @@ def size_hint(message: m.Message) -> int:
         if message.options is not None:  # type: ignore[union-attr]
             return len(encode_message(message))
         return len(message.payload) + 128  # type: ignore[union-attr]
-    if kind is m.Finished or kind is m.Ended:
+    if kind is m.Finished or kind is m.Ended or kind is m.TryAgain:
         outcome = message.outcome  # type: ignore[union-attr]
         return 64 if outcome is None else len(outcome) + 64
     if kind is m.Accepted or kind is m.Settled:

@@ -245,6 +245,24 @@ class Finished(NamedTuple):
     run_us: int
 
 
+class TryAgain(NamedTuple):
+    """An attempt's body has left, and its job may be tried again: it raised something that is worth
+    another try, or has asked for one. The plane decides by the job's retry policy; if there is no
+    other try, the job ends as FAILED with this outcome. `n` as in Finished.
+
+    `after_us` is the delay that the body has asked for; None leaves it to the policy. A try that is
+    not counted (a snooze) uses up none of the retries."""
+
+    n: int
+    seq: int
+    epoch: int
+    attempt: int
+    outcome: bytes
+    run_us: int
+    after_us: int | None
+    is_counted: bool
+
+
 class Settled(NamedTuple):
     """These reports are on disk, or came too late to count: forget them."""
 
@@ -276,7 +294,7 @@ Message: TypeAlias = (
     Hello | Welcome | Refusal | Goodbye | Ping | Pong | Piece
     | Submit | Accepted | Declined | Warned | Watch | Unwatch | Ended | Missing | Received | Cancel
     | Ask | Answer | AskFailed | Subscribe | Unsubscribe | View
-    | Announce | Capacity | Offer | Finished | Settled | HandBack | Stop | Drain
+    | Announce | Capacity | Offer | Finished | TryAgain | Settled | HandBack | Stop | Drain
 )  # fmt: skip
 
 KIND_OF: dict[type[Any], int] = {
@@ -311,6 +329,7 @@ KIND_OF: dict[type[Any], int] = {
     HandBack: 53,
     Stop: 54,
     Drain: 55,
+    TryAgain: 56,
 }
 """Every message class, and the integer it is on the wire."""
 

@@ -42,7 +42,7 @@ _ANSWERING = (
     m.Accepted, m.Declined, m.Warned, m.Ended, m.Missing, m.Answer, m.AskFailed, m.View,
 )  # fmt: skip
 _BOTH = (m.Ping, m.Pong, m.Piece)
-_WORKING = (m.Announce, m.Capacity, m.Finished, m.HandBack)
+_WORKING = (m.Announce, m.Capacity, m.Finished, m.TryAgain, m.HandBack)
 _EMPLOYING = (m.Offer, m.Settled, m.Stop, m.Drain)
 
 

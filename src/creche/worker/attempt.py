@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -37,6 +37,14 @@ class Stage(Enum):
         return self is Stage.RUNNING
 
 
+class Another(NamedTuple):
+    """Another try that a failed attempt is worth: `after_us` is the delay that the body has asked
+    for, and None leaves it to the policy."""
+
+    after_us: int | None = None
+    is_counted: bool = True
+
+
 class Home:
     """What an attempt knows of its worker. One a worker; the plane's part is filled in by each
     welcome."""
@@ -61,10 +69,10 @@ class Attempt:
         "is_given_up",
         "is_threaded",
         "offered_plane",
-        "options",
         "outcome",
         "payload",
         "priority",
+        "retry",
         "run_us",
         "scopes",
         "stage",
@@ -72,6 +80,7 @@ class Attempt:
         "stop_why",
         "task",
         "token",
+        "tries",
         "waits",
     )
 
@@ -79,7 +88,7 @@ class Attempt:
         self.home = home
         self.task = task
         self.is_threaded = is_threaded
-        seq, epoch, number, self.id, _, self.priority, self.payload, self.options = offer
+        seq, epoch, number, self.id, _, self.priority, self.payload, options = offer
         self.token: Token = (seq, epoch, number)
         self.offered_plane = home.plane
         self.stage = Stage.WAITING
@@ -91,6 +100,10 @@ class Attempt:
         self.scopes: list[trio.CancelScope] | None = None
         # How many of its waits lend its slot; guarded by the floor's lock.
         self.waits = 0
+        # How many tries at the job have come to nothing before this one.
+        self.tries: int = 0 if options is None else int(options.get("tries", 0))
+        # If it has failed: what the plane is to know for another try; None if there is to be none.
+        self.retry: Another | None = None
         self.state: JobState | None = None
         self.outcome: bytes | None = None
         self.run_us = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -56,8 +57,10 @@ class JobContext:
 
     @property
     def attempt(self) -> int:
-        """Which try at the job this is, from 1."""
-        return self._attempt.token[2]
+        """Which try at the job this is, from 1: one more than the tries that have failed or whose
+        worker was lost. A snooze, and an attempt that was given back before it began, do not
+        count."""
+        return self._attempt.tries + 1
 
     @property
     def priority(self) -> Priority:
@@ -117,12 +120,18 @@ class BlockingVerbs:
         *args: Any,
         priority: Priority | str | None = None,
         queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
         **kwargs: Any,
     ) -> JobHandle[R]:
         """Submit by name or task. See `Client.delay`."""
-        handle: JobHandle[R] = self._call(
-            self._client.delay, task, *args, priority=priority, queue=queue, **kwargs
-        )
+        ours: dict[str, Any] = {
+            "priority": priority,
+            "queue": queue,
+            "countdown": countdown,
+            "eta": eta,
+        }
+        handle: JobHandle[R] = self._call(self._client.delay, task, *args, **ours, **kwargs)
         return handle
 
     def submit_many(

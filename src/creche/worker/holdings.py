@@ -74,4 +74,4 @@ def end_given_up(attempt: Attempt) -> None:
     not succeed: then nobody knows how far it came."""
     if attempt.is_given_up and attempt.state is not JobState.SUCCEEDED:
         attempt.state = JobState.LOST
-        attempt.outcome = None
+        attempt.outcome = attempt.retry = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from creche.model.job import JobState
 from creche.peer.parent import Token
 from creche.wire import messages as m
 from creche.worker.attempt import Attempt
+
+Report: TypeAlias = m.Finished | m.TryAgain
 
 _ROW_BYTES = 200
 """About what a report costs beside its outcome."""
@@ -24,16 +27,16 @@ class Reports:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._n = 0
-        self._unsettled: dict[int, m.Finished] = {}
+        self._unsettled: dict[int, Report] = {}
         self.size_bytes = 0
         self.ends = 0
-        """How many of them say how a job has ended: worth waiting until they are settled. The
-        others say that an attempt is lost, which the plane finds out anyway."""
+        """How many of them say what an attempt has come to: worth waiting until they are settled.
+        The others say that an attempt is lost, which the plane finds out anyway."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
 
-    def __iter__(self) -> Iterator[m.Finished]:
+    def __iter__(self) -> Iterator[Report]:
         return iter(self._unsettled.values())
 
     def tokens(self) -> Iterator[Token]:
@@ -45,26 +48,33 @@ class Reports:
         """Whether so much is unsettled that nothing new should begin."""
         return len(self._unsettled) >= self._max_count or self.size_bytes >= self._max_bytes
 
-    def add(self, attempt: Attempt) -> m.Finished:
+    def add(self, attempt: Attempt) -> Report:
         """Keep, and return, the report of an attempt whose state is known."""
         if attempt.state is None:
             raise AssertionError("an attempt is reported that has not ended")
-        return self._add(attempt.token, attempt.state, attempt.outcome, attempt.run_us)
+        token, outcome, run_us = attempt.token, attempt.outcome, attempt.run_us
+        if attempt.state is JobState.FAILED and attempt.retry is not None and outcome is not None:
+            return self._add(m.TryAgain(self._next_n(), *token, outcome, run_us, *attempt.retry))
+        state = attempt.state.value
+        return self._add(m.Finished(self._next_n(), *token, state, outcome, run_us))
 
-    def add_lost(self, token: Token) -> m.Finished:
+    def add_lost(self, token: Token) -> Report:
         """Keep, and return, the report of an attempt that was begun, and whose end is unknown."""
-        return self._add(token, JobState.LOST, None, 0)
+        return self._add(m.Finished(self._next_n(), *token, JobState.LOST.value, None, 0))
 
     def clear(self) -> None:
         """Forget all reports: nobody is there to settle them."""
         self._unsettled.clear()
         self.size_bytes = self.ends = 0
 
-    def _add(self, token: Token, state: JobState, outcome: bytes | None, run_us: int) -> m.Finished:
-        self._n = n = self._n + 1
-        report = self._unsettled[n] = m.Finished(n, *token, state.value, outcome, run_us)
-        self.size_bytes += _ROW_BYTES if outcome is None else len(outcome) + _ROW_BYTES
-        self.ends += state is not JobState.LOST
+    def _next_n(self) -> int:
+        self._n += 1
+        return self._n
+
+    def _add(self, report: Report) -> Report:
+        self._unsettled[report.n] = report
+        self.size_bytes += _size(report)
+        self.ends += _is_end(report)
         return report
 
     def settle(self, ns: Iterable[int]) -> None:
@@ -73,6 +83,13 @@ class Reports:
         for n in ns:
             report = unsettled.pop(n, None)
             if report is not None:
-                outcome = report.outcome
-                self.size_bytes -= _ROW_BYTES if outcome is None else len(outcome) + _ROW_BYTES
-                self.ends -= report.state != JobState.LOST
+                self.size_bytes -= _size(report)
+                self.ends -= _is_end(report)
+
+
+def _size(report: Report) -> int:
+    return _ROW_BYTES if report.outcome is None else len(report.outcome) + _ROW_BYTES
+
+
+def _is_end(report: Report) -> bool:
+    return isinstance(report, m.TryAgain) or report.state != JobState.LOST

@@ -41,7 +41,7 @@ from creche.worker.forks import guard_this_loop, unguard_this_loop
 from creche.worker.holdings import Holdings, end_given_up
 from creche.worker.lease import LeaseWatch
 from creche.worker.leaving import Leaving
-from creche.worker.reports import Reports
+from creche.worker.reports import Report, Reports
 from creche.worker.settings import WorkerSettings
 from creche.worker.watchdog import Watchdog
 
@@ -410,7 +410,7 @@ class Worker:
         self._pump()
         self._say_capacity()
 
-    def _end(self, attempt: Attempt) -> m.Finished | None:
+    def _end(self, attempt: Attempt) -> Report | None:
         """A body has left: return its report, unless nobody wants to hear of it any more."""
         if not self._holdings.let_go(attempt):
             return None

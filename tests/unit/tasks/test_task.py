@@ -17,7 +17,7 @@ import creche.tasks.models
 from creche.errors import TaskDefinitionError
 from creche.model.priority import Priority
 from creche.tasks import AsyncTask, Registry, Signature, SubmitOptions, SyncTask, task
-from creche.tasks.task import MAX_NAME_LENGTH
+from creche.tasks.options import MAX_NAME_LENGTH
 
 HERE = Path(__file__).name
 

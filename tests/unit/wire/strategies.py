@@ -87,6 +87,7 @@ def sample(cls: type[Any]) -> m.Message:
         (int, 7), (str, "text"), (bytes, b"bytes"), (bool, True), (Any, {"a": [1]}),
         (m.Facts, {"a": 1}), (list[int], [1, 2]), (list[str], ["a"]), (list[m.Facts], [{"a": 1}]),
         (bytes | None, b"bytes"), (str | None, "text"), (m.Facts | None, {"a": 1}),
+        (int | None, 7),
     ]  # fmt: skip
     hints = get_type_hints(cls)
     row = []

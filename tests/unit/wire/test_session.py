@@ -28,7 +28,7 @@ the plane while ready says Refusal Goodbye, and is then closed
 a client or worker while ready says Goodbye, and is then closed
 anyone while ready says Ping Pong Piece
 a client or worker while ready says Submit Watch Unwatch Received Cancel Ask Subscribe Unsubscribe
-a worker while ready says Announce Capacity Finished HandBack
+a worker while ready says Announce Capacity Finished TryAgain HandBack
 the plane while ready says Accepted Declined Warned Ended Missing Answer AskFailed View
 the plane while ready says Offer Settled Stop Drain
 """

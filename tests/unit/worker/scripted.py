@@ -76,15 +76,20 @@ class ScriptedPlane:
             while not condition():
                 await self._news.wait()
 
+    @property
+    def reports(self) -> list[m.Finished]:
+        """What has finished; a failure that is worth another try counts as a failure."""
+        return [as_finished(said) for said in self.said if isinstance(said, REPORTS)]
+
     async def finished(self, number: int) -> dict[int, m.Finished]:
         """Wait until *number* jobs have been reported, and return their last reports by seq."""
-        await self.until(lambda: len({r.seq for r in self.all(m.Finished)}) >= number)
-        return {report.seq: report for report in self.all(m.Finished)}
+        await self.until(lambda: len({report.seq for report in self.reports}) >= number)
+        return {report.seq: report for report in self.reports}
 
     async def one(self, seq: int) -> m.Finished:
         """Wait for the report of one job."""
-        await self.until(lambda: any(r.seq == seq for r in self.all(m.Finished)))
-        return next(report for report in self.all(m.Finished) if report.seq == seq)
+        await self.until(lambda: any(report.seq == seq for report in self.reports))
+        return next(report for report in self.reports if report.seq == seq)
 
     async def handle(self, channel: Channel) -> None:
         """Converse with one connection. This is a `channel.base.Handler`."""
@@ -126,7 +131,7 @@ class ScriptedPlane:
                 self.outbox.put(m.Pong(message.n))
             return
         self.said.append(message)
-        if isinstance(message, m.Finished) and self.settles:
+        if isinstance(message, REPORTS) and self.settles:
             self.outbox.put(m.Settled([message.n]))
         if isinstance(message, m.Submit):
             self.outbox.put(m.Accepted([message.n]))
@@ -137,9 +142,10 @@ class ScriptedPlane:
         elif isinstance(message, m.HandBack) and self.runs_submissions:
             for seq, _, _ in message.tokens:
                 self._offer_submitted(seq)
-        elif isinstance(message, m.Finished) and message.seq in self._submitted:
+        elif isinstance(message, REPORTS) and message.seq in self._submitted:
+            report = as_finished(message)
             job_id = self._submitted[message.seq].id
-            self.outbox.put(m.Ended(job_id, message.state, message.outcome))
+            self.outbox.put(m.Ended(job_id, report.state, report.outcome))
 
     def _offer_submitted(self, seq: int) -> None:
         assert self.outbox is not None
@@ -151,12 +157,31 @@ class ScriptedPlane:
         self._news = trio.Event()
 
 
+REPORTS = (m.Finished, m.TryAgain)
+
+
+def as_finished(report: m.Finished | m.TryAgain) -> m.Finished:
+    """Return a report as that of an end: another try is the plane's affair."""
+    if isinstance(report, m.Finished):
+        return report
+    n, seq, epoch, attempt, outcome, run_us, *_ = report
+    return m.Finished(n, seq, epoch, attempt, JobState.FAILED, outcome, run_us)
+
+
 def offer(
-    seq: int, task: str, /, *args: Any, attempt: int = 1, priority: int = 2, **kwargs: Any
+    seq: int,
+    task: str,
+    /,
+    *args: Any,
+    attempt: int = 1,
+    tries: int = 0,
+    priority: int = 2,
+    **kwargs: Any,
 ) -> m.Offer:
     """Return an offer of the job *seq*, whose id tells its seq."""
-    payload = encode_call(args, kwargs)
-    return m.Offer(seq, 1, attempt, seq.to_bytes(16, "big"), task, priority, payload, None)
+    payload, job_id = encode_call(args, kwargs), seq.to_bytes(16, "big")
+    options = {"tries": tries} if tries else None
+    return m.Offer(seq, 1, attempt, job_id, task, priority, payload, options)
 
 
 def value_of(report: m.Finished) -> Any:

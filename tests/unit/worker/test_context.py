@@ -129,7 +129,7 @@ async def test_a_job_outside_of_a_job_is_one_clear_error() -> None:
 async def test_a_body_knows_its_job(name: str) -> None:
     plane = ScriptedPlane()
     async with running(plane, registry):
-        plane.offer(7, name, attempt=3, priority=1)
+        plane.offer(7, name, attempt=3, tries=2, priority=1)
         told = value_of(await plane.one(7))
     assert told == {
         "id": "00000000-0000-0000-0000-000000000007",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
-from creche.errors import NotEncodable, TooLarge
+from creche.errors import InvalidArguments, NotEncodable, Retry, Snooze, TooLarge
 from creche.model.job import JobState
+from creche.tasks.task import Task
 from creche.wire.payload import encode_value
-from creche.worker.attempt import Attempt
+from creche.worker.attempt import Another, Attempt
 from creche.worker.failure import failure_of
 
 
@@ -20,7 +22,7 @@ def succeed(attempt: Attempt, value: Any) -> None:
     try:
         outcome = encode_value(value, "the result")
     except NotEncodable as error:
-        fail(attempt, _misplaced_awaitable(attempt, value) or error)
+        fail(attempt, _misplaced_awaitable(attempt, value) or error, is_hopeless=True)
         return
     except BaseException as error:
         # A result with methods of its own may raise anything while it is looked through.
@@ -28,16 +30,50 @@ def succeed(attempt: Attempt, value: Any) -> None:
         return
     limit = attempt.home.payload_bytes
     if 0 < limit < len(outcome):
-        fail(attempt, TooLarge("the result", len(outcome), limit))
+        fail(attempt, TooLarge("the result", len(outcome), limit), is_hopeless=True)
         return
     attempt.outcome = outcome
     attempt.state = JobState.SUCCEEDED
 
 
-def fail(attempt: Attempt, error: BaseException) -> None:
-    """Note what the body raised."""
-    attempt.outcome = encode_value(failure_of(error).as_data())
+def fail(attempt: Attempt, error: BaseException, *, is_hopeless: bool = False) -> None:
+    """Note what the body raised, and whether that is worth another try; not if *is_hopeless*: it
+    would come to the same."""
+    if not is_hopeless:
+        attempt.retry = another_try(attempt.task, error)
+    cause = error.__cause__ if isinstance(error, Retry | Snooze) else None
+    attempt.outcome = encode_value(failure_of(cause or error).as_data())
     attempt.state = JobState.FAILED
+
+
+def another_try(task: Task[..., Any], error: BaseException) -> Another | None:
+    """Return what other try *error* is worth by what its task says, None if it is worth none. How
+    many there are is the plane's to say.
+
+    Of a group, which a nursery in the body raises, every part must be worth it; one that asks for
+    another try is heard.
+    """
+    parts = list(_parts(error))
+    for part in parts:
+        if isinstance(part, Retry):
+            return Another(None if part.countdown is None else int(part.countdown * 1_000_000))
+        if isinstance(part, Snooze):
+            return Another(int(part.countdown * 1_000_000), is_counted=False)
+    if any(isinstance(part, (*_HOPELESS, *task.never_retry_on)) for part in parts):
+        return None
+    return Another() if all(isinstance(part, task.retry_on) for part in parts) else None
+
+
+def _parts(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _parts(part)
+    else:
+        yield error
+
+
+_HOPELESS = (InvalidArguments, NotEncodable)
+"""What fails the same way however often it is tried."""
 
 
 def _misplaced_awaitable(attempt: Attempt, value: Any) -> TypeError | None:

@@ -1,0 +1,226 @@
+"""Delays: jobs whose time has not come, whether they were submitted so or wait to be tried again.
+
+The next ones are in memory, in one heap of all lanes; what finds no room there waits in the store
+and is read back shortly before its time. Moments are UTC, as users give them, so the sleep until
+the next one is bounded: a clock that is set, or a machine that wakes up, is noticed soon.
+
+Where there is no disk all of them are in memory, and take up room in the windows of their lanes."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from creche.engine.job import Job
+from creche.engine.timers import Timer
+from creche.errors import StoreError, StoreUnavailable
+from creche.model.job import JobState, check_move
+from creche.store.base import JobRow
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+
+logger = logging.getLogger("creche.plane")
+
+AHEAD_S = 1.0
+"""How long before their time stored jobs are read into memory."""
+
+LOOK_S = 30.0
+"""The longest sleep: the clock may have been set meanwhile."""
+
+PIECE_JOBS, PIECE_BYTES = 1000, 8 * 1024 * 1024
+"""How much is read from the store at a time."""
+
+READ_AGAIN_S = 5.0
+"""How long to wait before delayed jobs that could not be read are tried again."""
+
+
+class Delays:
+    """The delayed jobs of a plane, DELAYED until their time comes."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._heap: list[tuple[float, int, Job]] = []
+        self.held = 0
+        """Those in memory, or on their way here through a commit."""
+        self.stored = 0
+        """Those in the store, or on their way there."""
+        self._read_to = (-math.inf, 0)
+        """(due_at, seq): no stored one up to here is not in memory too."""
+        self._read_at = math.inf
+        """When stored ones are to be read next: none is due before that."""
+        self._is_reading = False
+        self._has_begun = False
+        self._timer: Timer | None = None
+        self._wakes_for = math.inf
+        """What the timer was set for: it may wake up sooner."""
+
+    # --- coming and going -----------------------------------------------------------------------
+
+    def restore(self, counts: int, next_due_at: float | None) -> None:
+        """Learn what the store holds, when it is opened."""
+        self.stored = counts
+        self._read_at = math.inf if next_due_at is None else next_due_at - AHEAD_S
+
+    def begin(self) -> None:
+        """Let go of what is due from now on."""
+        self._has_begun = True
+        self._arm()
+
+    def enter(self, job: Job, *, is_held: bool = False) -> None:
+        """A job is to wait for its `due_at`: count it, and decide where it waits (`is_stored`).
+        `wait` is called when that is on disk. No checkpoint."""
+        job.lane.delayed += 1
+        job.is_stored = self._core.spills and not is_held and not self._has_room
+        if job.is_stored:
+            self.stored += 1
+        else:
+            self._hold(job)
+
+    @property
+    def _has_room(self) -> bool:
+        core = self._core
+        return self.held < core.settings.delays and not core.lanes.space.is_full
+
+    def wait(self, job: Job) -> None:
+        """It is on disk that *job* is delayed: it waits here, or leaves memory."""
+        due_at = _due_at(job)
+        if job.is_stored:
+            self._read_to = min(self._read_to, (due_at, job.seq - 1))
+            self._read_at = min(self._read_at, due_at - AHEAD_S)
+        else:
+            heapq.heappush(self._heap, (due_at, job.seq, job))
+        self._arm()
+
+    def leave(self, job: Job) -> None:
+        """A job is delayed no more: count it out. Its entry is skipped when its turn comes, or
+        swept out with others."""
+        job.lane.delayed -= 1
+        if job.is_stored:
+            job.is_stored = False
+            self.stored -= 1
+        else:
+            self.held -= 1
+            self._core.lanes.space.remove(len(job.payload))
+            if len(self._heap) > 2 * self.held + 64:
+                self._heap = [entry for entry in self._heap if _is_live(*entry)]
+                heapq.heapify(self._heap)
+
+    def _hold(self, job: Job) -> None:
+        self.held += 1
+        self._core.lanes.space.add(len(job.payload))
+
+    # --- when time comes ------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Wake up for whatever comes first."""
+        first = self._heap[0][0] if self._heap else math.inf
+        if not self._is_reading:
+            first = min(first, self._read_at)
+        if not self._has_begun or first >= self._wakes_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_for = first
+        if first < math.inf:
+            sleep_s = min(max(first - self._core.now(), 0.0), LOOK_S)
+            self._timer = self._core.timers.call_later(sleep_s, self._look)
+
+    def _look(self) -> None:
+        """Let go of what is due, and have read what will be soon."""
+        self._timer, self._wakes_for = None, math.inf
+        now = self._core.now()
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)
+            if _is_live(*entry):
+                self._release(entry[2])
+        if self._read_at <= now and not self._is_reading:
+            self._is_reading = True
+            self._core.spawn(self._read)
+        self._core.journal.wake()
+        self._arm()
+
+    def _release(self, job: Job) -> None:
+        """The time of a job has come: it goes to its lane, when that is on disk."""
+        core, lane = self._core, job.lane
+        self.leave(job)
+        job.due_at = None
+        job.state = check_move(job.state, JobState.PARKED if lane.park else JobState.QUEUED)
+        if core.spills and not lane.has_room and not lane.is_reading:
+            core.spill(job)
+        else:
+            job.is_returning = True
+            core.journal.requeue(job)
+
+    async def _read(self) -> None:
+        """Read stored jobs whose time comes soon, piece after piece. What cannot be read is tried
+        again: it is late then, and holds up nobody else."""
+        try:
+            while self._read_at <= self._core.now():
+                if not await self._read_piece():
+                    self._read_at = await self._next_read_at()
+                # So that lanes have counted these before it is decided where the next ones wait.
+                await self._core.journal.wait_drained()
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            logger.error("delayed jobs cannot be read back: %s", error)
+            self._read_at = self._core.now() + READ_AGAIN_S
+        finally:
+            self._is_reading = False
+        self._arm()
+
+    async def _read_piece(self) -> bool:
+        """Take the next stored jobs into memory; return whether there may be more that are due
+        soon."""
+        core = self._core
+        until = core.now() + AHEAD_S
+        with core.reading() as gone:
+            rows = await core.store.read_due(self._read_to, until, PIECE_JOBS, PIECE_BYTES)
+            return self._take_in(rows, gone)
+
+    def _take_in(self, rows: Sequence[JobRow], gone: set[int]) -> bool:
+        """No checkpoint."""
+        core, now = self._core, self._core.now()
+        for row in rows:
+            assert row.due_at is not None
+            if row.due_at > now and not self._has_room:
+                # It has to be read at its time, and not before.
+                self._read_at = row.due_at
+                return True
+            self._read_to = (row.due_at, row.seq)
+            arriving = core.by_id.get(row.id)
+            # In memory, or its commit is done and not answered yet; it comes after that, or has
+            # gone since the store was asked.
+            if arriving is not None or row.seq in gone:
+                continue
+            job = core.revive(row)
+            self.stored -= 1
+            self._hold(job)
+            if row.due_at <= now:
+                self._release(job)
+            else:
+                heapq.heappush(self._heap, (row.due_at, row.seq, job))
+        core.journal.wake()
+        return bool(rows)
+
+    async def _next_read_at(self) -> float:
+        """Return when the next stored job that is not in memory has to be read."""
+        read_to = self._read_to
+        rows = await self._core.store.read_due(read_to, math.inf, 1, 1)
+        if self._read_to != read_to:
+            return min(self._read_at, self._core.now())  # something older has come meanwhile
+        return rows[0].due_at - AHEAD_S if rows and rows[0].due_at is not None else math.inf
+
+
+def _due_at(job: Job) -> float:
+    assert job.due_at is not None, "a delayed job says until when"
+    return job.due_at
+
+
+def _is_live(due_at: float, seq: int, job: Job) -> bool:
+    """Whether an entry of the heap is of a job that still waits for this moment."""
+    return job.state is JobState.DELAYED and not job.is_stored and job.due_at == due_at

@@ -1,0 +1,224 @@
+"""What a task, or a submission of it, may say beside its function and arguments: checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
+
+from creche.errors import TaskDefinitionError
+from creche.model.priority import Priority
+from creche.model.retry import MAX_DELAY_S, RetryPolicy
+
+Executor = Literal["coroutine", "thread"]
+"""Where a task runs: as a coroutine on the worker's Trio loop, or in one of its threads."""
+
+Delivery = Literal["at-least-once", "at-most-once"]
+"""What a lost worker means for an attempt: run it again, or set the job to `lost`."""
+
+PriorityLike = Priority | Literal["critical", "high", "normal", "low"]
+
+Retries: TypeAlias = int | Literal["forever"]
+"""How often a job is tried again: a number, or without end, said so that nobody says it by mistake.
+"""
+
+Errors: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+
+MAX_NAME_LENGTH = 200
+"""Characters in the name of a task or a queue."""
+
+POLICY = ("retries", "backoff", "backoff_max", "jitter", "give_up_after")
+"""The options that make up a retry policy, as `RetryPolicy` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """What a submission may say beside its arguments. None leaves the choice open.
+
+    What both the submission and the task leave open, the plane decides: queue ``default``, normal
+    priority, at least once, no retries, at once.
+    """
+
+    queue: str | None = None
+    priority: Priority | None = None
+    delivery: Delivery | None = None
+    retry: Mapping[str, Any] | None = None
+    """Parts of a retry policy, by the names in `POLICY`."""
+    countdown: float | None = None
+    """How many seconds from its acceptance on the job waits before it may run."""
+    eta: datetime | None = None
+    """The moment before which the job does not run."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is said that travels beside the message's own fields."""
+        return (
+            self.delivery is None
+            and self.retry is None
+            and self.countdown is None
+            and self.eta is None
+        )
+
+    def over(self, base: SubmitOptions) -> SubmitOptions:
+        """Return these options, with *base* where they leave a choice open."""
+        is_timed = self.countdown is not None or self.eta is not None
+        return SubmitOptions(
+            queue=base.queue if self.queue is None else self.queue,
+            priority=base.priority if self.priority is None else self.priority,
+            delivery=base.delivery if self.delivery is None else self.delivery,
+            retry={**(base.retry or {}), **(self.retry or {})} or None,
+            countdown=self.countdown if is_timed else base.countdown,
+            eta=self.eta if is_timed else base.eta,
+        )
+
+
+class ViewOptions(TypedDict, total=False):
+    """The options of `Task.with_options`, whose description says what they mean."""
+
+    queue: str | None
+    priority: PriorityLike | None
+    delivery: Delivery | None
+    retries: Retries | None
+    backoff: float | None
+    backoff_max: float | None
+    jitter: float | None
+    give_up_after: float | None
+    countdown: float | None
+    eta: datetime | None
+
+
+def refuse_unknown(where: str, what: str, given: Mapping[str, Any], known: list[str]) -> None:
+    """Raise for an option that does not exist, with one that is near."""
+    for option in given:
+        if option not in known:
+            near = get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise TaskDefinitionError(f"{where}: {what} has no option {option!r}: {hint}")
+
+
+def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
+    """Return the options that *given* says, each checked by itself.
+
+    Raises:
+        TaskDefinitionError: one cannot be what it is given for; the sentence begins with *where*.
+    """
+    queue, priority, delivery = given.get("queue"), given.get("priority"), given.get("delivery")
+    if queue is not None:
+        queue = check_name(where, "queue", queue)
+        # Workers are told their queues as a list with commas.
+        if "," in queue or any(character.isspace() for character in queue):
+            raise TaskDefinitionError(
+                f"{where}: a queue's name has no spaces and no commas, as {queue!r} has"
+            )
+    if priority is not None:
+        try:
+            priority = Priority.parse(cast(Priority, priority))
+        except ValueError as error:
+            raise TaskDefinitionError(f"{where}: {error}") from None
+    if delivery is not None and delivery not in get_args(Delivery):
+        words = " or ".join(repr(word) for word in get_args(Delivery))
+        raise TaskDefinitionError(f"{where}: {delivery!r} is no delivery: use {words}")
+    return SubmitOptions(
+        queue,
+        priority,
+        cast(Delivery | None, delivery),
+        _retry(where, given),
+        *check_time(where, given.get("countdown"), given.get("eta")),
+    )
+
+
+def check_together(where: str, options: SubmitOptions) -> None:
+    """Raise for options that contradict each other: what holds, wherever each was said.
+
+    Raises:
+        TaskDefinitionError: they do.
+    """
+    policy = options.retry
+    if not policy:
+        return
+    if policy.get("retries") is None:
+        said = ", ".join(policy)
+        raise TaskDefinitionError(
+            f"{where}: {said} without retries: say how often it is tried again (retries=3)"
+        )
+    whole = RetryPolicy.from_data(policy)
+    if whole.backoff > whole.backoff_max:
+        raise TaskDefinitionError(
+            f"{where}: backoff ({whole.backoff:g} s) is longer than backoff_max "
+            f"({whole.backoff_max:g} s)"
+        )
+    if whole.retries != 0 and options.delivery == "at-most-once":
+        raise TaskDefinitionError(
+            f"{where}: delivery='at-most-once' is for what must not run twice: leave retries out"
+        )
+
+
+def check_errors(where: str, option: str, given: object) -> tuple[type[BaseException], ...]:
+    """Return the exception classes of ``retry_on`` or ``never_retry_on``.
+
+    Raises:
+        TaskDefinitionError: they are none.
+    """
+    classes: list[type[BaseException]] = []
+    for each in given if isinstance(given, tuple | list) else (given,):
+        if not isinstance(each, type) or not issubclass(each, BaseException):
+            raise TaskDefinitionError(
+                f"{where}: {option} names exception classes, as in {option}=(ConnectionError,); "
+                f"{each!r} is none"
+            )
+        classes.append(each)
+    return tuple(classes)
+
+
+def check_time(where: str, countdown: object, eta: object) -> tuple[float | None, datetime | None]:
+    """Return when a submission asks to run.
+
+    Raises:
+        TaskDefinitionError: it is no time, or there are two.
+    """
+    if countdown is not None and eta is not None:
+        raise TaskDefinitionError(f"{where}: countdown and eta both say when: give one of them")
+    if countdown is not None and not (
+        type(countdown) in (int, float) and 0 <= countdown <= MAX_DELAY_S  # type: ignore[operator]
+    ):
+        raise TaskDefinitionError(
+            f"{where}: countdown is a number of seconds from 0 to {MAX_DELAY_S:,.0f} (a year), "
+            f"not {countdown!r}"
+        )
+    if eta is not None:
+        if not isinstance(eta, datetime):
+            raise TaskDefinitionError(f"{where}: eta is a datetime, not {eta!r}")
+        if eta.tzinfo is None or eta.utcoffset() is None:
+            raise TaskDefinitionError(
+                f"{where}: eta={eta} says no time zone, so it is no moment: use "
+                "datetime.now(UTC) + timedelta(...), or .astimezone() for this machine's zone"
+            )
+    return cast(float | None, countdown), eta
+
+
+def _retry(where: str, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    policy = {name: given[name] for name in POLICY if given.get(name) is not None}
+    try:
+        RetryPolicy.from_data(policy)
+    except ValueError as error:
+        raise TaskDefinitionError(f"{where}: {error}") from None
+    return policy or None
+
+
+def check_name(where: str, what: str, name: object) -> str:
+    """Return *name* if a task or a queue can have it.
+
+    Raises:
+        TaskDefinitionError: it cannot.
+    """
+    if not isinstance(name, str):
+        raise TaskDefinitionError(f"{where}: its {what} is {name!r}, which is not text")
+    if not name or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+        shown = name if len(name) <= MAX_NAME_LENGTH else f"{name[:20]}… ({len(name)} characters)"
+        raise TaskDefinitionError(
+            f"{where}: its {what} is {shown!r}: use 1 to {MAX_NAME_LENGTH} printable characters, "
+            "without spaces around them"
+        )
+    return name
