@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -254,3 +255,74 @@ async def test_a_clock_that_is_set_forward_is_noticed(autojump_clock, monkeypatc
         house.core.now = lambda: wall_clock() + 7200.0
         offer = await worker.hear(m.Offer, 40)
         await worker.finish(offer)
+
+
+class SlowReads(DiskLike):
+    """Its answers may come later than those to what it was asked afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_slow = lambda until: False
+        self.asked, self.may_answer = trio.Event(), trio.Event()
+
+    async def read_due(self, after, until, *args):
+        rows = await super().read_due(after, until, *args)
+        if self.is_slow(until) and not self.may_answer.is_set():
+            self.asked.set()
+            await self.may_answer.wait()
+        return rows
+
+
+@pytest.mark.parametrize("delay_s", [0.9, 60.0])
+@pytest.mark.parametrize("what", ["what is due soon", "what is due next"])
+async def test_what_comes_to_the_store_while_it_is_read_is_not_forgotten(
+    autojump_clock, what, delay_s
+):
+    store = SlowReads()
+    store.is_slow = lambda until: (until == math.inf) == (what == "what is due next")
+    async with (
+        open_house(patient(delays=1), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        first = await submitted_later(client, 1, 100_000.0)
+        await submitted_later(client, 2, 10.0)
+        await store.asked.wait()
+        await submitted_later(client, 3, delay_s)
+        await client.say(m.Cancel(7, [first.id], ""))
+        await client.hear(m.Answer)
+        store.may_answer.set()
+        assert sorted(await ran(worker, 2)) == [2, 3]
+        assert house.core.delays.held == house.core.delays.stored == 0
+
+
+async def test_a_delayed_job_whose_id_is_submitted_again_while_it_is_read_runs_once(
+    autojump_clock,
+):
+    store = SlowReads()
+    async with (
+        open_house(patient(delays=1), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        await submitted_later(client, 1, 100_000.0)
+        job = await submitted_later(client, 2, 10.0)
+        # There is no room for it ahead of its time: it is read when that has come.
+        await trio.sleep(9.5)
+        store.is_slow = lambda until: until < math.inf
+        await store.asked.wait()
+        commit = store.commit
+
+        async def take_time(batch):
+            found = await commit(batch)
+            await trio.sleep(0.5)
+            return found
+
+        store.commit = take_time
+        await client.say(job._replace(n=99))
+        await trio.sleep(0.1)
+        store.may_answer.set()
+        assert await ran(worker, 1) == [2]
+        await worker.hears_nothing(m.Offer, 100)

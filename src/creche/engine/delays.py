@@ -34,6 +34,8 @@ LOOK_S = 30.0
 PIECE_JOBS, PIECE_BYTES = 1000, 8 * 1024 * 1024
 """How much is read from the store at a time."""
 
+_LATEST = (math.inf, 0)
+
 READ_AGAIN_S = 5.0
 """How long to wait before delayed jobs that could not be read are tried again."""
 
@@ -53,6 +55,9 @@ class Delays:
         self._read_at = math.inf
         """When stored ones are to be read next: none is due before that."""
         self._is_reading = False
+        self._lowered = _LATEST
+        """The least that `_read_to` was lowered to since the store was asked last: what came to the
+        store meanwhile is not in its answer."""
         self._has_begun = False
         self._timer: Timer | None = None
         self._wakes_for = math.inf
@@ -89,7 +94,9 @@ class Delays:
         """It is on disk that *job* is delayed: it waits here, or leaves memory."""
         due_at = _due_at(job)
         if job.is_stored:
-            self._read_to = min(self._read_to, (due_at, job.seq - 1))
+            before = (due_at, job.seq - 1)
+            self._lowered = min(self._lowered, before)
+            self._read_to = min(self._read_to, before)
             self._read_at = min(self._read_at, due_at - AHEAD_S)
         else:
             heapq.heappush(self._heap, (due_at, job.seq, job))
@@ -178,6 +185,7 @@ class Delays:
         soon."""
         core = self._core
         until = core.now() + AHEAD_S
+        self._lowered = _LATEST
         with core.reading() as gone:
             rows = await core.store.read_due(self._read_to, until, PIECE_JOBS, PIECE_BYTES)
             return self._take_in(rows, gone)
@@ -185,17 +193,21 @@ class Delays:
     def _take_in(self, rows: Sequence[JobRow], gone: set[int]) -> bool:
         """No checkpoint."""
         core, now = self._core, self._core.now()
+        read_to, read_at = self._read_to, self._read_at
         for row in rows:
             assert row.due_at is not None
             if row.due_at > now and not self._has_room:
                 # It has to be read at its time, and not before.
-                self._read_at = row.due_at
-                return True
-            self._read_to = (row.due_at, row.seq)
-            arriving = core.by_id.get(row.id)
-            # In memory, or its commit is done and not answered yet; it comes after that, or has
-            # gone since the store was asked.
-            if arriving is not None or row.seq in gone:
+                read_at = row.due_at
+                break
+            other = core.by_id.get(row.id)
+            if other is not None and not other.is_committed:
+                # Its commit is done and not answered yet, or its id was submitted again: that comes
+                # first.
+                break
+            read_to = (row.due_at, row.seq)
+            # In memory since it was read before, or gone from there since the store was asked.
+            if other is not None or row.seq in gone:
                 continue
             job = core.revive(row)
             self.stored -= 1
@@ -204,16 +216,18 @@ class Delays:
                 self._release(job)
             else:
                 heapq.heappush(self._heap, (row.due_at, row.seq, job))
+        # Not past what came to the store meanwhile.
+        self._read_to = min(read_to, self._lowered)
+        self._read_at = min(read_at, self._lowered[0] - AHEAD_S)
         core.journal.wake()
         return bool(rows)
 
     async def _next_read_at(self) -> float:
         """Return when the next stored job that is not in memory has to be read."""
-        read_to = self._read_to
-        rows = await self._core.store.read_due(read_to, math.inf, 1, 1)
-        if self._read_to != read_to:
-            return min(self._read_at, self._core.now())  # something older has come meanwhile
-        return rows[0].due_at - AHEAD_S if rows and rows[0].due_at is not None else math.inf
+        self._lowered = _LATEST
+        rows = await self._core.store.read_due(self._read_to, math.inf, 1, 1)
+        next_at = rows[0].due_at if rows and rows[0].due_at is not None else math.inf
+        return min(next_at, self._lowered[0]) - AHEAD_S
 
 
 def _due_at(job: Job) -> float:
