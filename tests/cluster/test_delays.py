@@ -11,6 +11,7 @@ from tests.cluster.scripted import Peer, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, number
 
 from creche.engine import delays
+from creche.engine.lanes import JOB_BYTES
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreError
 from creche.model.job import JobState
@@ -108,12 +109,13 @@ async def test_what_has_no_room_in_memory_waits_in_the_store(autojump_clock):
         began_at = trio.current_time()
         # The later ones first, so that those in the store come between those in memory.
         for i in reversed(range(100)):
-            await submitted_later(client, i, 100.0 + i)
+            await submitted_later(client, i, 20.0 + i / 4)
         assert (house.core.delays.held, house.core.delays.stored) == (10, 90)
         assert len(house.core.by_id) == 10
         came = await arrivals(worker, 100)
         assert [n for n, _ in came] == list(range(100))
-        assert [at - began_at for _, at in came] == [100.0 + i for i in range(100)]
+        for n, at in came:
+            assert at - began_at == pytest.approx(20.0 + n / 4, abs=0.2)
         await trio.sleep(1)
         assert house.core.delays.held == house.core.delays.stored == len(house.core.by_id) == 0
 
@@ -276,8 +278,9 @@ class SlowReads(DiskLike):
 @pytest.mark.parametrize("delay_s", [0.9, 60.0])
 @pytest.mark.parametrize("what", ["what is due soon", "what is due next"])
 async def test_what_comes_to_the_store_while_it_is_read_is_not_forgotten(
-    autojump_clock, what, delay_s
+    autojump_clock, monkeypatch, what, delay_s
 ):
+    monkeypatch.setattr(delays, "HOLD_S", 1e9)
     store = SlowReads()
     store.is_slow = lambda until: (until == math.inf) == (what == "what is due next")
     async with (
@@ -298,8 +301,9 @@ async def test_what_comes_to_the_store_while_it_is_read_is_not_forgotten(
 
 
 async def test_a_delayed_job_whose_id_is_submitted_again_while_it_is_read_runs_once(
-    autojump_clock,
+    autojump_clock, monkeypatch
 ):
+    monkeypatch.setattr(delays, "HOLD_S", 1e9)
     store = SlowReads()
     async with (
         open_house(patient(delays=1), lambda: store) as house,
@@ -326,3 +330,34 @@ async def test_a_delayed_job_whose_id_is_submitted_again_while_it_is_read_runs_o
         store.may_answer.set()
         assert await ran(worker, 1) == [2]
         await worker.hears_nothing(m.Offer, 100)
+
+
+async def test_what_is_due_tomorrow_takes_no_room_from_what_is_due_today(autojump_clock):
+    settings = patient(delays=100, windows_bytes=100_000)
+    async with (
+        open_house(settings, DiskLike) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=0)
+        for i in range(50):
+            await submitted_later(client, i, 86_400.0, payload=b"x" * 2000)
+            await submitted_later(client, 100 + i, 50.0, payload=b"x" * 2000)
+        held = house.core.delays.held
+        assert 0 < held * (2000 + JOB_BYTES) <= 100_000 / 4 + 2000 + JOB_BYTES
+        assert house.core.delays.stored == 100 - held
+        for i in range(200, 220):
+            await client.submitted(i)
+        (lane,) = house.core.lanes.by_number.values()
+        assert lane.held == 20
+
+
+async def test_where_there_is_no_disk_delayed_jobs_are_bounded_in_bytes_too(autojump_clock):
+    settings = patient(windows_bytes=20_000, window_bytes=20_000)
+    async with open_house(settings) as house, house.client().connected() as client:
+        jobs = [
+            client.submit(i, options={"delay_s": 5000.0}, payload=b"x" * 5000) for i in range(20)
+        ]
+        await client.say(*jobs)
+        await trio.sleep(10)
+        assert house.core.lanes.space.held_bytes <= 20_000 + 5000 + JOB_BYTES

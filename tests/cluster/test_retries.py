@@ -330,6 +330,22 @@ async def test_an_attempt_that_runs_at_most_once_is_not_tried_again_but_may_snoo
         assert (await client.ask("job", id=job.id))["state"] == "failed"
 
 
+async def test_what_a_worker_says_of_a_try_and_nobody_can_read_disturbs_nobody(autojump_clock):
+    async with (
+        open_house(patient()) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        job = await client.submitted(1, options=RETRYING)
+        offer = await worker.hear(m.Offer)
+        token = (offer.seq, offer.epoch, offer.attempt)
+        await worker.say(m.TryAgain(1, *token, b"\xff\xff", 5, None, True))
+        await worker.hear(m.Settled)
+        (made,) = (await client.ask("job", id=job.id))["tries"]
+        assert "cannot be read" in made["error"]["message"]
+
+
 async def test_a_lost_worker_is_kept_among_the_tries(autojump_clock):
     async with (
         open_house(patient()) as house,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
+from creche.engine.lanes import JOB_BYTES
 from creche.engine.timers import Timer
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.job import JobState, check_move
@@ -25,8 +26,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("creche.plane")
 
+HOLD_S = 60.0
+"""What is due later than this waits in the store, whatever room there is: it would take the room
+from what is due sooner."""
+
+SHARE = 4
+"""Delayed jobs hold at most one part in so many of the space that there is for all lanes."""
+
 AHEAD_S = 1.0
 """How long before their time stored jobs are read into memory."""
+
+EVERY_S = 0.05
+"""How often stored jobs are read when there is no room to read ahead: each is read once then."""
 
 LOOK_S = 30.0
 """The longest sleep: the clock may have been set meanwhile."""
@@ -48,6 +59,7 @@ class Delays:
         self._heap: list[tuple[float, int, Job]] = []
         self.held = 0
         """Those in memory, or on their way here through a commit."""
+        self.held_bytes = 0
         self.stored = 0
         """Those in the store, or on their way there."""
         self._read_to = (-math.inf, 0)
@@ -79,7 +91,8 @@ class Delays:
         """A job is to wait for its `due_at`: count it, and decide where it waits (`is_stored`).
         `wait` is called when that is on disk. No checkpoint."""
         job.lane.delayed += 1
-        job.is_stored = self._core.spills and not is_held and not self._has_room
+        is_far = job.due_at is not None and job.due_at > self._core.now() + HOLD_S
+        job.is_stored = self._core.spills and not is_held and (is_far or not self._has_room)
         if job.is_stored:
             self.stored += 1
         else:
@@ -87,8 +100,9 @@ class Delays:
 
     @property
     def _has_room(self) -> bool:
-        core = self._core
-        return self.held < core.settings.delays and not core.lanes.space.is_full
+        settings, space = self._core.settings, self._core.lanes.space
+        share_bytes = settings.windows_bytes // SHARE
+        return self.held < settings.delays and self.held_bytes < share_bytes and not space.is_full
 
     def wait(self, job: Job) -> None:
         """It is on disk that *job* is delayed: it waits here, or leaves memory."""
@@ -110,15 +124,21 @@ class Delays:
             job.is_stored = False
             self.stored -= 1
         else:
+            size = len(job.payload)
             self.held -= 1
-            self._core.lanes.space.remove(len(job.payload))
+            self.held_bytes -= size + JOB_BYTES
+            job.lane.delayed_bytes -= size
+            self._core.lanes.space.remove(size)
             if len(self._heap) > 2 * self.held + 64:
                 self._heap = [entry for entry in self._heap if _is_live(*entry)]
                 heapq.heapify(self._heap)
 
     def _hold(self, job: Job) -> None:
+        size = len(job.payload)
         self.held += 1
-        self._core.lanes.space.add(len(job.payload))
+        self.held_bytes += size + JOB_BYTES
+        job.lane.delayed_bytes += size
+        self._core.lanes.space.add(size)
 
     # --- when time comes ------------------------------------------------------------------------
 
@@ -184,7 +204,7 @@ class Delays:
         """Take the next stored jobs into memory; return whether there may be more that are due
         soon."""
         core = self._core
-        until = core.now() + AHEAD_S
+        until = core.now() + (AHEAD_S if self._has_room else 0.0)
         self._lowered = _LATEST
         with core.reading() as gone:
             rows = await core.store.read_due(self._read_to, until, PIECE_JOBS, PIECE_BYTES)
@@ -227,7 +247,10 @@ class Delays:
         self._lowered = _LATEST
         rows = await self._core.store.read_due(self._read_to, math.inf, 1, 1)
         next_at = rows[0].due_at if rows and rows[0].due_at is not None else math.inf
-        return min(next_at, self._lowered[0]) - AHEAD_S
+        next_at = min(next_at, self._lowered[0])
+        if self._has_room:
+            return next_at - AHEAD_S
+        return max(next_at, self._core.now() + EVERY_S)
 
 
 def _due_at(job: Job) -> float:

@@ -118,6 +118,8 @@ class Lane:
         """Jobs beyond the window, in the store or on their way there."""
         self.delayed = 0
         """Jobs that will come here when their time has come."""
+        self.delayed_bytes = 0
+        """The payloads of those of them that are in memory."""
         self.arriving = 0
         """Those of them that were submitted just now, and whose commit is under way."""
         self.spilling = 0
@@ -158,11 +160,13 @@ class Lane:
     @property
     def has_room(self) -> bool:
         """Whether the window takes one more job."""
-        # Without a disk, what is delayed is in memory too.
-        held = self.held if self._space.spills else self.held + self.delayed
-        if held >= self._window or self.held_bytes >= self._window_bytes:
+        held, held_bytes = self.held, self.held_bytes
+        if not self._space.spills:
+            # What is delayed is all in memory too.
+            held, held_bytes = held + self.delayed, held_bytes + self.delayed_bytes
+        if held >= self._window or held_bytes >= self._window_bytes:
             return False
-        return not self._space.is_full or not (self.held or self._space.spills)
+        return not self._space.is_full or not (held or self._space.spills)
 
     @property
     def is_thirsty(self) -> bool:

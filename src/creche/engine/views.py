@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from creche.engine.sessions import Session
-from creche.errors import CrecheError, StoreError, StoreUnavailable
+from creche.errors import CrecheError, RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
@@ -317,7 +317,13 @@ def describe(
 
 
 def _describe_try(row: TryRow) -> dict[str, Any]:
-    failure = None if row.outcome is None else Failure.from_data(decode_value(row.outcome))
+    failure: Failure | None = None
+    if row.outcome is not None:
+        try:
+            failure = Failure.from_data(decode_value(row.outcome))
+        except RemoteProtocolError as error:
+            # What a worker said was carried unread.
+            failure = Failure("unknown", f"what its worker said cannot be read: {error}")
     return {
         "attempt": row.attempt,
         "state": row.state.word,
