@@ -81,6 +81,18 @@ def _check_countdown(what: str, countdown: object) -> None:
         )
 
 
+class JobTimedOut(CrecheError, TimeoutError):
+    """An attempt has run for as long as it may, and was stopped. This is how it has failed: whoever
+    waits for the job gets a `JobFailed` of this type, and `retry_on` can name it."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"the attempt has run for {self.timeout_s:g} s, as long as it may"
+
+
 class InvalidArguments(CrecheError):
     """The arguments of a submission do not fit the task's signature. Nothing was sent."""
 
@@ -318,6 +330,10 @@ class JobFailed(JobEnded):
 
 class JobCancelled(JobEnded):
     """The job was cancelled, before or while it ran."""
+
+
+class JobExpired(JobEnded):
+    """The job had not begun, or not ended, by the moment that its submission or its task said."""
 
 
 class JobLost(JobEnded):

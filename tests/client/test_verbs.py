@@ -22,6 +22,7 @@ from creche.errors import (
     InvalidArguments,
     JobCancelled,
     JobEnded,
+    JobExpired,
     JobFailed,
     JobLost,
     NotEncodable,
@@ -121,6 +122,10 @@ async def test_when_and_how_often_travel_with_a_submission() -> None:
                 at | {"retry": {"retries": 3}},
             ),
             (client.submit(resize.with_options(countdown=0), "a"), None),
+            (
+                client.submit(resize.with_options(timeout=5, deadline=moment), "a"),
+                {"limits": {"timeout_s": 5, "deadline_at": moment.timestamp()}},
+            ),
             (client.delay("resize", "a", eta=moment), at),
             (client.submit_many(resize.with_options(eta=moment), [("a",)]), at),
         ]:
@@ -133,6 +138,7 @@ async def test_a_moment_in_the_past_is_refused_and_nothing_is_sent() -> None:
         late = datetime.now(UTC) - timedelta(seconds=10)
         for call in (
             client.submit(resize.with_options(eta=late), "a"),
+            client.submit(resize.with_options(deadline=late), "a"),
             client.delay("resize", "a", eta=late),
             client.submit_many(resize.with_options(eta=late), [("a",)]),
         ):
@@ -586,7 +592,7 @@ async def test_as_completed_ends_in_time_and_leaves_no_listener() -> None:
         (JobState.FAILED, JobFailed, "failed: shop.NoStock: none left"),
         (JobState.CANCELLED, JobCancelled, "was cancelled: none left"),
         (JobState.LOST, JobLost, "was lost with its worker: none left"),
-        (JobState.EXPIRED, JobEnded, "ended as expired: none left"),
+        (JobState.EXPIRED, JobExpired, "has expired: none left"),
     ],
 )
 async def test_a_job_that_did_not_succeed_raises_how_it_ended(

@@ -192,7 +192,8 @@ async def test_a_queued_job_is_cancelled_and_its_waiter_told(autojump_clock):
             assert (await worker.hear(m.Offer)).id == second.id
             await worker.hears_nothing(m.Offer, 5)
             await client.say(m.Cancel(51, [second.id], ""))
-            assert (await client.hear(m.Answer)).body == [JobState.RUNNING]
+            assert (await client.hear(m.Answer)).body == [JobState.CANCELLING]
+            assert (await worker.hear(m.Stop)).why == ""
 
 
 async def test_watching_a_job_tells_ended_unknown_and_forgotten_apart(autojump_clock):

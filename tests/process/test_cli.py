@@ -324,13 +324,16 @@ def test_the_reason_of_a_cancelled_job_is_shown_to_whoever_asks(plane: Plane) ->
     assert "was cancelled: not wanted" in plane.run("status", job_id).stdout
 
 
-def test_what_runs_is_not_cancelled_and_cancel_says_so(plane: Plane) -> None:
+def test_what_runs_is_cancelled_when_its_body_has_left(plane: Plane) -> None:
     job_id = plane.run("submit", "nap", "1", "--non-blocking").stdout.strip()
     until(lambda: plane.data("status", job_id)["job"]["state"] == "running", "the job runs")
-    done = plane.run("cancel", job_id)
-    assert (done.returncode, done.stdout) == (1, "running\n")
-    assert done.stderr.startswith(f"error: job {job_id} is not cancelled: it has begun")
+    done = plane.run("cancel", job_id, "--reason", "no need")
+    assert (done.returncode, done.stdout) == (0, "cancelling\n")
+    assert done.stderr.startswith(f"hint: its body is told to leave: `creche result {job_id}`")
+    # A thread that does not look is done all the same.
     assert plane.run("result", job_id).stdout == "slept\n"
+    done = plane.run("cancel", job_id)
+    assert (done.returncode, done.stdout) == (1, "succeeded\n")
 
 
 def test_the_status_of_a_failed_job_says_why(plane: Plane) -> None:

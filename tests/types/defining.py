@@ -35,6 +35,11 @@ def with_options(path: str) -> list[int]:
     return [len(path)]
 
 
+@task(timeout=30, soft_timeout=20.5, expires=600)
+def limited(path: str) -> int:
+    return len(path)
+
+
 @task(retries=3, backoff=0.5, retry_on=(OSError, ValueError), never_retry_on=FileNotFoundError)
 def retried(path: str) -> int:
     return len(path)
@@ -55,6 +60,7 @@ assert_type(task(len, name="length")("a"), int)
 
 assert_type(retried.with_options(retries="forever", countdown=5)("a"), int)
 
+limited.with_options(timeout="30")  # type: ignore[arg-type]
 retried.with_options(retries="often")  # type: ignore[arg-type]
 retried.with_options(retry_on=OSError)  # type: ignore[call-arg]
 task(retries=3, retry_on="OSError")  # type: ignore[call-overload]

@@ -108,6 +108,8 @@ def lines_of(error: BaseException, *, whole: BaseException | None = None) -> lis
         lines += [f"note: {note}" for note in getattr(error, "__notes__", ())]
     elif isinstance(error, errors.CrecheError):
         lines.append(f"error: {error}")
+        if isinstance(error, errors.JobCancelled):
+            lines += [f"note: {note}" for note in getattr(error, "__notes__", ())]
     elif isinstance(error, OSError):
         lines.append(f"error: {_os_error(error)}")
     else:

@@ -136,9 +136,10 @@ async def cancel(
     connect: Connect = DEFAULT_URL,
     as_json: Json = False,
 ) -> int:
-    """Cancel a job that has not begun, and print the state it is in then.
+    """Cancel a job, and print the state it is in then.
 
-    The exit code is 0 if the job is cancelled, and 1 if it had begun or ended.
+    One that waits is `cancelled` at once. One that runs is `cancelling`: its body is told to leave,
+    and it is over when that has left. The exit code is 0 for both, and 1 if it had ended.
 
     Args:
         reason: Kept with the job, for whoever asks why.
@@ -149,6 +150,8 @@ async def cancel(
         print_json({"id": job_id, "state": state.word})
     else:
         print(state.word)
+    if state is JobState.CANCELLING:
+        say("hint", f"its body is told to leave: `creche result {job_id}` waits until it has")
     if state in (JobState.CANCELLED, JobState.CANCELLING):
         return Exit.DONE
     say("error", f"job {job_id} is not cancelled: {_why_not(state)}")
@@ -157,7 +160,7 @@ async def cancel(
 
 def _why_not(state: JobState) -> str:
     if not state.has_ended:
-        return "it has begun, and only a job that waits can be cancelled; it goes on"
+        return f"it is {state.word}, and goes on"
     how = "and is forgotten by now" if state is JobState.FORGOTTEN else f"as {state.word}"
     return f"it had ended before, {how}"
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, LaneKey
 from creche.errors import RemoteProtocolError
+from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import RetryPolicy
 from creche.store.base import TaskRow
@@ -30,7 +31,7 @@ MAX_COMPARED = 300
 """Names that one unknown name is compared with: each takes up to 50 us."""
 
 AT_MOST_ONCE = "at-most-once"
-_PLAIN = ("name", "queue", "priority", "delivery", "retry")
+_PLAIN = ("name", "queue", "priority", "delivery", "retry", "limits")
 _SHOWN = ("module", "doc", "executor")
 _SHOWN_LISTS = ("retry_on", "never_retry_on")
 """Names of exceptions: who judges by them is the worker."""
@@ -45,9 +46,10 @@ class Defaults(NamedTuple):
     priority: int | None
     delivery: str | None
     retry: Mapping[str, Any] | None
+    expires_s: float | None
 
 
-_NOTHING_SAID = Defaults(None, None, None, None)
+_NOTHING_SAID = Defaults(None, None, None, None, None)
 
 
 class Catalog:
@@ -146,6 +148,7 @@ class Catalog:
             declaration.get("priority"),
             declaration.get("delivery"),
             declaration.get("retry"),
+            (declaration.get("limits") or {}).get("expires_s"),
         )
 
 
@@ -161,11 +164,12 @@ def _check(declaration: dict[str, Any]) -> dict[str, Any]:
         raise RemoteProtocolError(f"task {name!r} announces a priority that is none")
     if declaration.get("delivery") not in _DELIVERIES:
         raise RemoteProtocolError(f"task {name!r} announces a delivery that is none")
-    if declaration.get("retry") is not None:
-        try:
-            RetryPolicy.from_data(declaration["retry"])
-        except ValueError as error:
-            raise RemoteProtocolError(f"task {name!r}: {error}") from None
+    for key, read in (("retry", RetryPolicy.from_data), ("limits", TimeLimits.from_data)):
+        if declaration.get(key) is not None:
+            try:
+                read(declaration[key])
+            except ValueError as error:
+                raise RemoteProtocolError(f"task {name!r}: {error}") from None
     kept = {key: declaration[key] for key in _PLAIN if key in declaration}
     for key in _SHOWN:
         if isinstance(declaration.get(key), str):

@@ -15,6 +15,7 @@ import trio
 from creche.engine.catalog import AT_MOST_ONCE, Catalog
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
+from creche.engine.expiries import Expiries, make_expired
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
 from creche.engine.lanes import Lane, Lanes, Space
@@ -105,6 +106,7 @@ class Core:
         self.submissions = Submissions(self)
         self.outcomes = Outcomes(self)
         self.delays = Delays(self)
+        self.expiries = Expiries(self)
         self._deep: set[Lane] = set()
         self._reads: list[set[int]] = []
         """For each read of unfinished jobs that is under way, the seqs of those that have left
@@ -170,6 +172,7 @@ class Core:
         for delayed in recovery.delayed:
             self.lanes.by_number[delayed.lane].delayed = delayed.stored
         self.delays.restore(sum(d.stored for d in recovery.delayed), recovery.next_due_at)
+        self.expiries.restore(recovery.next_expiry_at)
         for row in recovery.held:
             job = self.revive(row)
             if row.state in (JobState.RUNNING, JobState.CANCELLING):
@@ -204,6 +207,7 @@ class Core:
             await nursery.start(self.journal.run)
             await nursery.start(self.timers.run)
             self.delays.begin()
+            self.expiries.begin()
             nursery.start_soon(self._prune)
             nursery.start_soon(self._close_in_time)
             task_status.started()
@@ -232,15 +236,15 @@ class Core:
         job.state = check_move(job.state, state)
         self.journal.end(job, make_end(job, state, outcome, started_at, self.now()), session, n)
 
-    def cancel_waiting(self, job: Job, outcome: bytes | None) -> None:
-        """Cancel a job that no worker has. No checkpoint."""
+    def end_waiting(self, job: Job, state: JobState, outcome: bytes | None) -> None:
+        """End a job that no worker has. No checkpoint."""
         if job.state is JobState.DELAYED:
             self.delays.leave(job)
         elif not job.is_returning:
             self.withdraw(job)
         # What is left of it in its lane is an entry to be skipped.
         job.payload = b""
-        self.end(job, JobState.CANCELLED, outcome, None)
+        self.end(job, state, outcome, None)
 
     def withdraw(self, job: Job) -> None:
         """Take a waiting job out of its lane, or out of the lane's tail."""
@@ -251,17 +255,18 @@ class Core:
             job.lane.withdraw(job)
 
     async def cancel(self, session: Session, message: m.Cancel) -> None:
-        """Cancel what has not begun; answer with the state of each job when that is on disk."""
-        outcome = make_cancelled(message.why)
+        """Cancel what waits, and have what runs stopped; answer with the state of each job when
+        that is on disk."""
         states: list[int | None] = []
         for start in range(0, len(message.ids), CANCEL_AT_A_TIME):
             states += await self._cancel_some(
-                message.ids[start : start + CANCEL_AT_A_TIME], outcome
+                message.ids[start : start + CANCEL_AT_A_TIME], message.why
             )
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 
-    async def _cancel_some(self, ids: Sequence[bytes], outcome: bytes | None) -> list[int | None]:
+    async def _cancel_some(self, ids: Sequence[bytes], why: str) -> list[int | None]:
+        outcome = make_cancelled(why)
         states: list[int | None] = []
         withdrawn: set[bytes] = set()
         while True:
@@ -281,13 +286,33 @@ class Core:
                 job.is_stored = True
             if job is not None:
                 if job.is_committed and job.state.is_waiting:
-                    self.cancel_waiting(job, outcome)
+                    self.end_waiting(job, JobState.CANCELLED, outcome)
+                elif job.state is JobState.RUNNING:
+                    self.leases.cancel(job, why, outcome)
                 states.append(int(job.state))
             elif job_id in ended:
                 states.append(int(ended[job_id].state))
             else:
                 states.append(int(JobState.CANCELLED) if job_id in withdrawn else None)
         return states
+
+    async def expire(self, ids: Sequence[bytes]) -> None:
+        """End those of these jobs that wait, and whose time is up."""
+        rows, _ = await self._find(ids)
+        # No checkpoint below.
+        for job_id in ids:
+            job = self.by_id.get(job_id)
+            if job is None and job_id in rows:
+                job = self.revive(rows[job_id])
+                job.is_stored = True
+            if (
+                job is not None
+                and job.is_committed
+                and job.state.is_waiting
+                and self.expiries.has_passed(job)
+            ):
+                self.end_waiting(job, JobState.EXPIRED, make_expired(job))
+        self.journal.wake()
 
     def _is_arriving(self, job_id: bytes) -> bool:
         job = self.by_id.get(job_id)
@@ -400,6 +425,7 @@ class Core:
         self._on_ended(entries)
         for job in entries.requeued:
             job.is_returning = False
+            self.expiries.note(job)
             if job.state is JobState.DELAYED:
                 self.delays.wait(job)
                 if job.is_stored:
@@ -411,7 +437,10 @@ class Core:
         for session, job, payload_bytes in entries.offers:
             session.coming_bytes -= payload_bytes
             if session.leased.get(job.seq) is job:
-                self.dispatch.offer(session, job)
+                if job.state is JobState.RUNNING:
+                    self.dispatch.offer(session, job)
+                else:
+                    self.leases.withdraw(session, job)
         for session, message in entries.replies:
             session.post(message)
         self.note()
@@ -421,6 +450,7 @@ class Core:
     def _on_arrived(self, arrival: Arrival) -> None:
         job = arrival.job
         job.is_committed = True
+        self.expiries.note(job)
         if job.due_at is not None:
             self.by_seq[job.seq] = job
             self.delays.wait(job)

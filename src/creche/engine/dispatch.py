@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from creche.engine.expiries import make_expired
 from creche.engine.job import Job
 from creche.engine.lanes import PARKED_BY_TASK
 from creche.engine.sessions import Session
@@ -43,7 +44,7 @@ class Dispatch:
             # One job each in turn, so that a few jobs are spread over all workers.
             still = []
             for worker in hungry:
-                job = core.lanes.take(worker, self._park)
+                job = self._take(worker)
                 if job is not None:
                     self._lease(worker, job)
                     if worker.has_room(look_ahead, look_ahead_s):
@@ -66,8 +67,20 @@ class Dispatch:
             weight = 0.5 if run_s > old else 0.1
             self._estimates[job.task] = old + (run_s - old) * weight
 
+    def _take(self, worker: Session) -> Job | None:
+        """Remove and return the next job for a worker whose time is not up."""
+        core = self._core
+        while (job := core.lanes.take(worker, self._park)) is not None:
+            if job.expires_at is None or not core.expiries.has_passed(job):
+                return job
+            core.end(job, JobState.EXPIRED, make_expired(job), None)
+        return None
+
     def _lease(self, worker: Session, job: Job) -> None:
         core = self._core
+        if job.expires_at is not None:
+            # It has begun in time. What is left is to be over in time.
+            job.expires_at = None if job.limits is None else job.limits.deadline_at
         job.state = check_move(job.state, JobState.RUNNING)
         job.attempt += 1
         job.epoch = core.epoch
@@ -88,12 +101,29 @@ class Dispatch:
         """Send a leased job to its worker."""
         priority = job.lane.priority
         # Of most jobs there is nothing to be said.
-        options = {"tries": job.tries} if job.tries else None
+        options = None
+        if job.tries or job.limits is not None:
+            options = self._options(job)
         worker.post(
             m.Offer(
                 job.seq, job.epoch, job.attempt, job.id, job.task, priority, job.payload, options
             )
         )  # fmt: skip
+
+    def _options(self, job: Job) -> m.Facts | None:
+        """Return what a worker is told of a job beside its call."""
+        options: m.Facts = {}
+        if job.tries:
+            options["tries"] = job.tries
+        if job.limits is not None:
+            limits = job.limits.as_data()
+            if limits.pop("expires_s", None) is not None and not limits:
+                return options or None
+            if "deadline_at" in limits:
+                # What is left, as clocks differ; computed anew with each offer.
+                limits["left_s"] = max(limits.pop("deadline_at") - self._core.now(), 0.0)
+            options["limits"] = limits
+        return options or None
 
     def _pass_by_full_workers(self) -> None:
         """Something more urgent than what a worker looks ahead to is sent to it all the same: the
@@ -107,7 +137,7 @@ class Dispatch:
                 continue
             least_urgent = worker.least_urgent()
             while ahead > 0 and core.lanes.is_waiting(worker, least_urgent):
-                job = core.lanes.take(worker, self._park)
+                job = self._take(worker)
                 if job is None:
                     break
                 self._lease(worker, job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from creche.model.job import JobState
+from creche.model.limits import TimeLimits
 from creche.store.base import Change
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ class Job:
 
     __slots__ = (
         "attempt",
+        "cancelled",
         "children",
         "delivery",
         "due_at",
@@ -32,6 +34,7 @@ class Job:
         "lane",
         "leased_at",
         "leased_priority",
+        "limits",
         "losses",
         "options",
         "parent",
@@ -81,7 +84,12 @@ class Job:
         """Attempts that have failed, of which each used up one of its retries."""
         self.due_at: float | None = None
         """When its time comes (UTC seconds), while it is delayed."""
+        self.limits: TimeLimits | None = None
+        """What its submission said of how long it may take."""
         self.expires_at: float | None = None
+        """By when it must have begun (UTC seconds), or, once it has, by when it must be over."""
+        self.cancelled: bytes | None = None
+        """The outcome with the reason, once it was cancelled while it ran."""
         self.epoch = 0
         self.holder: str | None = None
         """The worker process that has the lease, as `Session.holder`."""

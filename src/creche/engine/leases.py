@@ -95,7 +95,9 @@ class Leases:
         due_at = None if job.state is JobState.CANCELLING else self._next_try_at(job, message, now)
         if due_at is None:
             job.failures += message.is_counted
-            core.end(job, JobState.FAILED, message.outcome, started_at, session, message.n)
+            # Who asks to run again, and is cancelled, has not failed.
+            state = JobState.FAILED if message.is_counted else JobState.CANCELLED
+            core.end(job, state, message.outcome, started_at, session, message.n)
             return
         if message.is_counted:
             job.failures += 1
@@ -118,6 +120,7 @@ class Leases:
             core.retry_policy(job.task, job.options),
             failures=job.failures + 1,
             submitted_at=job.submitted_at,
+            deadline_at=None if job.limits is None else job.limits.deadline_at,
             now=now,
             draw=core.draw(),
             after_s=after_s,
@@ -143,6 +146,24 @@ class Leases:
                 session.release(job)
                 self._free(job)
 
+    # --- cancelling -----------------------------------------------------------------------------
+
+    def cancel(self, job: Job, why: str, outcome: bytes | None) -> None:
+        """Have the attempt of a running job stopped. The job is over when its body has left, or its
+        worker is lost."""
+        core = self._core
+        job.state = check_move(job.state, JobState.CANCELLING)
+        job.cancelled = outcome
+        core.journal.change(job)
+        session = core.sessions.worker((job.holder or "").rpartition("/")[0])
+        if session is not None and session.leased.get(job.seq) is job:
+            session.post(m.Stop(*job.token, why))
+
+    def withdraw(self, session: Session, job: Job) -> None:
+        """A job was cancelled while its lease was on its way to the disk: it is not offered."""
+        session.release(job)
+        self._free(job)
+
     # --- resumption -----------------------------------------------------------------------------
 
     def resume(self, session: Session, held: Iterable[Token]) -> None:
@@ -161,6 +182,8 @@ class Leases:
                     job.estimate_s = core.dispatch.estimate_s(job.task)
                     session.lease(job)
                 named.add(seq)
+                if job.state is JobState.CANCELLING:
+                    session.post(m.Stop(seq, epoch, attempt, ""))
                 continue
             job = core.by_seq.get(seq)
             if job is not None and self._may_adopt(session, job, epoch, attempt):
@@ -227,7 +250,7 @@ class Leases:
     def _free(self, job: Job) -> None:
         """Give a job back to its lane when that is on disk."""
         if job.state is JobState.CANCELLING:
-            self._core.end(job, JobState.CANCELLED, None, job.leased_at)
+            self._core.end(job, JobState.CANCELLED, job.cancelled, job.leased_at)
             return
         job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
         self._take_back(job)

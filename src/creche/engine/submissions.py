@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,6 +17,7 @@ from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
 from creche.engine.sessions import Session
 from creche.model.ids import made_at
 from creche.model.job import JobState
+from creche.model.limits import MAX_MOMENT, TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
 from creche.wire import messages as m
@@ -24,11 +26,9 @@ from creche.wire.payload import decode_value, encode_value
 if TYPE_CHECKING:
     from creche.engine.core import Core
 
-_OPTIONS = frozenset({"delay_s", "delivery", "due_at", "parent", "retry"})
+_OPTIONS = frozenset({"delay_s", "delivery", "due_at", "limits", "parent", "retry"})
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
-MAX_MOMENT = 253_402_300_800.0
-"""The end of the year 9999, UTC seconds: what other languages, and people, can write down."""
 MAX_WARNED = 1000
 """Tasks, and queues, that one session is warned of once; beyond, it is warned each time."""
 MAX_HINTED = 20
@@ -245,6 +245,8 @@ class Submissions:
         if message.options is not None:
             job.delivery = message.options.get("delivery")
             job.due_at = _due_at(message.options, now)
+            job.limits = _limits(message.options)
+        job.expires_at = self._expires_at(job)
         if parent is not None:
             parent.children += 1
             job.parent = parent.seq
@@ -262,6 +264,14 @@ class Submissions:
         if message.flags & m.WATCH:
             core.outcomes.watch_job(session, job)
         core.journal.arrive(Arrival(job, session, message.n, stored))
+
+    def _expires_at(self, job: Job) -> float | None:
+        """Return by when a new job must have begun: by what its submission says, or its task."""
+        announced = self._core.catalog.defaults(job.task).expires_s
+        limits = job.limits
+        if announced is not None and (limits is None or limits.expires_s is None):
+            limits = replace(limits or TimeLimits(), expires_s=announced)
+        return None if limits is None else limits.expires_at(job.submitted_at)
 
     def _refusal(self, session: Session, message: m.Submit) -> tuple[str, str] | None:
         """Return why a submission cannot be taken, None if it can."""
@@ -416,6 +426,11 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
             RetryPolicy.from_data(options["retry"])
         except ValueError as error:
             return "bad-retry", str(error)
+    if options.get("limits") is not None:
+        try:
+            TimeLimits.from_data(options["limits"])
+        except ValueError as error:
+            return "bad-limits", str(error)
     for name, most in (("delay_s", MAX_DELAY_S), ("due_at", MAX_MOMENT)):
         value = options.get(name)
         if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
@@ -437,6 +452,11 @@ def _due_at(options: m.Facts, now: float) -> float | None:
     return None if due_at is None or due_at <= now else due_at
 
 
+def _limits(options: m.Facts) -> TimeLimits | None:
+    limits = options.get("limits")
+    return None if limits is None else TimeLimits.from_data(limits)
+
+
 def restore_options(job: Job) -> None:
     """Set what a job's stored options say of it."""
     if job.options is not None:
@@ -444,3 +464,4 @@ def restore_options(job: Job) -> None:
         parent = options.get("parent")
         job.parent = None if parent is None else int(parent[0])
         job.delivery = options.get("delivery")
+        job.limits = _limits(options)

@@ -107,6 +107,7 @@ def next_try_at(
     now: float,
     draw: float,
     after_s: float | None = None,
+    deadline_at: float | None = None,
 ) -> float | None:
     """Return the moment at which a job that has just failed is tried again, None if it is not.
 
@@ -115,14 +116,16 @@ def next_try_at(
         submitted_at, now: moments, UTC seconds.
         draw: a random number in [0, 1).
         after_s: the delay that the job itself has asked for; None leaves it to the policy.
+        deadline_at: the moment by which the job must be over.
     """
     if policy.retries is not None and failures > policy.retries:
         return None
     delay_s = policy.delay_s(failures, draw) if after_s is None else min(after_s, MAX_DELAY_S)
     at = now + delay_s
-    if policy.give_up_after is not None and at >= submitted_at + policy.give_up_after:
-        return None
-    return at
+    ends = [deadline_at]
+    if policy.give_up_after is not None:
+        ends.append(submitted_at + policy.give_up_after)
+    return None if any(end is not None and at >= end for end in ends) else at
 
 
 def _is_number(value: object) -> bool:

@@ -12,6 +12,7 @@ from creche.errors import (
     CrecheError,
     JobCancelled,
     JobEnded,
+    JobExpired,
     JobFailed,
     JobLost,
     ResultForgotten,
@@ -102,7 +103,7 @@ def read_outcome(job_id: str, state: JobState | None, payload: bytes | None) -> 
     """Return the result that *payload* holds, or raise how the job ended.
 
     Raises:
-        JobFailed, JobCancelled, JobLost, JobEnded: there is no result.
+        JobFailed, JobCancelled, JobExpired, JobLost, JobEnded: there is no result.
         ResultForgotten: there was an end, but its outcome is no longer kept.
     """
     if state is JobState.SUCCEEDED:
@@ -114,7 +115,12 @@ def read_outcome(job_id: str, state: JobState | None, payload: bytes | None) -> 
         raise JobFailed(job_id, failure.type, failure.message, failure.traceback, failure.notes)
     why = f": {failure.message}" if failure is not None and failure.message else ""
     if state is JobState.CANCELLED:
-        raise JobCancelled(job_id, f"was cancelled{why}")
+        cancelled = JobCancelled(job_id, f"was cancelled{why}")
+        for note in failure.notes if failure is not None else ():
+            cancelled.add_note(note)
+        raise cancelled
+    if state is JobState.EXPIRED:
+        raise JobExpired(job_id, f"has expired{why}")
     if state is JobState.LOST:
         raise JobLost(job_id, f"was lost with its worker{why}")
     raise JobEnded(job_id, f"ended as {state.word if state else 'unknown'}{why}")

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -37,6 +37,7 @@ from creche.errors import (
 )
 from creche.model.ids import id_to_text, new_id
 from creche.model.job import JobState
+from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.peer.asking import Asking
 from creche.peer.calls import (
@@ -473,22 +474,28 @@ class Submitter:
             extras["delivery"] = options.delivery
         if options.retry:
             extras["retry"] = dict(options.retry)
+        if options.limits is not None:
+            extras["limits"] = self._limits(options.limits)
         if options.countdown:
             extras["delay_s"] = options.countdown
         elif options.eta is not None:
-            extras["due_at"] = self._moment(options.eta)
+            extras["due_at"] = self._moment("eta", options.eta.timestamp())
         if parent is not None and parent.plane == self._plane:
             extras["parent"] = list(parent.token)
         return extras or None
 
-    def _moment(self, eta: datetime) -> float:
-        moment = eta.timestamp()
-        late_s = self._clock() - moment
-        if late_s > _LATE_S:
+    def _moment(self, option: str, moment: float) -> float:
+        if self._clock() - moment > _LATE_S:
+            said = datetime.fromtimestamp(moment, UTC).isoformat(" ", "seconds")
             raise InvalidArguments(
-                f"eta={eta} is in the past, where no job can run: leave it out, and it runs now"
+                f"{option}={said} is in the past, where no job can run: leave it out, or move it"
             )
         return moment
+
+    def _limits(self, limits: TimeLimits) -> m.Facts:
+        if limits.deadline_at is not None:
+            self._moment("deadline", limits.deadline_at)
+        return limits.as_data()
 
     def _lending(self) -> AbstractContextManager[None]:
         parent = current_parent.get()

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from creche.errors import TaskDefinitionError
+from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
 
@@ -28,6 +29,9 @@ Errors: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
 MAX_NAME_LENGTH = 200
 """Characters in the name of a task or a queue."""
+
+LIMITS = ("timeout", "soft_timeout", "expires")
+"""The options that limit how long a job takes, in seconds."""
 
 POLICY = ("retries", "backoff", "backoff_max", "jitter", "give_up_after")
 """The options that make up a retry policy, as `RetryPolicy` has them."""
@@ -50,6 +54,8 @@ class SubmitOptions:
     """How many seconds from its acceptance on the job waits before it may run."""
     eta: datetime | None = None
     """The moment before which the job does not run."""
+    limits: TimeLimits | None = None
+    """How long it may take."""
 
     @property
     def is_plain(self) -> bool:
@@ -59,6 +65,7 @@ class SubmitOptions:
             and self.retry is None
             and self.countdown is None
             and self.eta is None
+            and self.limits is None
         )
 
     def over(self, base: SubmitOptions) -> SubmitOptions:
@@ -71,6 +78,7 @@ class SubmitOptions:
             retry={**(base.retry or {}), **(self.retry or {})} or None,
             countdown=self.countdown if is_timed else base.countdown,
             eta=self.eta if is_timed else base.eta,
+            limits=_limits_over(self.limits, base.limits),
         )
 
 
@@ -85,6 +93,10 @@ class ViewOptions(TypedDict, total=False):
     backoff_max: float | None
     jitter: float | None
     give_up_after: float | None
+    timeout: float | None
+    soft_timeout: float | None
+    expires: float | None
+    deadline: datetime | None
     countdown: float | None
     eta: datetime | None
 
@@ -126,6 +138,7 @@ def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
         cast(Delivery | None, delivery),
         _retry(where, given),
         *check_time(where, given.get("countdown"), given.get("eta")),
+        _limits(where, given),
     )
 
 
@@ -135,6 +148,12 @@ def check_together(where: str, options: SubmitOptions) -> None:
     Raises:
         TaskDefinitionError: they do.
     """
+    limits = options.limits or TimeLimits()
+    soft_s, hard_s = limits.soft_timeout_s, limits.timeout_s
+    if soft_s is not None and hard_s is not None and soft_s >= hard_s:
+        raise TaskDefinitionError(
+            f"{where}: soft_timeout ({soft_s:g} s) has to come before timeout ({hard_s:g} s)"
+        )
     policy = options.retry
     if not policy:
         return
@@ -187,15 +206,37 @@ def check_time(where: str, countdown: object, eta: object) -> tuple[float | None
             f"{where}: countdown is a number of seconds from 0 to {MAX_DELAY_S:,.0f} (a year), "
             f"not {countdown!r}"
         )
-    if eta is not None:
-        if not isinstance(eta, datetime):
-            raise TaskDefinitionError(f"{where}: eta is a datetime, not {eta!r}")
-        if eta.tzinfo is None or eta.utcoffset() is None:
-            raise TaskDefinitionError(
-                f"{where}: eta={eta} says no time zone, so it is no moment: use "
-                "datetime.now(UTC) + timedelta(...), or .astimezone() for this machine's zone"
-            )
-    return cast(float | None, countdown), eta
+    return cast(float | None, countdown), _moment(where, "eta", eta)
+
+
+def _moment(where: str, option: str, moment: object) -> datetime | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise TaskDefinitionError(f"{where}: {option} is a datetime, not {moment!r}")
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise TaskDefinitionError(
+            f"{where}: {option}={moment} says no time zone, so it is no moment: use "
+            "datetime.now(UTC) + timedelta(...), or .astimezone() for this machine's zone"
+        )
+    return moment
+
+
+def _limits(where: str, given: Mapping[str, Any]) -> TimeLimits | None:
+    said = {f"{name}_s": given[name] for name in LIMITS if given.get(name) is not None}
+    deadline = _moment(where, "deadline", given.get("deadline"))
+    if deadline is not None:
+        said["deadline_at"] = deadline.timestamp()
+    try:
+        return TimeLimits.from_data(said) if said else None
+    except ValueError as error:
+        raise TaskDefinitionError(f"{where}: {error}") from None
+
+
+def _limits_over(limits: TimeLimits | None, base: TimeLimits | None) -> TimeLimits | None:
+    if limits is None or base is None:
+        return base if limits is None else limits
+    return TimeLimits.from_data(base.as_data() | limits.as_data())
 
 
 def _retry(where: str, given: Mapping[str, Any]) -> Mapping[str, Any] | None:

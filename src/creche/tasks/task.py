@@ -27,6 +27,7 @@ from typing import (
 )
 
 from creche.errors import TaskDefinitionError
+from creche.model.limits import TimeLimits
 from creche.tasks.options import (
     MAX_NAME_LENGTH,
     Delivery,
@@ -68,6 +69,9 @@ class TaskOptions(TypedDict, total=False):
     give_up_after: float | None
     retry_on: Errors | None
     never_retry_on: Errors | None
+    timeout: float | None
+    soft_timeout: float | None
+    expires: float | None
     registry: Registry | None
 
 
@@ -90,7 +94,10 @@ class Task(Generic[P, R_co]):
     """What `task` was told: announced by workers, so that a submission by name has it too."""
     options: SubmitOptions
     """What a submission of this object asks for: `defaults`, and `with_options` over them. Of the
-    retry policy only what `with_options` has said: the rest is announced."""
+    retry policy and the time limits only what `with_options` has said: the rest is announced, and
+    known to the worker."""
+    limits: TimeLimits
+    """How long its jobs may take unless a submission says otherwise."""
     retry_on: tuple[type[BaseException], ...]
     """What is worth another try. Judged by the worker that ran the attempt."""
     never_retry_on: tuple[type[BaseException], ...]
@@ -116,7 +123,8 @@ class Task(Generic[P, R_co]):
         self.place = _place_of(function)
         self.doc = printable((inspect.getdoc(source) or "").partition("\n")[0], MAX_DOC_LENGTH)
         self.defaults = options
-        self.options = replace(options, retry=None)
+        self.options = replace(options, retry=None, limits=None)
+        self.limits = options.limits or TimeLimits()
         self.retry_on = retry_on
         self.never_retry_on = never_retry_on
 
@@ -134,6 +142,9 @@ class Task(Generic[P, R_co]):
         Arguments:
             queue, priority, delivery: as of `task`.
             retries, backoff, backoff_max, jitter, give_up_after: as of `task`.
+            timeout, soft_timeout, expires: as of `task`.
+            deadline: the moment by which all of it must be over, further tries included: a
+                `datetime` with a time zone.
             countdown: run it so many seconds from now, and not before.
             eta: run it at this moment, and not before: a `datetime` with a time zone.
 
@@ -157,7 +168,8 @@ class Task(Generic[P, R_co]):
         `Signature.data`; ``queue`` (text), ``priority`` (0 critical to 3 low) and ``delivery``
         (text) are None where the task leaves them open. A task with retries has ``retry``, as
         `RetryPolicy.from_data` takes it, and the names of the exceptions in ``retry_on`` and
-        ``never_retry_on``. Options of a view are not in it.
+        ``never_retry_on``; one with time limits has ``limits``, as `TimeLimits.from_data` takes
+        them. Options of a view are not in it.
         """
         priority = self.defaults.priority
         declared: dict[str, Any] = {
@@ -170,6 +182,8 @@ class Task(Generic[P, R_co]):
             "delivery": self.defaults.delivery,
             "executor": self.executor,
         }
+        if self.defaults.limits is not None:
+            declared["limits"] = self.defaults.limits.as_data()
         if self.defaults.retry:
             declared["retry"] = dict(self.defaults.retry)
             declared["retry_on"] = [each.__qualname__ for each in self.retry_on]
@@ -252,6 +266,9 @@ def task(subject: Any = None, /, **options: Any) -> Any:
         give_up_after: how many seconds after its submission no further try begins.
         retry_on: the exceptions that are worth another try (`Exception`).
         never_retry_on: those among them that are not.
+        timeout: how many seconds one attempt may run; then it is stopped, and has failed.
+        soft_timeout: how many seconds it should run; then `current_job().is_late`.
+        expires: how many seconds after its submission a job must have begun; else it does not run.
         registry: where the task is entered; the one that `creche worker` reads when not given.
 
     Raises:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from creche.model.job import JobState
+from creche.model.limits import TimeLimits
 from creche.peer.parent import Token
 from creche.tasks.task import Task
 from creche.wire import messages as m
@@ -58,16 +61,23 @@ class Home:
         """The largest result that may be sent; 0 while nobody has said."""
         self.pid = 0
         self.trio_token: trio.lowlevel.TrioToken | None = None
+        self.clock: Callable[[], float] = perf_counter
+        """The loop's clock, which any thread can read."""
 
 
 class Attempt:
     """One try at a job, from its offer until its body has left. Implements `peer.parent.Parent`."""
 
     __slots__ = (
+        "began_at",
+        "hard_end",
+        "has_seen_stop",
         "home",
         "id",
         "is_given_up",
         "is_threaded",
+        "limits",
+        "must_end",
         "offered_plane",
         "outcome",
         "payload",
@@ -75,6 +85,7 @@ class Attempt:
         "retry",
         "run_us",
         "scopes",
+        "soft_end",
         "stage",
         "state",
         "stop_why",
@@ -100,6 +111,14 @@ class Attempt:
         self.scopes: list[trio.CancelScope] | None = None
         # How many of its waits lend its slot; guarded by the floor's lock.
         self.waits = 0
+        # When its body began, and should and must have left, by its home's clock. Known when it
+        # begins.
+        self.began_at = 0.0
+        self.soft_end = math.inf
+        self.hard_end = math.inf
+        self.limits, self.must_end = _limits_in(options, home.clock)
+        # Whether its body has looked, and was told to leave.
+        self.has_seen_stop = False
         # How many tries at the job have come to nothing before this one.
         self.tries: int = 0 if options is None else int(options.get("tries", 0))
         # If it has failed: what the plane is to know for another try; None if there is to be none.
@@ -122,8 +141,44 @@ class Attempt:
         finally:
             self.home.floor.take_back(self)
 
+    def begin(self) -> None:
+        """Its body begins now: note when it should and must have left."""
+        now = self.began_at = self.home.clock()
+        own, said = self.task.limits, self.limits
+        if said.soft_timeout_s is not None or own.soft_timeout_s is not None:
+            self.soft_end = now + (said.soft_timeout_s or own.soft_timeout_s or 0.0)
+        if said.timeout_s is not None or own.timeout_s is not None:
+            self.hard_end = now + (said.timeout_s or own.timeout_s or 0.0)
+        if self.must_end < self.hard_end:
+            self.hard_end = self.must_end
+
+    @property
+    def is_told_to_leave(self) -> bool:
+        """Whether its body should leave: it was stopped, or its time is up. Safe in any thread."""
+        return self.stop_why is not None or self.home.clock() >= self.hard_end
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its body should come to an end. Safe in any thread."""
+        return self.home.clock() >= self.soft_end or self.is_told_to_leave
+
     def stop(self, why: str) -> None:
         """Cancel the body, as far as it can be. Called on the loop only."""
-        self.stop_why = why
+        if self.stop_why is None:
+            self.stop_why = why
         for scope in self.scopes or ():
             scope.cancel()
+
+
+_NO_LIMITS = (TimeLimits(), math.inf)
+
+
+def _limits_in(options: m.Facts | None, clock: Callable[[], float]) -> tuple[TimeLimits, float]:
+    """Return what an offer says of how long its attempt may take, and by when it must be over: said
+    as what is left, as clocks differ."""
+    limits = None if options is None else options.get("limits")
+    if limits is None:
+        return _NO_LIMITS
+    said = {key: value for key, value in limits.items() if key != "left_s"}
+    left_s = limits.get("left_s")
+    return TimeLimits.from_data(said), math.inf if left_s is None else clock() + left_s

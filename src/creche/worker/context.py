@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,6 +20,9 @@ from creche.peer.parent import current_parent
 from creche.peer.submitter import Submitter
 from creche.tasks.task import Task
 from creche.worker.attempt import Attempt
+
+CLEANUP_S = 5.0
+"""How long a job that was cancelled may take to clean up, unless it says otherwise."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,12 +78,63 @@ class JobContext:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the job should leave: it was cancelled, or the worker has lost its right to it.
+        """Whether the job should leave: it was cancelled, its time is up, or the worker has lost
+        its right to it.
 
         A coroutine is cancelled then. A thread cannot be: a long one should look here now and then,
-        and return.
+        and return, or call `raise_if_cancelled`. One that has seen it and returns is recorded as
+        cancelled, and not as done.
         """
-        return self._attempt.stop_why is not None
+        attempt = self._attempt
+        if attempt.is_told_to_leave:
+            attempt.has_seen_stop = True
+            return True
+        return False
+
+    @property
+    def cancelled(self) -> bool:
+        """The same as `is_stopping`."""
+        return self.is_stopping
+
+    def raise_if_cancelled(self) -> None:
+        """Leave from here if the job should leave.
+
+        Raises:
+            JobCancelled: it should.
+        """
+        if self.is_stopping:
+            raise JobCancelled(self.id, f"was stopped: {self._why}")
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the job's soft time limit has passed: it should come to an end. From then on a
+        block of `soft_scope` is left."""
+        return self._attempt.is_late
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The moment at which the job is stopped: by its time limit, or its deadline; None if there
+        is neither."""
+        end = self._attempt.hard_end
+        if end == math.inf:
+            return None
+        return datetime.now(UTC) + timedelta(seconds=end - self._attempt.home.clock())
+
+    def soft_scope(self) -> trio.CancelScope:
+        """Return a cancel scope that ends at the job's soft time limit: for ``async def`` tasks
+        that have something to hand in when time is short. ``cancelled_caught`` says that it was
+        left."""
+        return trio.CancelScope(deadline=self._attempt.soft_end)
+
+    def cleanup(self, seconds: float = CLEANUP_S) -> trio.CancelScope:
+        """Return a cancel scope for what has to be done although the job was cancelled: nothing
+        cancels it from outside for so many seconds. For the ``finally`` of ``async def`` tasks; the
+        job's slot is free when its body has left."""
+        return trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
+
+    @property
+    def _why(self) -> str:
+        return _why(self._attempt)
 
     @property
     def client(self) -> Submitter:
@@ -171,7 +226,7 @@ class BlockingVerbs:
         attempt = self._attempt
         if attempt.scopes is None:
             attempt.scopes = []
-        with trio.CancelScope() as scope:
+        with trio.CancelScope(deadline=attempt.hard_end) as scope:
             attempt.scopes.append(scope)
             if attempt.stop_why is not None:
                 scope.cancel()
@@ -179,4 +234,11 @@ class BlockingVerbs:
                 return await call()
             finally:
                 attempt.scopes.remove(scope)
-        raise JobCancelled(id_to_text(attempt.id), f"was stopped: {attempt.stop_why}")
+        raise JobCancelled(id_to_text(attempt.id), f"was stopped: {_why(attempt)}")
+
+
+def _why(attempt: Attempt) -> str:
+    """Return why a body is to leave."""
+    if attempt.stop_why is None:
+        return "its time is up"
+    return attempt.stop_why or "it was cancelled"

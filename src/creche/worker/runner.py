@@ -34,6 +34,7 @@ from creche.wire.session import Role
 from creche.worker.ahead import LookAhead
 from creche.worker.attempt import Attempt, Home
 from creche.worker.collector import Collector
+from creche.worker.executors import end_by_stop
 from creche.worker.executors.coroutine import CoroutineExecutor, run_body
 from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
@@ -165,6 +166,7 @@ class Worker:
         self._began_at = trio.current_time()
         self._home.pid = os.getpid()
         self._home.trio_token = trio.lowlevel.current_trio_token()
+        self._home.clock = trio.lowlevel.current_clock().current_time
         watchdog = Watchdog(self._settings.stall_s, run_body.__code__)
         guard_this_loop()
         watchdog.open()
@@ -374,6 +376,7 @@ class Worker:
             return
         if self._floor.drop([attempt]):
             attempt.state = JobState.CANCELLED
+            attempt.stop(stop.why)
             self._collector.add(attempt)
         else:
             attempt.stop(stop.why)
@@ -415,6 +418,7 @@ class Worker:
         if not self._holdings.let_go(attempt):
             return None
         end_given_up(attempt)
+        end_by_stop(attempt)
         return self._reports.add(attempt)
 
     def _on_lease_lost(self, why: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from creche.errors import InvalidArguments, Retry, Snooze, TaskDefinitionError
+from creche.model.limits import TimeLimits
 from creche.peer.calls import checked_options
 from creche.tasks import Registry, SubmitOptions, Task, task
 
@@ -43,6 +44,21 @@ def test_a_submission_says_only_what_it_has_of_its_own() -> None:
     assert not view.options.is_plain
 
 
+def test_limits_are_announced_and_a_view_says_only_its_own() -> None:
+    limited = made(timeout=30, soft_timeout=20, expires=600)
+    assert limited.declaration()["limits"] == {
+        "timeout_s": 30,
+        "soft_timeout_s": 20,
+        "expires_s": 600,
+    }
+    assert limited.options.is_plain
+    view = limited.with_options(timeout=40).with_options(deadline=MOMENT)
+    assert view.options.limits == TimeLimits(timeout_s=40, deadline_at=MOMENT.timestamp())
+    assert "limits" not in made().declaration()
+    with pytest.raises(TaskDefinitionError, match="soft_timeout"):
+        limited.with_options(timeout=10)
+
+
 def test_the_later_of_two_times_is_the_one_that_counts() -> None:
     view = made().with_options(countdown=5)
     assert (view.options.countdown, view.options.eta) == (5, None)
@@ -69,6 +85,13 @@ def test_the_later_of_two_times_is_the_one_that_counts() -> None:
         ({"retries": 3, "retry_on": (OSError, 5)}, "5 is none"),
         ({"retries": 3, "never_retry_on": int}, "is none"),
         ({"retries": 3, "delivery": "at-most-once"}, "must not run twice: leave retries out"),
+        ({"timeout": 0}, "timeout is a number of seconds above 0"),
+        ({"timeout": -5}, "timeout is a number of seconds above 0"),
+        ({"timeout": "5"}, "timeout is a number of seconds"),
+        ({"soft_timeout": 1e9}, "soft_timeout is a number of seconds"),
+        ({"expires": 0}, "expires is a number of seconds above 0"),
+        ({"timeout": 5, "soft_timeout": 5}, "soft_timeout (5 s) has to come before timeout (5 s)"),
+        ({"deadline": MOMENT}, "has no option 'deadline'"),
         ({"retry": 3}, "has no option 'retry': did you mean 'retry_on'?"),
         ({"countdown": 3}, "has no option 'countdown'"),
     ],
@@ -94,6 +117,10 @@ def test_what_a_task_cannot_say_is_refused_where_it_is_said(
         ({"countdown": 1, "eta": MOMENT}, "both say when"),
         ({"eta": "tomorrow"}, "eta is a datetime"),
         ({"eta": MOMENT.replace(tzinfo=None)}, "no time zone"),
+        ({"timeout": 0}, "timeout is a number of seconds above 0"),
+        ({"timeout": 1, "soft_timeout": 2}, "soft_timeout (2 s) has to come before"),
+        ({"deadline": 5}, "deadline is a datetime"),
+        ({"deadline": MOMENT.replace(tzinfo=None)}, "no time zone"),
         ({"retry_on": OSError}, "with_options() has no option 'retry_on'"),
         ({"prioriti": "high"}, "did you mean 'priority'?"),
     ],

@@ -16,10 +16,13 @@ from tests.unit.worker.scripted import (
 )
 
 from creche.errors import JobFailed, ResultTimeout
+from creche.model.failure import Failure
+from creche.model.job import JobState
 from creche.model.priority import Priority
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.wire import messages as m
+from creche.wire.payload import decode_value
 from creche.worker.context import current_job
 
 pytestmark = pytest.mark.trio
@@ -204,9 +207,10 @@ async def test_a_stop_wakes_a_thread_that_waits_for_a_job() -> None:
         await plane.until(lambda: plane.all(m.Watch) or plane.all(m.Submit))
         await plane.until(lambda: plane.all(m.Capacity)[-1].lent == 1)
         plane.say(m.Stop(1, 1, 1, "not wanted"))
-        failure = failure_in(await plane.one(1))
-    assert failure.type == "creche.errors.JobCancelled"
-    assert "not wanted" in failure.message
+        report = await plane.one(1)
+    assert report.state == JobState.CANCELLED
+    assert report.outcome is not None
+    assert Failure.from_data(decode_value(report.outcome)).message == "not wanted"
 
 
 async def test_the_blocking_verbs_say_so_when_they_are_used_on_the_loop() -> None:

@@ -17,10 +17,12 @@ from tests.unit.worker.scripted import (
 )
 
 from creche.errors import Refused
+from creche.model.failure import Failure
 from creche.model.job import JobState
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.wire import messages as m
+from creche.wire.payload import decode_value
 from creche.worker.context import current_job
 
 pytestmark = pytest.mark.trio
@@ -184,7 +186,12 @@ async def test_stopping_cancels_a_coroutine_and_is_reported_when_it_has_left(
         plane.say(m.Stop(1, 1, 1, "not wanted any more"))
         report = await plane.one(1)
     assert report.state == JobState.CANCELLED
-    assert report.outcome is None
+    assert report.outcome is not None
+    failure = Failure.from_data(decode_value(report.outcome))
+    assert (failure.message, failure.notes) == (
+        "not wanted any more",
+        ("its coroutine was cancelled",),
+    )
 
 
 async def test_an_attempt_that_is_stopped_before_it_began_is_reported_too(
@@ -216,7 +223,8 @@ async def test_a_body_that_ignores_its_stop_is_reported_with_what_it_returned(
     assert failure_in(reports[2]).message == "in clean-up"
 
 
-async def test_a_thread_is_told_to_stop_and_its_result_is_reported() -> None:
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_thread_is_told_to_stop_and_is_done_unless_it_has_looked(looks: bool) -> None:
     own = Registry()
     is_in, told = threading.Event(), threading.Event()
 
@@ -226,7 +234,8 @@ async def test_a_thread_is_told_to_stop_and_its_result_is_reported() -> None:
         assert not job.is_stopping
         is_in.set()
         assert told.wait(60)
-        assert job.is_stopping
+        if looks:
+            assert job.is_stopping
         return "as far as I came"
 
     plane = ScriptedPlane()
@@ -236,7 +245,11 @@ async def test_a_thread_is_told_to_stop_and_its_result_is_reported() -> None:
         plane.say(m.Stop(1, 1, 1, "no"), offer(2, "nobody knows it"))
         await plane.until(lambda: plane.all(m.HandBack))  # so the stop was taken before
         told.set()
-        assert value_of(await plane.one(1)) == "as far as I came"
+        report = await plane.one(1)
+    if looks:
+        assert report.state == JobState.CANCELLED
+    else:
+        assert value_of(report) == "as far as I came"
 
 
 async def test_nothing_new_begins_while_too_much_is_unsettled(autojump_clock: Any) -> None:

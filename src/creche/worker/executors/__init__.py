@@ -6,11 +6,21 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from creche.errors import InvalidArguments, NotEncodable, Retry, Snooze, TooLarge
+from creche.errors import (
+    InvalidArguments,
+    JobCancelled,
+    JobTimedOut,
+    NotEncodable,
+    Retry,
+    Snooze,
+    TooLarge,
+)
+from creche.model.failure import Failure
+from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.tasks.task import Task
 from creche.wire.payload import encode_value
-from creche.worker.attempt import Another, Attempt
+from creche.worker.attempt import Another, Attempt, Stage
 from creche.worker.failure import failure_of
 
 
@@ -36,9 +46,50 @@ def succeed(attempt: Attempt, value: Any) -> None:
     attempt.state = JobState.SUCCEEDED
 
 
+def end_by_limit(attempt: Attempt) -> None:
+    """The body has left. If that was after its time was up, it has failed, whatever it came to:
+    what comes after the limit does not count."""
+    now = attempt.home.clock()
+    if attempt.stop_why is None and now >= attempt.hard_end:
+        took_s = now - attempt.began_at
+        error = JobTimedOut(attempt.hard_end - attempt.began_at)
+        if took_s > error.timeout_s + _NOTED_S:
+            how = "a thread cannot be stopped" if attempt.is_threaded else "its clean-up took time"
+            error.add_note(f"its body left after {took_s:.1f} s: {how}")
+        attempt.outcome = attempt.retry = None
+        fail(attempt, error)
+
+
+_NOTED_S = 0.1
+"""A body that leaves so long after its limit is told of."""
+
+
+def end_by_stop(attempt: Attempt) -> None:
+    """The body has left after it was told to, and has come to nothing: say why, and how."""
+    if attempt.stop_why is None:
+        return
+    if attempt.state is JobState.SUCCEEDED and attempt.has_seen_stop and attempt.is_threaded:
+        attempt.state = JobState.CANCELLED
+        attempt.outcome = None
+    if attempt.state is JobState.CANCELLED and attempt.outcome is None:
+        if attempt.stage is Stage.GONE:
+            how = "it had not begun"
+        elif attempt.is_threaded:
+            how = "its thread saw that it was cancelled, and left"
+        else:
+            how = "its coroutine was cancelled"
+        failure = Failure("creche.Cancelled", attempt.stop_why, notes=(how,))
+        attempt.outcome = encode_value(failure.as_data())
+
+
 def fail(attempt: Attempt, error: BaseException, *, is_hopeless: bool = False) -> None:
     """Note what the body raised, and whether that is worth another try; not if *is_hopeless*: it
     would come to the same."""
+    if isinstance(error, JobCancelled) and error.job_id == id_to_text(attempt.id):
+        # It was stopped, and says so itself.
+        attempt.state = JobState.CANCELLED
+        attempt.has_seen_stop = True
+        return
     if not is_hopeless:
         attempt.retry = another_try(attempt.task, error)
     cause = error.__cause__ if isinstance(error, Retry | Snooze) else None

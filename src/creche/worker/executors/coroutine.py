@@ -16,7 +16,7 @@ from creche.model.job import JobState
 from creche.peer.parent import current_parent
 from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt
-from creche.worker.executors import fail, succeed
+from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
 from creche.worker.forks import leave_child
 from creche.worker.watchdog import Watchdog
@@ -66,6 +66,8 @@ class CoroutineExecutor:
     async def _run(self, attempt: Attempt) -> None:
         assert attempt.scopes is not None, "start() makes the body's scope"
         current_parent.set(attempt)
+        attempt.begin()
+        attempt.scopes[0].deadline = attempt.hard_end
         began = perf_counter()
         try:
             with attempt.scopes[0] as scope:
@@ -78,6 +80,7 @@ class CoroutineExecutor:
         if attempt.state is None:
             attempt.state = JobState.CANCELLED
         attempt.run_us = int((perf_counter() - began) * 1_000_000)
+        end_by_limit(attempt)
         self._on_left(attempt)
 
 

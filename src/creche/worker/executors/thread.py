@@ -13,7 +13,7 @@ from time import perf_counter
 from creche.peer.parent import current_parent
 from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt
-from creche.worker.executors import fail, succeed
+from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
 from creche.worker.forks import leave_child
 
@@ -100,6 +100,7 @@ class ThreadExecutor:
 
 def _run(attempt: Attempt) -> None:
     """Run the body and note its end. Raises nothing, whatever the body does."""
+    attempt.begin()
     began = perf_counter()
     try:
         args, kwargs = decode_call(attempt.payload)
@@ -118,3 +119,4 @@ def _run(attempt: Attempt) -> None:
             leave_child()
         succeed(attempt, value)
     attempt.run_us = int((perf_counter() - began) * 1_000_000)
+    end_by_limit(attempt)

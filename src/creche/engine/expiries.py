@@ -1,0 +1,114 @@
+"""Expiries: jobs that must have begun by a moment, or be over by one, and are let go of when it has
+passed.
+
+The store knows when every unfinished job expires, the stored ones among them; here is only when the
+next one does. A job that runs is not cut short from here: its worker is told how long it may take.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from creche.engine.delays import LOOK_S, READ_AGAIN_S
+from creche.engine.job import Job
+from creche.engine.timers import Timer
+from creche.errors import StoreError, StoreUnavailable
+from creche.model.failure import Failure
+from creche.wire.payload import encode_value
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+
+logger = logging.getLogger("creche.plane")
+
+PIECE = 1000
+"""Jobs that expire in one step of the plane; other work goes on between."""
+
+
+class Expiries:
+    """Ends waiting jobs whose time is up, as EXPIRED."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._next_at = math.inf
+        """No job expires before this moment (UTC seconds)."""
+        self._is_looking = False
+        self._has_begun = False
+        self._timer: Timer | None = None
+        self._wakes_for = math.inf
+
+    def restore(self, next_at: float | None) -> None:
+        """Learn what the store knows, when it is opened."""
+        self._next_at = math.inf if next_at is None else next_at
+
+    def begin(self) -> None:
+        """Let go of what expires from now on."""
+        self._has_begun = True
+        self._arm()
+
+    def note(self, job: Job) -> None:
+        """A job that may expire has come, or waits again."""
+        if job.expires_at is not None and job.expires_at < self._next_at:
+            self._next_at = job.expires_at
+            self._arm()
+
+    def has_passed(self, job: Job) -> bool:
+        """Whether the time of a waiting job is up."""
+        return job.expires_at is not None and job.expires_at <= self._core.now()
+
+    def _arm(self) -> None:
+        if not self._has_begun or self._is_looking or self._next_at >= self._wakes_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_for = self._next_at
+        sleep_s = min(max(self._next_at - self._core.now(), 0.0), LOOK_S)
+        self._timer = self._core.timers.call_later(sleep_s, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._wakes_for = None, math.inf
+        if self._next_at <= self._core.now():
+            self._is_looking = True
+            self._core.spawn(self._expire)
+        else:
+            self._arm()
+
+    async def _expire(self) -> None:
+        """End what has expired, piece after piece. What cannot be read is tried again."""
+        core = self._core
+        try:
+            while self._next_at <= core.now():
+                # What comes meanwhile is noted, and not forgotten by the answer.
+                self._next_at = math.inf
+                ids, next_at = await core.store.expired(core.now(), PIECE)
+                self._next_at = min(self._next_at, math.inf if next_at is None else next_at)
+                if ids:
+                    await core.expire(ids)
+                    # Until what was decided is on disk, the store would name these again.
+                    await core.journal.wait_drained()
+                    self._next_at = min(self._next_at, core.now())
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            logger.error("jobs that have expired cannot be looked up: %s", error)
+            self._next_at = core.now() + READ_AGAIN_S
+        finally:
+            self._is_looking = False
+        self._arm()
+        await trio.lowlevel.checkpoint()
+
+
+def make_expired(job: Job) -> bytes:
+    """Return the outcome of a job whose time was up before it had begun, or was tried again."""
+    deadline_at = None if job.limits is None else job.limits.deadline_at
+    if job.tries:
+        why = "its deadline passed before it could be tried again"
+    elif job.expires_at is not None and job.expires_at != deadline_at:
+        why = f"it had not begun within {job.expires_at - job.submitted_at:g} s"
+    else:
+        why = "its deadline passed before it had begun"
+    return encode_value(Failure("creche.Expired", why).as_data())
