@@ -6,7 +6,7 @@ A core whose store is lost is thrown away whole, and another one is made from wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -555,22 +555,26 @@ class Core:
         if self._deep and self._nursery is not None:
             for lane in [lane for lane in self._deep if not lane.stored]:
                 self._deep.discard(lane)
+            is_tight = self.lanes.space.is_tight
+            # Once for all lanes, of which there may be thousands.
+            heard = self._heard() if is_tight else {}
             for lane in self._deep:
-                if lane.is_thirsty and (not self.lanes.space.is_tight or self._is_needed(lane)):
+                if lane.is_thirsty and (not is_tight or _is_needed(lane, heard)):
                     lane.is_reading = True
                     self.spawn(self._read_back_or_try_again, lane)
         self.submissions.admit_waiting()
 
     def _has_space(self, lane: Lane) -> bool:
         """Whether one more job may be read back into *lane*."""
-        return not self.lanes.space.is_full or self._is_needed(lane)
+        return not self.lanes.space.is_full or _is_needed(lane, self._heard())
 
-    def _is_needed(self, lane: Lane) -> bool:
-        """Whether somebody waits for what is in *lane*, whatever space is left."""
-        if lane.held:
-            return False
-        listening = self.sessions.listening(lane.queue)
-        return any(not lane.park or lane.task in worker.tasks for worker in listening)
+    def _heard(self) -> dict[str, set[str]]:
+        """Return by queue which tasks its listeners can run."""
+        heard: dict[str, set[str]] = {}
+        for worker in self.sessions.workers():
+            for queue in worker.queues:
+                heard.setdefault(queue, set()).update(worker.tasks)
+        return heard
 
     async def _read_back_or_try_again(self, lane: Lane) -> None:
         """A tail that cannot be read holds up its own lane only, and is tried again."""
@@ -680,3 +684,9 @@ class Core:
                 raise
             except StoreError as error:
                 logger.warning("results cannot be pruned: %s", error)
+
+
+def _is_needed(lane: Lane, heard: Mapping[str, Collection[str]]) -> bool:
+    """Whether somebody waits for what is in *lane*, whatever space is left."""
+    tasks = heard.get(lane.queue)
+    return tasks is not None and not lane.held and (not lane.park or lane.task in tasks)

@@ -33,14 +33,21 @@ class Failure:
     def from_data(cls, data: Any) -> Failure:
         """Read what another process wrote; what is missing or odd becomes text, never an error."""
         if not isinstance(data, Mapping):
-            return cls("unknown", str(data))
+            return cls("unknown", _text(data))
         notes = data.get("notes")
         return cls(
-            str(data.get("type", "unknown")),
-            str(data.get("message", "")),
-            str(data.get("traceback", "")),
-            tuple(str(note) for note in notes) if isinstance(notes, list) else (),
+            _text(data.get("type", "unknown")),
+            _text(data.get("message", "")),
+            _text(data.get("traceback", "")),
+            tuple(map(_text, notes)) if isinstance(notes, list) else (),
         )
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # a number of thousands of digits
+        return "(what was said cannot be shown)"
 
 
 def shortened(text: str) -> str:

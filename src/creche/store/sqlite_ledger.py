@@ -70,6 +70,9 @@ _JOB_ROW = (
     + "LEFT JOIN large ON large.seq = job.seq "
 )
 _JOB_HEAD = _FIELDS.format(payload="x''")
+# SQLite would take the index of places, and sort all that is delayed, or look at all that waits.
+_DUE_ROW = _JOB_ROW.replace("FROM job ", "FROM job INDEXED BY job_due ")
+_EXPIRING = "FROM job INDEXED BY job_expiry WHERE stored IS NOT NULL AND expires_at"
 _COUNT_BY_STATE = ", ".join(f"coalesce(sum(state = {state}), 0)" for state in UNFINISHED)
 _AMONG = "(SELECT value FROM json_each(?))"
 
@@ -134,7 +137,9 @@ class Ledger:
                 if state not in UNFINISHED and state != FORGOTTEN
             ),
             execute("SELECT lane, count(*) FROM job WHERE stored = 2 GROUP BY lane").fetchall(),
-            execute("SELECT min(due_at) FROM job WHERE stored = 2").fetchone()[0],
+            execute("SELECT min(due_at) FROM job INDEXED BY job_due WHERE stored = 2").fetchone()[
+                0
+            ],
             self._next_expiry(),
         )
 
@@ -152,6 +157,8 @@ class Ledger:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
             self._unmeasured_bytes += sum(len(outcome) for outcome in ends[7] if outcome)
+        if tries:
+            self._unmeasured_bytes += sum(len(row[6] or b"") + _JOB_BYTES for row in tries)
         if jobs:
             self._check_size(jobs)
         with self._transaction() as tally:
@@ -379,14 +386,15 @@ class Ledger:
             " ORDER BY due_at, job.seq LIMIT ?",
             (after_at, after_seq, until, max_jobs),
             max_bytes,
+            _DUE_ROW,
         )
 
-    def _read(self, where: str, values: Row, max_bytes: int) -> list[Row]:
+    def _read(self, where: str, values: Row, max_bytes: int, select: str = _JOB_ROW) -> list[Row]:
         """Return rows as long as their payloads are not over *max_bytes*, and one more."""
         rows: list[Row] = []
         size = 0
         with _reading():
-            cursor = self._db.execute(_JOB_ROW + where, values)
+            cursor = self._db.execute(select + where, values)
             for row in cursor:
                 rows.append(row)
                 size += len(row[9])
@@ -399,15 +407,14 @@ class Ledger:
         """Return the fields of an `Expired`."""
         with _reading():
             ids = self._db.execute(
-                "SELECT id FROM job WHERE stored IS NOT NULL AND expires_at <= ? AND state IN"
-                f" {WAITING} ORDER BY expires_at LIMIT ?",
+                f"SELECT id {_EXPIRING} <= ? AND state IN {WAITING} ORDER BY expires_at LIMIT ?",
                 (now, most),
             ).fetchall()
             return [job_id for (job_id,) in ids], self._next_expiry(now)
 
     def _next_expiry(self, after: float = 0.0) -> float | None:
         found: float | None = self._db.execute(
-            "SELECT min(expires_at) FROM job WHERE stored IS NOT NULL AND expires_at > ?", (after,)
+            f"SELECT min(expires_at) {_EXPIRING} > ?", (after,)
         ).fetchone()[0]
         return found
 

@@ -52,3 +52,9 @@ def test_all_of_a_failure_is_bounded() -> None:
     data = Failure("t", "m" * 10**6, "t" * 10**6, ("n" * 10**6,) * 200).as_data()
     assert len(data["notes"]) == 100
     assert all(len(text) <= MAX_TEXT + 50 for text in (data["message"], data["traceback"]))
+
+
+def test_what_cannot_be_written_as_text_is_no_error() -> None:
+    failure = Failure.from_data({"type": 10**5000, "message": [10**5000], "notes": [10**5000]})
+    assert failure.type == failure.message == failure.notes[0] == "(what was said cannot be shown)"
+    assert "cannot be shown" in Failure.from_data(10**5000).message

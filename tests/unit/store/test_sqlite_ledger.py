@@ -26,3 +26,21 @@ def test_of_very_many_lanes_those_that_no_job_names_are_removed_at_the_start(
         ledger.commit(lanes, [], (*jobs, [None, None], [1.0, 1.0]), (), [], ())
         # Lanes are in the order of their numbers, fourth of what a start tells.
         assert [lane[0] for lane in ledger.open(2.0)[3]] == left
+
+
+def test_what_is_due_and_what_expires_is_found_without_a_look_at_the_rest(tmp_path: Path) -> None:
+    asked: list[str] = []
+    with closing(open_to_write(str(tmp_path / "creche.db"))) as connection:
+        ledger = Ledger(connection, MAX_BYTES)
+        connection.set_trace_callback(asked.append)
+        ledger.open(1.0)
+        ledger.read_due(0.0, 0, 5.0, 10, 1000)
+        ledger.expired(5.0, 10)
+        connection.set_trace_callback(None)
+        asked = [one for one in asked if "due_at" in one or "expires_at" in one]
+        plans = [
+            [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {one}")] for one in asked
+        ]
+    found = [plan[0] for plan in plans if "job_due" in plan[0] or "job_expiry" in plan[0]]
+    assert len(found) == 5
+    assert not any("TEMP B-TREE" in step or step.startswith("SCAN") for p in plans for step in p)
