@@ -46,6 +46,8 @@ class Retry(CrecheError):
     """
 
     def __init__(self, why: str = "", countdown: float | None = None) -> None:
+        if not isinstance(why, str):
+            raise ValueError(f"Retry says why in text: write Retry(countdown={why!r})")
         if countdown is not None:
             _check_countdown("Retry", countdown)
         super().__init__(why, countdown)

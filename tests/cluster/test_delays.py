@@ -361,3 +361,10 @@ async def test_where_there_is_no_disk_delayed_jobs_are_bounded_in_bytes_too(auto
         await client.say(*jobs)
         await trio.sleep(10)
         assert house.core.lanes.space.held_bytes <= 20_000 + 5000 + JOB_BYTES
+
+
+async def test_timers_that_nothing_comes_of_are_not_kept(autojump_clock):
+    async with open_house(patient()) as house, house.client().connected() as client:
+        for i in range(2000):
+            await submitted_later(client, i, 50.0 - i / 100)
+        assert len(house.core.timers) < 200

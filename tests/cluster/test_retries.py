@@ -62,6 +62,10 @@ async def choosy(error: str) -> str:
         return "second"
     if error == "group":
         raise ExceptionGroup("both", [OSError("a"), ValueError("b")])
+    if error == "snooze and a bug":
+        raise ExceptionGroup("both", [Snooze(5), KeyError("b")])
+    if error == "snooze and what may be":
+        raise ExceptionGroup("both", [Snooze(500), OSError("b")])
     if error == "mixed group":
         raise ExceptionGroup("both", [OSError("a"), KeyError("b")])
     raise {"OSError": OSError, "KeyError": KeyError, "missing": FileNotFoundError}[error]("bad")
@@ -162,7 +166,7 @@ async def test_a_submission_has_a_policy_of_its_own(autojump_clock):
     ("error", "is_tried_again"),
     [
         ("OSError", True), ("KeyError", False), ("missing", False), ("group", True),
-        ("mixed group", False),
+        ("mixed group", False), ("snooze and a bug", False), ("snooze and what may be", True),
     ],
 )  # fmt: skip
 async def test_what_is_raised_decides(autojump_clock, error, is_tried_again):
@@ -170,10 +174,13 @@ async def test_what_is_raised_decides(autojump_clock, error, is_tried_again):
         job = await client.submit(choosy, error)
         if is_tried_again:
             assert await job.result() == "second"
+            assert (await client.ask("job", {"id": job.id_bytes}))["failures"] == 1
+            assert delays() == [1]
         else:
             with pytest.raises(JobFailed):
                 await job.result()
             assert len(began) == 1
+            assert (await client.ask("job", {"id": job.id_bytes}))["failures"] == 1
 
 
 @pytest.mark.parametrize(("after", "waits"), [(7.5, [7.5, 7.5]), (0, [0, 0])])

@@ -74,6 +74,7 @@ class Leases:
         core.dispatch.measured(job, message.run_us)
         if state is JobState.FAILED:
             session.failed += 1
+            job.failures += 1
         now = core.now()
         core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
 

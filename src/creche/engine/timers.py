@@ -13,14 +13,18 @@ import trio
 class Timer:
     """Something to call at a moment; `cancel` makes it not happen."""
 
-    __slots__ = ("action",)
+    __slots__ = ("_on_cancel", "action")
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, action: Callable[[], None], on_cancel: Callable[[], None]) -> None:
         self.action: Callable[[], None] | None = action
+        self._on_cancel = on_cancel
 
     def cancel(self) -> None:
-        """Forget it. Its entry leaves the heap when its moment comes."""
-        self.action = None
+        """Forget it. Its entry leaves the heap when its moment comes, or is swept out with
+        others."""
+        if self.action is not None:
+            self.action = None
+            self._on_cancel()
 
 
 class Timers:
@@ -29,6 +33,8 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._numbers = count()
+        self._cancelled = 0
+        """Entries in the heap that nothing will come of."""
         self._sleeping: trio.CancelScope | None = None
 
     def __len__(self) -> int:
@@ -36,7 +42,7 @@ class Timers:
 
     def call_at(self, deadline: float, action: Callable[[], None]) -> Timer:
         """Call *action* when `trio.current_time()` is *deadline* or later. It must not raise."""
-        timer = Timer(action)
+        timer = Timer(action, self._note_cancelled)
         heapq.heappush(self._heap, (deadline, next(self._numbers), timer))
         if self._sleeping is not None and self._heap[0][2] is timer:
             self._sleeping.deadline = deadline
@@ -46,6 +52,13 @@ class Timers:
         """Call *action* in *delay_s* seconds."""
         return self.call_at(trio.current_time() + delay_s, action)
 
+    def _note_cancelled(self) -> None:
+        self._cancelled += 1
+        if self._cancelled * 2 > len(self._heap) + 64:
+            self._heap = [entry for entry in self._heap if entry[2].action is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Call what is due, until cancelled."""
         task_status.started()
@@ -54,7 +67,9 @@ class Timers:
             while self._heap and self._heap[0][0] <= now:
                 timer = heapq.heappop(self._heap)[2]
                 action, timer.action = timer.action, None
-                if action is not None:
+                if action is None:
+                    self._cancelled -= 1
+                else:
                     action()
             with trio.CancelScope() as self._sleeping:
                 # Pushing an earlier moment moves this deadline.

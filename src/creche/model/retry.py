@@ -50,7 +50,8 @@ class RetryPolicy:
     jitter: float = 0.1
     """Which share of a delay is random, from 0 to 1."""
     give_up_after: float | None = None
-    """No try begins so long after the job was submitted; None: as long as there are retries."""
+    """No further try is due so long after the job was submitted; None: as long as there are
+    retries."""
 
     def __post_init__(self) -> None:
         if self.retries is not None and not _is_whole(self.retries, 0, MAX_RETRIES):
@@ -129,7 +130,10 @@ def next_try_at(
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:

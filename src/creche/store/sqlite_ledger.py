@@ -137,9 +137,7 @@ class Ledger:
                 if state not in UNFINISHED and state != FORGOTTEN
             ),
             execute("SELECT lane, count(*) FROM job WHERE stored = 2 GROUP BY lane").fetchall(),
-            execute("SELECT min(due_at) FROM job INDEXED BY job_due WHERE stored = 2").fetchone()[
-                0
-            ],
+            self._next_due(),
             self._next_expiry(),
         )
 
@@ -411,6 +409,12 @@ class Ledger:
                 (now, most),
             ).fetchall()
             return [job_id for (job_id,) in ids], self._next_expiry(now)
+
+    def _next_due(self) -> float | None:
+        found: float | None = self._db.execute(
+            "SELECT min(due_at) FROM job INDEXED BY job_due WHERE stored = 2"
+        ).fetchone()[0]
+        return found
 
     def _next_expiry(self, after: float = 0.0) -> float | None:
         found: float | None = self._db.execute(

@@ -263,7 +263,7 @@ def task(subject: Any = None, /, **options: Any) -> Any:
         backoff: how many seconds to wait before the second try (1). It doubles with each one.
         backoff_max: the longest of these delays in seconds (600).
         jitter: which share of each delay is random, from 0 to 1 (0.1).
-        give_up_after: how many seconds after its submission no further try begins.
+        give_up_after: how many seconds after its submission no further try is due.
         retry_on: the exceptions that are worth another try (`Exception`).
         never_retry_on: those among them that are not.
         timeout: how many seconds one attempt may run; then it is stopped, and has failed.

@@ -73,6 +73,8 @@ def test_the_later_of_two_times_is_the_one_that_counts() -> None:
         ({"retries": -1}, "retries is a whole number from 0"),
         ({"retries": "for ever"}, "'forever'"),
         ({"retries": 2.0}, "retries is a whole number"),
+        ({"retries": 3, "backoff": 10**400}, "backoff is a number of seconds"),
+        ({"timeout": 10**400}, "timeout is a number of seconds"),
         ({"retries": 3, "backoff": -1}, "backoff is a number of seconds"),
         ({"retries": 3, "backoff": 10, "backoff_max": 5}, "longer than backoff_max"),
         ({"retries": 3, "jitter": 2}, "a share from 0 to 1"),
@@ -138,6 +140,11 @@ def test_a_call_by_name_is_given_times_too() -> None:
         checked_options(None, None, None, datetime.now() + timedelta(1))  # noqa: DTZ005
     with pytest.raises(InvalidArguments, match="both say when"):
         checked_options(None, None, 1.0, MOMENT)
+
+
+def test_a_delay_is_not_taken_for_a_reason() -> None:
+    with pytest.raises(ValueError, match=r"write Retry\(countdown=5\)"):
+        Retry(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("countdown", [-1, float("nan"), "5", True, 1e9])

@@ -101,18 +101,22 @@ def another_try(task: Task[..., Any], error: BaseException) -> Another | None:
     """Return what other try *error* is worth by what its task says, None if it is worth none. How
     many there are is the plane's to say.
 
-    Of a group, which a nursery in the body raises, every part must be worth it; one that asks for
-    another try is heard.
+    Of a group, which a nursery in the body raises, every part must be worth it. A snooze is one
+    only if nothing has failed beside it.
     """
     parts = list(_parts(error))
+    failures = [part for part in parts if not isinstance(part, Retry | Snooze)]
+    if any(isinstance(part, (*_HOPELESS, *task.never_retry_on)) for part in failures):
+        return None
+    if not all(isinstance(part, task.retry_on) for part in failures):
+        return None
     for part in parts:
         if isinstance(part, Retry):
             return Another(None if part.countdown is None else int(part.countdown * 1_000_000))
-        if isinstance(part, Snooze):
-            return Another(int(part.countdown * 1_000_000), is_counted=False)
-    if any(isinstance(part, (*_HOPELESS, *task.never_retry_on)) for part in parts):
-        return None
-    return Another() if all(isinstance(part, task.retry_on) for part in parts) else None
+    if failures:
+        return Another()
+    longest = max(part.countdown for part in parts if isinstance(part, Snooze))
+    return Another(int(longest * 1_000_000), is_counted=False)
 
 
 def _parts(error: BaseException) -> Iterator[BaseException]:
