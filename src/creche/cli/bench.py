@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from creche.cli.bench_life import measure_cancel, measure_due
 from creche.cli.bench_load import USUAL_JOBS, Executor, Mode, measure
 from creche.cli.bench_rest import measure_backlog, measure_idle
 from creche.cli.exits import Exit
@@ -33,6 +34,8 @@ async def bench(
     executor: Annotated[Executor, _Own] = "thread",
     backlog: Annotated[Count | None, _Own] = None,
     idle: Annotated[Seconds | None, _Own] = None,
+    due: Annotated[Count | None, _Own] = None,
+    cancel: Annotated[Count | None, _Own] = None,
     as_json: Json = False,
 ) -> int:
     """Measure this machine: jobs a second, latency, CPU a job.
@@ -46,13 +49,17 @@ async def bench(
         store: sqlite:PATH or memory:. The file is made in a temporary folder, beside PATH if that
             names a folder, and removed in the end.
         executor: Run tasks in threads (def) or on the worker's loop (async def).
-        backlog: Measure something else: the plane's memory for so many queued jobs, and how long
-            it takes to start again with them.
+        backlog: Measure something else: the plane's memory for so many queued jobs, and for so many
+            delayed ones, and how long it takes to start again with them.
         idle: Measure something else: the CPU of plane, store and worker, with nothing to do for so
             many seconds.
+        due: Measure something else: how late so many jobs begin that are due within one second.
+        cancel: Measure something else: how long it takes to cancel so many running jobs at once.
     """
-    if backlog is not None and idle is not None:
-        raise SettingsError("--backlog and --idle are two benches: ask for one at a time")
+    others = {"--backlog": backlog, "--idle": idle, "--due": due, "--cancel": cancel}
+    asked = [name for name, value in others.items() if value is not None]
+    if len(asked) > 1:
+        raise SettingsError(f"{' and '.join(asked)} are two benches: ask for one at a time")
     return await unless_terminated(
         partial(
             _bench,
@@ -62,6 +69,8 @@ async def bench(
             executor=executor,
             backlog=backlog,
             idle=idle,
+            due=due,
+            cancel=cancel,
             as_json=as_json,
         )
     )
@@ -75,6 +84,8 @@ async def _bench(
     executor: Executor,
     backlog: int | None,
     idle: float | None,
+    due: int | None,
+    cancel: int | None,
     as_json: bool,
 ) -> Exit:
     where, own = _place_of(store)
@@ -86,6 +97,10 @@ async def _bench(
             figures = await measure_backlog(folder, backlog, own)
         elif idle is not None:
             figures = await measure_idle(folder, idle, own)
+        elif due is not None:
+            figures = await measure_due(folder, due, own)
+        elif cancel is not None:
+            figures = await measure_cancel(folder, cancel, own)
         else:
             figures = await measure(folder, mode=mode, jobs=jobs, store=own, executor=executor)
     figures["store"] = store
@@ -94,7 +109,7 @@ async def _bench(
         print_json(figures)
     else:
         print_facts(_facts(figures))
-    bad = [name for name in ("wrong", "lost", "duplicated") if figures.get(name)]
+    bad = [name for name in ("wrong", "lost", "duplicated", "early") if figures.get(name)]
     for name in bad:
         say("error", f"{figures[name]} jobs: {name}")
     return Exit.FAILED if bad else Exit.DONE

@@ -15,30 +15,38 @@ from creche.cli.cost import cpu_s, rss_bytes
 from creche.cli.output import say
 from creche.client.client import Client
 from creche.errors import CrecheError
+from creche.tasks.task import Task
 
 CHUNK = 50_000
 HEAD = 50_000
 """Jobs that are there before memory is measured first: they fill the window and what grows to its
 usual size with the first load. With a smaller backlog, a half of it."""
 
+DELAY_S = 24 * 3600.0
+"""How far off the time of delayed jobs is."""
+
 SETTLE_S = 1.0
 """Before a measurement, so that what is under way is not in it."""
 
 
 async def measure_backlog(folder: Path, jobs: int, store: str) -> dict[str, Any]:
-    """Queue *jobs* jobs that nobody runs: of a task that was announced, and of one that never
-    was."""
-    known = await _backlog(_made(folder / "announced"), jobs, store, bench_tasks.echo.name)
+    """Queue *jobs* jobs that nobody runs: of a task that was announced, of one that never was, and
+    such whose time is far off."""
+    later = bench_tasks.echo.with_options(countdown=DELAY_S)
+    known = await _backlog(_made(folder / "announced"), jobs, store, bench_tasks.echo)
     unknown = await _backlog(_made(folder / "unannounced"), jobs, store, "bench.never_announced")
-    return {"backlog": jobs, "store": store, **known, "unannounced": unknown}
+    delayed = await _backlog(_made(folder / "delayed"), jobs, store, later)
+    return {"backlog": jobs, "store": store, **known, "unannounced": unknown, "delayed": delayed}
 
 
-async def _backlog(folder: Path, jobs: int, store: str, task: str) -> dict[str, Any]:
+async def _backlog(
+    folder: Path, jobs: int, store: str, task: Task[[int], int] | str
+) -> dict[str, Any]:
     options = ("--store", store, *QUIET)
     head = min(HEAD, jobs // 2)
     async with running_plane(folder, *options) as plane:
         async with open_client(plane.url, 60.0) as client:
-            if task == bench_tasks.echo.name:
+            if not isinstance(task, str):
                 await _announce(client, plane.url, folder)
             began = trio.current_time()
             await _queue(client, task, 0, head)
@@ -48,7 +56,8 @@ async def _backlog(folder: Path, jobs: int, store: str, task: str) -> dict[str, 
             seconds = trio.current_time() - began - SETTLE_S
         await trio.sleep(SETTLE_S)
         after = rss_bytes(plane.pid)
-    say("", f"queued {jobs:,} jobs of {task}; starting the plane again")
+    name = task if isinstance(task, str) else task.name
+    say("", f"queued {jobs:,} jobs of {name}; starting the plane again")
     async with running_plane(folder, *options) as plane:
         health = await ask(plane.url, "health", 10.0)
         queued = sum(health["jobs"].values())
@@ -80,7 +89,7 @@ async def _announce(client: Client, url: str, folder: Path) -> None:
         await wait_for_workers(client, 1, folder)
 
 
-async def _queue(client: Client, task: str, first: int, end: int) -> None:
+async def _queue(client: Client, task: Task[[int], int] | str, first: int, end: int) -> None:
     for start in range(first, end, CHUNK):
         calls = [(i,) for i in range(start, min(start + CHUNK, end))]
         await client.submit_many(task, calls, watch=False)

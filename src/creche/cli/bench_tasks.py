@@ -3,6 +3,8 @@ ran."""
 
 from __future__ import annotations
 
+import time
+
 from creche import task
 
 _seen: set[int] = set()
@@ -21,6 +23,20 @@ async def echo_async(number: int) -> int:
     """Return *number*, on the worker's loop."""
     _note(number)
     return number
+
+
+@task(name="bench.lateness")
+async def lateness(due_at: float) -> float:
+    """Return how many seconds after *due_at* (UTC seconds) it runs."""
+    return time.time() - due_at
+
+
+@task(name="bench.sleep")
+async def sleep(seconds: float) -> None:
+    """Take *seconds*, or until it is cancelled."""
+    import trio
+
+    await trio.sleep(seconds)
 
 
 @task(name="bench.runs")

@@ -90,7 +90,7 @@ class Delays:
     def enter(self, job: Job, *, is_held: bool = False) -> None:
         """A job is to wait for its `due_at`: count it, and decide where it waits (`is_stored`).
         `wait` is called when that is on disk. No checkpoint."""
-        job.lane.delayed += 1
+        job.lane.delay()
         is_far = job.due_at is not None and job.due_at > self._core.now() + HOLD_S
         job.is_stored = self._core.spills and not is_held and (is_far or not self._has_room)
         if job.is_stored:

@@ -85,15 +85,16 @@ class Entries:
 
     def __bool__(self) -> bool:
         return bool(
-            self.arrivals or self.endings or self.changed or self.settled or self.replies
-            or self.requeued or self.spilled or self.offers or self.lanes or self.tasks
-            or self.waiters
+            self.writes or self.settled or self.replies or self.requeued or self.spilled
+            or self.offers or self.waiters
         )  # fmt: skip
 
     @property
     def writes(self) -> bool:
         """Whether anything of it goes to disk."""
-        return bool(self.arrivals or self.endings or self.changed or self.lanes or self.tasks)
+        return bool(
+            self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
+        )
 
     def as_batch(self) -> Batch:
         """Return what the store is given. It is made once: jobs go on changing in memory, and what

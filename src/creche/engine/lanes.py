@@ -206,6 +206,12 @@ class Lane:
         if not self.is_listed:
             self._list()
 
+    def delay(self) -> None:
+        """Count a job that will come here when its time has come."""
+        self.delayed += 1
+        if not self.is_listed:
+            self._list()
+
     def put(self, job: Job) -> None:
         """Add a reserved job; most come in order of their seq."""
         if job.seq > self._last_seq:
@@ -384,7 +390,7 @@ class Level:
         )
         lanes = [lane for task in known for lane in parked[task]]
         for lane in lanes:
-            if not lane.ready:
+            if not (lane.ready or lane.delayed):
                 lane.is_listed = False
                 self.unlist(lane)
         return lanes

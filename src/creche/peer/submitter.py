@@ -48,6 +48,7 @@ from creche.peer.calls import (
     no_task,
     parts_of,
 )
+from creche.peer.cancels import Cancels
 from creche.peer.credit import Credit
 from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
@@ -120,6 +121,7 @@ class Submitter:
         self._unsent: set[int] = set()
         self._waits = Waits(link)
         self._asking = Asking(link, self._time_limit, self._unreachable)
+        self._cancels = Cancels(self._ask_to_cancel)
         self._credit = Credit(link)
         self._payload_limit = 0
         self._plane = ""
@@ -352,11 +354,20 @@ class Submitter:
     async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
         """Cancel jobs; return the state each is in then, None for one the plane does not know. Very
         many are cancelled in pieces: when one of these fails, those before it are cancelled."""
+        if len(ids) == 1:
+            state = await self._cancels.cancel(ids[0], reason)
+            return [None if state is None else JobState(state)]
         states: list[JobState | None] = []
         for start in range(0, max(1, len(ids)), _CANCEL_CHUNK):
             some = list(ids[start : start + _CANCEL_CHUNK])
-            answer = await self._asking.ask(partial(m.Cancel, ids=some, why=reason))
+            answer = await self._ask_to_cancel(some, reason)
             states += [None if state is None else JobState(state) for state in answer]
+        return states
+
+    async def _ask_to_cancel(self, ids: list[bytes], reason: str) -> Sequence[int | None]:
+        states: Sequence[int | None] = await self._asking.ask(
+            partial(m.Cancel, ids=ids, why=reason)
+        )
         return states
 
     async def ask(self, question: str, params: Mapping[str, Any] | None = None) -> Any:
