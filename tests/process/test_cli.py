@@ -784,9 +784,20 @@ def test_a_bench_checks_every_result(tmp_path: Path, words: Sequence[str]) -> No
 def test_the_other_benches_measure_a_backlog_and_idleness(tmp_path: Path) -> None:
     found = figures(creche("bench", "--backlog", "2000", "--json", cwd=tmp_path))
     assert found["backlog"] == 2000
+    assert found["delayed"]["queued"] == 2000
     for each in (found, found["unannounced"]):
         assert each["queued"] == 2000
         assert isinstance(each["bytes_per_job"], float)
         assert each["restart_s"] > 0
     idle = figures(creche("bench", "--idle", "0.5", "--json", cwd=tmp_path))
     assert set(idle["cpu_percent"]) == {"plane", "store", "worker", "total"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["memory:", "sqlite:bench.db"])
+def test_the_benches_of_a_jobs_life_lose_nothing(tmp_path: Path, store: str) -> None:
+    due = figures(creche("bench", "--due", "300", "--store", store, "--json", cwd=tmp_path))
+    assert (due["due"], due["lost"], due["early"]) == (300, 0, 0)
+    assert due["lag_ms"]["p99"] > 0
+    done = figures(creche("bench", "--cancel", "40", "--store", store, "--json", cwd=tmp_path))
+    assert (done["cancelled"], done["lost"]) == (40, 0)

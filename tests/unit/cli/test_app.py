@@ -81,6 +81,7 @@ def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str])
         (["control-plane", "--gui-host", "0.0.0.0", "--gui-port", "0"], "--gui-insecure"),
         (["store", "compact", "--store", "memory:"], "no file"),
         (["bench", "--backlog", "5", "--idle", "5"], "one at a time"),
+        (["bench", "--due", "5", "--cancel", "5"], "--due and --cancel are two benches"),
         (["bench", "--backlog", "5", "--store", "memory:"], "sqlite"),
         (["--log-level"], "--log-level needs a value"),
         (["--log-level", "odd", "worker", "--task-modules", "x"], "log-level"),
