@@ -170,8 +170,8 @@ async def test_who_asks_to_run_again_and_is_cancelled_does_not(autojump_clock):
     async with open_cluster([again]) as cluster, cluster.client() as client:
         job = await client.submit(again)
         await has_begun()
-        await job.cancel()
-        with pytest.raises(JobCancelled):
+        await job.cancel("enough")
+        with pytest.raises(JobCancelled, match="was cancelled: enough"):
             await job.result()
         await trio.sleep(60)
         assert seen == ["began"]
@@ -269,7 +269,8 @@ async def test_a_cancel_reaches_a_worker_that_is_away_or_ends_with_it(autojump_c
         async with worker.connected(**LISTENING, held=held):
             await worker.ready("echo", slots=1)
             if is_back:
-                assert (await worker.hear(m.Stop)).seq == offer.seq
+                stop = await worker.hear(m.Stop)
+                assert (stop.seq, stop.why) == (offer.seq, "not wanted")
                 await worker.finish(offer, state=JobState.CANCELLED)
             ended = await client.hear(m.Ended)
             assert ended.state == JobState.CANCELLED
@@ -297,3 +298,18 @@ async def test_an_at_most_once_job_that_is_cancelled_before_it_is_offered_is_not
         assert (await client.hear(m.Answer)).body[0] in (JobState.CANCELLING, JobState.CANCELLED)
         await worker.hears_nothing(m.Offer, 10)
         assert (await client.ask("job", id=job.id))["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["polls", "raises"])
+async def test_a_thread_that_leaves_because_its_worker_does_runs_again_elsewhere(name):
+    async with open_cluster([polls, raises], workers=0) as cluster, cluster.client() as client:
+        first = await cluster.add_worker("first")
+        job = await client.delay(name)
+        await has_begun()
+        first.begin_drain("a new version is out")
+        first.begin_drain("at once")
+        await cluster.add_worker("second")
+        await has_begun(2)
+        assert await job.cancel() is JobState.CANCELLING
+        with pytest.raises(JobCancelled):
+            await job.result()

@@ -10,6 +10,7 @@ import pytest
 import trio
 from tests.cluster.scripted import Peer, open_house
 from tests.cluster.test_delays import arrivals, patient
+from tests.cluster.test_failing_store import Fragile
 from tests.cluster.test_windows import LISTENING, DiskLike
 
 from creche import JobExpired, JobFailed, JobState
@@ -18,14 +19,23 @@ from creche.model.failure import Failure
 from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
-from creche.testing.cluster import open_cluster, wall_clock
+from creche.testing.cluster import START_AT, open_cluster, wall_clock
 from creche.wire import messages as m
-from creche.wire.payload import decode_value
+from creche.wire.payload import decode_value, encode_value
 from creche.worker.context import current_job
 
 pytestmark = pytest.mark.trio
 
 began: list[float] = []
+
+
+def token(offer: m.Offer) -> list[int]:
+    return [offer.seq, offer.epoch, offer.attempt]
+
+
+def wall_clock_at(seconds: float) -> float:
+    """The wall clock of a cluster so many seconds after it begins."""
+    return START_AT + seconds
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +196,7 @@ async def test_jobs_expire_wherever_they_wait_and_leave_nothing_behind(autojump_
         await worker.ready("echo", slots=0)
         jobs = [await client.submitted(i, options=EXPIRING) for i in range(10)]
         jobs += [await client.submitted(20 + i, task="nobody", options=EXPIRING) for i in range(2)]
-        later = EXPIRING | {"delay_s": 100.0}
+        later = EXPIRING | {"delay_s": 45.0}
         jobs += [await client.submitted(30 + i, options=later) for i in range(3)]
         lasting = await client.submitted(99)
         await trio.sleep(51)
@@ -211,9 +221,80 @@ async def test_what_has_begun_does_not_expire_and_neither_does_its_next_try(auto
         assert offer.options is None
         await trio.sleep(60)
         assert await states(client, [job]) == ["running"]
-        await worker.say(m.HandBack([[offer.seq, offer.epoch, offer.attempt]]))
+        await worker.say(m.TryAgain(1, *token(offer), encode_value({}), 5, 60_000_000, False))
+        await worker.finish(await worker.hear(m.Offer, 100))
+
+
+async def test_what_is_given_back_before_it_began_must_still_begin_in_time(autojump_clock):
+    async with (
+        open_house(patient(), DiskLike) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        job = await client.submitted(1, options=EXPIRING)
         offer = await worker.hear(m.Offer)
-        await worker.finish(offer)
+        await worker.say(m.Capacity(0, 0), m.HandBack([token(offer)]))
+        await trio.sleep(40)
+        assert await states(client, [job]) == ["queued"]
+        await trio.sleep(20)
+        assert await states(client, [job]) == ["expired"]
+
+
+async def test_an_attempt_that_outlived_the_plane_has_begun_in_time(autojump_clock):
+    store = Fragile()
+    async with open_house(patient(), lambda: store) as house:
+        worker = house.worker()
+        async with house.client().connected() as client, worker.connected(**LISTENING):
+            await worker.ready("echo", slots=0)
+            job = await client.submitted(1, options=EXPIRING)
+            await trio.sleep(1)
+            store.is_lost = True
+            await worker.say(m.Capacity(1, 0))
+            offer = await worker.hear(m.Offer)
+            await client.hears_the_end()
+        await trio.sleep(5)
+        async with (
+            house.client().connected() as client,
+            worker.connected(**LISTENING, held=[token(offer)]),
+        ):
+            await worker.ready("echo", slots=1)
+            await trio.sleep(60)
+            assert await states(client, [job]) == ["running"]
+            await worker.finish(offer)
+            await worker.hear(m.Settled)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delay_s": 60.0, "limits": {"expires_s": 5.0}},
+        {"due_at": wall_clock_at(60.0), "limits": {"deadline_at": wall_clock_at(50.0)}},
+    ],
+    ids=["expires", "deadline"],
+)
+async def test_what_would_expire_before_its_time_is_declined(autojump_clock, options):
+    async with open_house() as house, house.client().connected() as client:
+        await client.say(client.submit(1, options=options))
+        assert "could never run" in (await client.hear(m.Declined)).why
+
+
+async def test_what_was_cut_short_is_not_measured(autojump_clock):
+    async with (
+        open_house(patient()) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        job = await client.submitted(1)
+        offer = await worker.hear(m.Offer)
+        for i in range(2, 50):
+            await client.submitted(i)
+        await client.say(m.Cancel(7, [job.id], ""))
+        await worker.hear(m.Stop)
+        await worker.finish(offer, state=JobState.CANCELLED, run_us=0)
+        await worker.hear(m.Offer)
+        await worker.hears_nothing(m.Offer, 10)
 
 
 async def test_expiry_outlives_a_restart(autojump_clock):
@@ -280,3 +361,24 @@ async def test_what_is_no_limit_is_declined(autojump_clock, limits):
         await client.say(client.submit(1, options={"limits": limits}))
         assert (await client.hear(m.Declined)).code == "bad-limits"
         await client.submitted(2)
+
+
+async def test_a_job_that_snoozes_past_its_deadline_expires(autojump_clock):
+    limits = {"limits": {"deadline_at": wall_clock_at(50.0)}}
+    async with (
+        open_house(patient(delays=1), DiskLike) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=2)
+        jobs = [await client.submitted(i, options=limits) for i in range(2)]
+        for n in (1, 2):
+            offer = await worker.hear(m.Offer)
+            outcome = encode_value({})
+            await worker.say(m.TryAgain(n, *token(offer), outcome, 5, 90_000_000, False))
+        await trio.sleep(30)
+        assert await states(client, jobs) == ["delayed"] * 2
+        await trio.sleep(30)
+        assert await states(client, jobs) == ["expired"] * 2
+        await worker.hears_nothing(m.Offer, 100)
+        assert house.core.delays.held == house.core.delays.stored == 0

@@ -288,7 +288,7 @@ class Core:
                 if job.is_committed and job.state.is_waiting:
                     self.end_waiting(job, JobState.CANCELLED, outcome)
                 elif job.state is JobState.RUNNING:
-                    self.leases.cancel(job, why, outcome)
+                    self.leases.cancel(job, why)
                 states.append(int(job.state))
             elif job_id in ended:
                 states.append(int(ended[job_id].state))
@@ -437,7 +437,7 @@ class Core:
         for session, job, payload_bytes in entries.offers:
             session.coming_bytes -= payload_bytes
             if session.leased.get(job.seq) is job:
-                if job.state is JobState.RUNNING:
+                if job.state is JobState.RUNNING and not self.expiries.has_passed(job):
                     self.dispatch.offer(session, job)
                 else:
                     self.leases.withdraw(session, job)

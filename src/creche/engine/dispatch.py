@@ -79,8 +79,7 @@ class Dispatch:
     def _lease(self, worker: Session, job: Job) -> None:
         core = self._core
         if job.expires_at is not None:
-            # It has begun in time. What is left is to be over in time.
-            job.expires_at = None if job.limits is None else job.limits.deadline_at
+            job.begin()
         job.state = check_move(job.state, JobState.RUNNING)
         job.attempt += 1
         job.epoch = core.epoch

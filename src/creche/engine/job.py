@@ -25,6 +25,7 @@ class Job:
         "estimate_s",
         "expires_at",
         "failures",
+        "has_begun",
         "holder",
         "id",
         "is_at_most_once",
@@ -88,8 +89,10 @@ class Job:
         """What its submission said of how long it may take."""
         self.expires_at: float | None = None
         """By when it must have begun (UTC seconds), or, once it has, by when it must be over."""
-        self.cancelled: bytes | None = None
-        """The outcome with the reason, once it was cancelled while it ran."""
+        self.has_begun = False
+        """Whether an attempt is known to have begun: then it has in time."""
+        self.cancelled: str | None = None
+        """Why it was cancelled while it ran, once it was."""
         self.epoch = 0
         self.holder: str | None = None
         """The worker process that has the lease, as `Session.holder`."""
@@ -100,6 +103,10 @@ class Job:
         """What its run was thought to take when it was leased."""
         self.stale_entries = 0
         """Entries of this job that still lie in a lane though it has left: skipped when taken."""
+
+    def begin(self) -> None:
+        """A worker has it: what is left is to be over in time."""
+        self.expires_at = None if self.limits is None else self.limits.deadline_at
 
     @property
     def tries(self) -> int:

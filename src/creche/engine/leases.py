@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
+from creche.engine.outcomes import make_cancelled
 from creche.engine.sessions import Session
 from creche.events import AttemptsLost
 from creche.model.failure import Failure
@@ -66,12 +67,16 @@ class Leases:
             return
         session.release(job)
         state = _REPORTED[message.state]
-        if state is JobState.LOST:
+        if state is JobState.LOST or (
+            # It left because its worker had it leave: nobody has cancelled the job.
+            state is JobState.CANCELLED and job.state is not JobState.CANCELLING
+        ):
             self._given_up(job, session, message.n)
             return
-        session.was_wrong = False
         session.done += 1
-        core.dispatch.measured(job, message.run_us)
+        if state is not JobState.CANCELLED:  # which was cut short, or had not begun
+            session.was_wrong = False
+            core.dispatch.measured(job, message.run_us)
         if state is JobState.FAILED:
             session.failed += 1
             job.failures += 1
@@ -89,6 +94,7 @@ class Leases:
         session.release(job)
         session.was_wrong = False
         session.done += 1
+        job.has_begun = True
         core.dispatch.measured(job, message.run_us)
         session.failed += message.is_counted
         now = core.now()
@@ -96,9 +102,12 @@ class Leases:
         due_at = None if job.state is JobState.CANCELLING else self._next_try_at(job, message, now)
         if due_at is None:
             job.failures += message.is_counted
-            # Who asks to run again, and is cancelled, has not failed.
-            state = JobState.FAILED if message.is_counted else JobState.CANCELLED
-            core.end(job, state, message.outcome, started_at, session, message.n)
+            if message.is_counted:
+                state, outcome = JobState.FAILED, message.outcome
+            else:
+                # Who asks to run again, and is cancelled, has not failed.
+                state, outcome = JobState.CANCELLED, make_cancelled(job.cancelled or "") or b""
+            core.end(job, state, outcome or None, started_at, session, message.n)
             return
         if message.is_counted:
             job.failures += 1
@@ -130,6 +139,7 @@ class Leases:
     def _given_up(self, job: Job, session: Session, n: int) -> None:
         """A worker that lives has stopped an attempt that it had begun: uncounted, unless it was
         the only one."""
+        job.has_begun = True
         if job.is_at_most_once and job.state is not JobState.CANCELLING:
             outcome = _make_lost("its worker had to give it up")
             self._core.end(job, JobState.LOST, outcome, job.leased_at, session, n)
@@ -145,23 +155,24 @@ class Leases:
             job = session.leased.get(seq)
             if job is not None and (job.epoch, job.attempt) == (epoch, attempt):
                 session.release(job)
-                self._free(job)
+                self._free_unbegun(job)
 
     # --- cancelling -----------------------------------------------------------------------------
 
-    def cancel(self, job: Job, why: str, outcome: bytes | None) -> None:
+    def cancel(self, job: Job, why: str) -> None:
         """Have the attempt of a running job stopped. The job is over when its body has left, or its
         worker is lost."""
         core = self._core
         job.state = check_move(job.state, JobState.CANCELLING)
-        job.cancelled = outcome
+        job.cancelled = why
         core.journal.change(job)
         session = core.sessions.worker((job.holder or "").rpartition("/")[0])
         if session is not None and session.leased.get(job.seq) is job:
             session.post(m.Stop(*job.token, why))
 
     def withdraw(self, session: Session, job: Job) -> None:
-        """A job was cancelled while its lease was on its way to the disk: it is not offered."""
+        """A job was cancelled, or its time was up, while its lease was on its way to the disk: it
+        is not offered."""
         session.release(job)
         self._free(job)
 
@@ -184,7 +195,7 @@ class Leases:
                     session.lease(job)
                 named.add(seq)
                 if job.state is JobState.CANCELLING:
-                    session.post(m.Stop(seq, epoch, attempt, ""))
+                    session.post(m.Stop(seq, epoch, attempt, job.cancelled or ""))
                 continue
             job = core.by_seq.get(seq)
             if job is not None and self._may_adopt(session, job, epoch, attempt):
@@ -194,7 +205,7 @@ class Leases:
                 session.post(m.Stop(seq, epoch, attempt, "this attempt has lost its lease"))
         for job in [job for seq, job in session.leased.items() if seq not in named]:
             session.release(job)
-            self._free(job)
+            self._free_unbegun(job)
         for job in orphans.values():
             self._free(job)
 
@@ -235,6 +246,7 @@ class Leases:
     def _lost(self, job: Job, why: str) -> None:
         core = self._core
         job.losses += 1
+        job.has_begun = True
         if job.is_at_most_once and job.state is not JobState.CANCELLING:
             core.end(job, JobState.LOST, _make_lost(why), job.leased_at)
         elif job.losses >= core.settings.max_losses and job.state is not JobState.CANCELLING:
@@ -248,10 +260,17 @@ class Leases:
                 core.journal.tried(_made(job, JobState.LOST, lost, job.leased_at, core.now()))
             self._free(job)
 
+    def _free_unbegun(self, job: Job) -> None:
+        """Give back a job that its worker had not begun: it must still begin in time."""
+        if not job.has_begun and not job.tries:
+            job.expires_at = self._core.submissions.expires_at(job)
+        self._free(job)
+
     def _free(self, job: Job) -> None:
         """Give a job back to its lane when that is on disk."""
         if job.state is JobState.CANCELLING:
-            self._core.end(job, JobState.CANCELLED, job.cancelled, job.leased_at)
+            outcome = make_cancelled(job.cancelled or "")
+            self._core.end(job, JobState.CANCELLED, outcome, job.leased_at)
             return
         job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
         self._take_back(job)
@@ -272,6 +291,8 @@ class Leases:
         job.epoch = epoch
         job.holder = session.holder
         job.leased_at = self._core.now()
+        job.has_begun = True
+        job.begin()
         job.estimate_s = self._core.dispatch.estimate_s(job.task)
         session.lease(job)
         self._core.journal.change(job)

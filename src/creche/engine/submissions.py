@@ -246,7 +246,7 @@ class Submissions:
             job.delivery = message.options.get("delivery")
             job.due_at = _due_at(message.options, now)
             job.limits = _limits(message.options)
-        job.expires_at = self._expires_at(job)
+        job.expires_at = self.expires_at(job)
         if parent is not None:
             parent.children += 1
             job.parent = parent.seq
@@ -265,8 +265,8 @@ class Submissions:
             core.outcomes.watch_job(session, job)
         core.journal.arrive(Arrival(job, session, message.n, stored))
 
-    def _expires_at(self, job: Job) -> float | None:
-        """Return by when a new job must have begun: by what its submission says, or its task."""
+    def expires_at(self, job: Job) -> float | None:
+        """Return by when a job must have begun: by what its submission says, or its task."""
         announced = self._core.catalog.defaults(job.task).expires_s
         limits = job.limits
         if announced is not None and (limits is None or limits.expires_s is None):
@@ -437,12 +437,25 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
             return "bad-delay", f"{name} is a number of seconds from 0 to {most:,.0f}"
     if options.get("delay_s") is not None and options.get("due_at") is not None:
         return "bad-delay", "delay_s and due_at both say when: give one of them"
+    if _is_in_vain(options):
+        return "bad-limits", "it would expire before its time has come: it could never run"
     parent = options.get("parent")
     if parent is not None and not (
         isinstance(parent, list) and len(parent) == 3 and all(type(n) is int for n in parent)
     ):
         return "bad-parent", "a parent is [seq, epoch, attempt]"
     return None
+
+
+def _is_in_vain(options: m.Facts) -> bool:
+    """Whether a job is delayed to a moment at which it has expired."""
+    limits = _limits(options)
+    delay_s, due_at = options.get("delay_s"), options.get("due_at")
+    if limits is None:
+        return False
+    if delay_s and limits.expires_s is not None and delay_s >= limits.expires_s:
+        return True
+    return bool(due_at and limits.deadline_at is not None and due_at >= limits.deadline_at)
 
 
 def _due_at(options: m.Facts, now: float) -> float | None:

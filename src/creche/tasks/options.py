@@ -154,6 +154,12 @@ def check_together(where: str, options: SubmitOptions) -> None:
         raise TaskDefinitionError(
             f"{where}: soft_timeout ({soft_s:g} s) has to come before timeout ({hard_s:g} s)"
         )
+    expires_s, countdown = limits.expires_s, options.countdown
+    if expires_s is not None and countdown is not None and countdown >= expires_s:
+        raise TaskDefinitionError(
+            f"{where}: with countdown={countdown:g} it has expired (expires={expires_s:g}) before "
+            "it may run"
+        )
     policy = options.retry
     if not policy:
         return

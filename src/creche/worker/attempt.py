@@ -153,6 +153,11 @@ class Attempt:
             self.hard_end = self.must_end
 
     @property
+    def is_too_late(self) -> bool:
+        """Whether its time was up before its body could begin."""
+        return self.hard_end <= self.began_at
+
+    @property
     def is_told_to_leave(self) -> bool:
         """Whether its body should leave: it was stopped, or its time is up. Safe in any thread."""
         return self.stop_why is not None or self.home.clock() >= self.hard_end

@@ -122,6 +122,7 @@ def test_what_a_task_cannot_say_is_refused_where_it_is_said(
         ({"timeout": 0}, "timeout is a number of seconds above 0"),
         ({"timeout": 1, "soft_timeout": 2}, "soft_timeout (2 s) has to come before"),
         ({"deadline": 5}, "deadline is a datetime"),
+        ({"countdown": 60, "expires": 5}, "it has expired (expires=5) before it may run"),
         ({"deadline": MOMENT.replace(tzinfo=None)}, "no time zone"),
         ({"retry_on": OSError}, "with_options() has no option 'retry_on'"),
         ({"prioriti": "high"}, "did you mean 'priority'?"),

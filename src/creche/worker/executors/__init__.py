@@ -52,7 +52,7 @@ def end_by_limit(attempt: Attempt) -> None:
     now = attempt.home.clock()
     if attempt.stop_why is None and now >= attempt.hard_end:
         took_s = now - attempt.began_at
-        error = JobTimedOut(attempt.hard_end - attempt.began_at)
+        error = JobTimedOut(max(attempt.hard_end - attempt.began_at, 0.0))
         if took_s > error.timeout_s + _NOTED_S:
             how = "a thread cannot be stopped" if attempt.is_threaded else "its clean-up took time"
             error.add_note(f"its body left after {took_s:.1f} s: {how}")

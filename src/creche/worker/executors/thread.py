@@ -101,6 +101,9 @@ class ThreadExecutor:
 def _run(attempt: Attempt) -> None:
     """Run the body and note its end. Raises nothing, whatever the body does."""
     attempt.begin()
+    if attempt.is_too_late:
+        end_by_limit(attempt)
+        return
     began = perf_counter()
     try:
         args, kwargs = decode_call(attempt.payload)
