@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("creche.plane")
 
+EVERY_S = 0.1
+"""How often it is looked at the most. What has expired since is not offered all the same."""
+
 PIECE = 1000
 """Jobs that expire in one step of the plane; other work goes on between."""
 
@@ -90,7 +93,9 @@ class Expiries:
                     await core.expire(ids)
                     # Until what was decided is on disk, the store would name these again.
                     await core.journal.wait_drained()
+                if len(ids) == PIECE:
                     self._next_at = min(self._next_at, core.now())
+            self._next_at = max(self._next_at, core.now() + EVERY_S)
         except StoreUnavailable:
             raise
         except StoreError as error:

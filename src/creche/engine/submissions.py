@@ -15,6 +15,7 @@ from creche.engine.job import Job
 from creche.engine.journal import Arrival
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
 from creche.engine.sessions import Session
+from creche.errors import RemoteProtocolError, StoreError
 from creche.model.ids import made_at
 from creche.model.job import JobState
 from creche.model.limits import MAX_MOMENT, TimeLimits
@@ -473,7 +474,10 @@ def _limits(options: m.Facts) -> TimeLimits | None:
 def restore_options(job: Job) -> None:
     """Set what a job's stored options say of it."""
     if job.options is not None:
-        options = decode_value(job.options)
+        try:
+            options = decode_value(job.options)
+        except RemoteProtocolError as error:
+            raise StoreError(f"what job {job.seq} was submitted with is damaged: {error}") from None
         parent = options.get("parent")
         job.parent = None if parent is None else int(parent[0])
         job.delivery = options.get("delivery")

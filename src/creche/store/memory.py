@@ -14,7 +14,6 @@ import os
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from heapq import nsmallest
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
@@ -104,9 +103,9 @@ class _Tail:
                 yield seqs[place]
 
 
-class _Due:
-    """The stored delayed jobs by (due_at, seq). What goes is dropped from the set at once, and from
-    the list when half of it is gone."""
+class _Moments:
+    """Jobs by (moment, seq), in order. What goes is dropped from the set at once, and from the list
+    when half of it is gone."""
 
     __slots__ = ("_listed", "_live")
 
@@ -114,16 +113,16 @@ class _Due:
         self._listed: list[tuple[float, int]] = []
         self._live: set[tuple[float, int]] = set()
 
-    def add(self, due_at: float, seq: int) -> None:
-        entry = (due_at, seq)
+    def add(self, moment: float, seq: int) -> None:
+        entry = (moment, seq)
         place = bisect_left(self._listed, entry)
         # It may be there still from the last time that this job was here.
         if self._listed[place : place + 1] != [entry]:
             self._listed.insert(place, entry)
         self._live.add(entry)
 
-    def remove(self, due_at: float, seq: int) -> None:
-        self._live.remove((due_at, seq))
+    def remove(self, moment: float, seq: int) -> None:
+        self._live.remove((moment, seq))
         if len(self._listed) > 2 * len(self._live) + 64:
             self._listed = sorted(self._live)
 
@@ -135,9 +134,11 @@ class _Due:
             if entry in self._live:
                 yield entry[1]
 
-    @property
-    def first_at(self) -> float | None:
-        return next((entry[0] for entry in self._listed if entry in self._live), None)
+    def first_after(self, moment: float) -> float | None:
+        for place in range(bisect_right(self._listed, (moment, math.inf)), len(self._listed)):
+            if self._listed[place] in self._live:
+                return self._listed[place][0]
+        return None
 
 
 class MemoryStore:
@@ -163,12 +164,12 @@ class MemoryStore:
         self._ended: dict[int, _Ended] = {}
         self._forgotten: dict[int, _Ended] = {}
         self._tails: dict[int, _Tail] = {}
-        self._due = _Due()
+        self._due = _Moments()
         """Stored delayed jobs: these are in no tail."""
         self._delayed: Counter[int] = Counter()
         """How many of them each lane has."""
-        self._expiring: dict[int, float] = {}
-        """When unfinished jobs expire, of those that do."""
+        self._expiring = _Moments()
+        """Unfinished jobs that expire."""
         self._tries: dict[int, list[TryRow]] = {}
         self._kept_bytes = 0
         # Lists by state and not dictionaries: an enum's hash is a Python call, its index is not.
@@ -201,8 +202,8 @@ class MemoryStore:
             tasks=[self._tasks[name] for name in sorted(self._tasks)],
             ended=len(self._ended),
             delayed=[DelayCount(*count) for count in sorted(self._delayed.items()) if count[1]],
-            next_due_at=self._due.first_at,
-            next_expiry_at=min(self._expiring.values(), default=None),
+            next_due_at=self._due.first_after(-math.inf),
+            next_expiry_at=self._expiring.first_after(-math.inf),
         )
         await trio.lowlevel.checkpoint()
         return recovery
@@ -293,7 +294,7 @@ class MemoryStore:
             else:
                 self._tail(standing.lane).add(seq)
         if standing.expires_at is not None:
-            self._expiring[seq] = standing.expires_at
+            self._expiring.add(standing.expires_at, seq)
 
     def _leave(self, seq: int, standing: Standing) -> None:
         if standing.stored:
@@ -303,7 +304,7 @@ class MemoryStore:
             else:
                 self._tails[standing.lane].remove(seq)
         if standing.expires_at is not None:
-            del self._expiring[seq]
+            self._expiring.remove(standing.expires_at, seq)
 
     def _try(self, tries: Iterable[TryRow]) -> None:
         for row in tries:
@@ -364,18 +365,15 @@ class MemoryStore:
     async def expired(self, now: float, most: int) -> Expired:
         """See `LedgerStore.expired`."""
         self._check_open()
-        waiting = (JobState.QUEUED, JobState.PARKED, JobState.DELAYED)
-        over = nsmallest(
-            most,
-            (
-                (at, seq)
-                for seq, at in self._expiring.items()
-                if at <= now and self._unfinished[seq].state in waiting
-            ),
+        over = (
+            seq
+            for seq in self._expiring.between((-math.inf, 0), now)
+            if self._unfinished[seq].state.is_waiting
         )
-        next_at = min((at for at in self._expiring.values() if at > now), default=None)
+        ids = [self._jobs[seq].id for seq in islice(over, most)]
+        next_at = self._expiring.first_after(now)
         await trio.lowlevel.checkpoint()
-        return Expired([self._jobs[seq].id for _, seq in over], next_at)
+        return Expired(ids, next_at)
 
     async def outcomes(
         self, ids: Collection[bytes], max_bytes: int | None = None
