@@ -45,6 +45,11 @@ def retried(path: str) -> int:
     return len(path)
 
 
+@task(executor="asyncio")
+async def on_asyncio(path: str) -> int:
+    return len(path)
+
+
 @task("counted", priority=Priority.LOW, registry=Registry())
 async def async_with_options(*counts: int) -> int:
     return sum(counts)
@@ -73,6 +78,7 @@ named("1")  # type: ignore[arg-type]
 
 async def calling() -> None:
     assert_type(await fetch("a"), bytes)
+    assert_type(await on_asyncio("a"), int)
     assert_type(await async_with_options(1, 2, 3), int)
     assert_type(await fetch.with_options(priority=TaskPriority.LOW)("a"), bytes)
     await fetch(url=b"a")  # type: ignore[arg-type]

@@ -51,6 +51,7 @@ from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettin
 from creche.errors import ListenError, SettingsError
 from creche.store.base import Durability, Retention
 from creche.store.urls import check_free, make_store
+from creche.tasks.options import AsyncExecutor
 
 logger = logging.getLogger("creche.plane")
 
@@ -71,6 +72,7 @@ async def control_plane(
     store_bytes: Count | None = None,
     workers: CountOrNone = 1,
     concurrency: Count = 10,
+    async_executor: AsyncExecutor = "coroutine",
     gui: Annotated[bool, Parameter(name="--gui", negative="--no-gui")] = True,
     gui_host: Annotated[str, Parameter(metavar="HOST")] = "127.0.0.1",
     gui_port: Port = 8080,
@@ -102,6 +104,8 @@ async def control_plane(
             when not given.
         workers: How many local worker processes to run.
         concurrency: How many jobs each of them runs at a time.
+        async_executor: Where they run async def tasks that do not say it themselves: coroutine
+            (on Trio) or asyncio.
         gui: Serve the live page.
         gui_host: Where the page listens.
         gui_port: Its port; 0 takes a free one.
@@ -146,7 +150,8 @@ async def control_plane(
     modules = (task_modules or []) if workers else []
     tasks = await _check(modules) if modules else []
     local = _LocalWorkers(
-        modules, tasks, workers if modules else 0, concurrency, worker_id, settings
+        *(modules, tasks, workers if modules else 0, concurrency, async_executor, worker_id),
+        settings,
     )
     house = _House(store, store_bytes, settings, local, page, log_level, ready_fd)
     return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
@@ -337,6 +342,7 @@ class _LocalWorkers:
     tasks: Sequence[str]
     number: int
     concurrency: int
+    async_executor: AsyncExecutor
     prefix: str
     settings: PlaneSettings
 
@@ -351,6 +357,7 @@ class _LocalWorkers:
         return argv(
             *("worker", "--connect", url, "--worker-id", name),
             *("--concurrency", str(self.concurrency)),
+            *("--async-executor", self.async_executor),
             *("--drain-timeout", str(max(self.settings.drain_s, 0.1))),
             *("--grace", str(self.settings.grace_s)),
             *("--log-level", log_level),

@@ -51,10 +51,10 @@ COMMANDS = frozenset(
 application."""
 
 SHARED = frozenset(
-    {"concurrency", "connect", "drain-timeout", "fairness", "grace", "gui", "gui-host"}
-    | {"gui-port", "json", "keep-alive", "lease", "limit", "listen", "log-level", "priority"}
-    | {"queue", "queues", "result-cache-bytes", "result-cache-size", "result-cache-ttl", "store"}
-    | {"task-modules", "timeout", "window", "worker-id", "workers"}
+    {"async-executor", "concurrency", "connect", "drain-timeout", "fairness", "grace", "gui"}
+    | {"gui-host", "gui-port", "json", "keep-alive", "lease", "limit", "listen", "log-level"}
+    | {"priority", "queue", "queues", "result-cache-bytes", "result-cache-size"}
+    | {"result-cache-ttl", "store", "task-modules", "timeout", "window", "worker-id", "workers"}
 )
 """The options that may stand outside of a table; what is not here is a typing mistake."""
 

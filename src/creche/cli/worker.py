@@ -37,6 +37,7 @@ from creche.cli.processes import (
 )
 from creche.errors import ClientClosed, SettingsError
 from creche.tasks import LoadReport, load, task_registry
+from creche.tasks.options import AsyncExecutor
 from creche.worker.runner import Worker
 from creche.worker.settings import WorkerSettings
 
@@ -61,6 +62,7 @@ async def worker(
     connect: Connect = DEFAULT_URL,
     queues: Names | None = None,
     concurrency: Count = 10,
+    async_executor: AsyncExecutor = "coroutine",
     worker_id: Annotated[str | None, Parameter(metavar="NAME")] = None,
     drain_timeout: Seconds = 30.0,
     log_level: LogLevel = "info",
@@ -79,6 +81,8 @@ async def worker(
         queues: What to listen on, most important first. When not given: `default`, and the
             queues that its tasks name.
         concurrency: How many jobs run at a time.
+        async_executor: Where async def tasks run that do not say it themselves: coroutine (on
+            Trio) or asyncio.
         worker_id: Its name, which no other worker of the plane may have. When not given: host and
             process id.
         drain_timeout: How many seconds jobs have to end when the worker stops.
@@ -102,6 +106,7 @@ async def worker(
         worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
         queues=chosen,
         concurrency=concurrency,
+        async_executor=async_executor,
         settings=WorkerSettings(drain_s=drain_timeout),
         version=__version__,
     )

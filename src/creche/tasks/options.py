@@ -13,8 +13,12 @@ from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
 
-Executor = Literal["coroutine", "thread"]
-"""Where a task runs: as a coroutine on the worker's Trio loop, or in one of its threads."""
+Executor = Literal["coroutine", "asyncio", "thread"]
+"""Where a task runs: as a coroutine on the worker's Trio loop, or on its asyncio loop, or in one of
+its threads."""
+
+AsyncExecutor = Literal["coroutine", "asyncio"]
+"""Where an ``async def`` can run."""
 
 Delivery = Literal["at-least-once", "at-most-once"]
 """What a lost worker means for an attempt: run it again, or set the job to `lost`."""

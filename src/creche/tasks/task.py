@@ -85,6 +85,8 @@ class Task(Generic[P, R_co]):
     name: str
     function: Callable[P, Any]
     executor: Executor
+    says_executor: bool
+    """Whether the executor was named, and is not what the function suggests."""
     signature: Signature
     place: str
     """Where the function was written, as ``file:line``."""
@@ -112,6 +114,8 @@ class Task(Generic[P, R_co]):
         options: SubmitOptions,
         retry_on: tuple[type[BaseException], ...] = (Exception,),
         never_retry_on: tuple[type[BaseException], ...] = (),
+        *,
+        says_executor: bool = False,
     ) -> None:
         # First, as it copies the function's own attributes, and ours must win.
         functools.update_wrapper(self, function)
@@ -119,6 +123,7 @@ class Task(Generic[P, R_co]):
         self.name = name
         self.function = function
         self.executor = executor
+        self.says_executor = says_executor
         self.signature = signature
         self.place = _place_of(function)
         self.doc = printable((inspect.getdoc(source) or "").partition("\n")[0], MAX_DOC_LENGTH)
@@ -254,8 +259,9 @@ def task(subject: Any = None, /, **options: Any) -> Any:
         name: what jobs ask for. The function's own name when it is not given.
         queue: where its jobs go unless the submission says otherwise (``default``).
         priority: a `Priority` or its word; normal when neither task nor submission say.
-        executor: ``"thread"`` for a ``def``, ``"coroutine"`` for an ``async def``; the function
-            decides, so that naming it only states what is expected.
+        executor: where its jobs run: ``"thread"`` for a ``def``; for an ``async def``
+            ``"coroutine"``, on the worker's Trio loop, or ``"asyncio"``, for what needs libraries
+            made for that. The function decides, and for an ``async def`` the worker's option.
         delivery: ``"at-least-once"``, or ``"at-most-once"`` for what must not run twice even if
             its worker is lost in the middle.
         retries: how often a job that has failed is tried again: a number, or ``"forever"``. None
@@ -297,8 +303,11 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         raise TaskDefinitionError(
             f"{where}: Python cannot tell its signature ({error}): wrap it in a def of your own"
         ) from error
-    kind = AsyncTask if executor == "coroutine" else SyncTask
-    made: Task[..., Any] = kind(function, name, signature, executor, options, *judged)
+    kind = SyncTask if executor == "thread" else AsyncTask
+    says_executor = given.get("executor") is not None
+    made: Task[..., Any] = kind(
+        function, name, signature, executor, options, *judged, says_executor=says_executor
+    )
     registry: Registry | None = given.get("registry")
     (task_registry if registry is None else registry).register(made)
     return made
@@ -390,11 +399,11 @@ def _executor_of(where: str, function: Any, given: object) -> Executor:
         )
     # A plain wrapper around an async def returns the coroutine of it. That cannot be seen, as
     # some wrappers run it instead; saying so by executor='coroutine' settles it.
-    if given == "coroutine" and not is_async:
+    if given != "thread" and not is_async:
         if inspect.iscoroutinefunction(inspect.unwrap(plain)):
-            return "coroutine"
+            return cast(Executor, given)
         raise TaskDefinitionError(
-            f"{where} is a plain def and cannot run with executor='coroutine': leave the option "
+            f"{where} is a plain def and cannot run with executor={given!r}: leave the option "
             "out, or write an async def"
         )
     return cast(Executor, given)

@@ -26,6 +26,7 @@ from creche.engine.plane import Running, run_plane
 from creche.engine.settings import PlaneSettings
 from creche.store.base import Store
 from creche.store.memory import MemoryStore
+from creche.tasks.options import AsyncExecutor
 from creche.tasks.registry import Registry
 from creche.tasks.task import Task
 from creche.worker.runner import Worker
@@ -82,6 +83,7 @@ class Cluster:
         *,
         queues: Sequence[str] = ("default",),
         concurrency: int = 10,
+        async_executor: AsyncExecutor = "coroutine",
         tasks: Iterable[Task[..., Any]] | None = None,
     ) -> Worker:
         """Start a worker and return it when the plane has welcomed it. It runs until drained, or
@@ -98,6 +100,7 @@ class Cluster:
             worker_id=name,
             queues=queues,
             concurrency=concurrency,
+            async_executor=async_executor,
             draw=lambda: 0.5,
         )
         await self._nursery.start(worker.run)

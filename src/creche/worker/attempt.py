@@ -14,6 +14,7 @@ import trio
 from creche.model.job import JobState
 from creche.model.limits import TimeLimits
 from creche.peer.parent import Token
+from creche.tasks.options import Executor
 from creche.tasks.task import Task
 from creche.wire import messages as m
 
@@ -70,6 +71,8 @@ class Attempt:
 
     __slots__ = (
         "began_at",
+        "cancel",
+        "executor",
         "hard_end",
         "has_seen_stop",
         "home",
@@ -95,10 +98,13 @@ class Attempt:
         "waits",
     )
 
-    def __init__(self, home: Home, task: Task[..., Any], is_threaded: bool, offer: m.Offer) -> None:
+    def __init__(
+        self, home: Home, task: Task[..., Any], executor: Executor, offer: m.Offer
+    ) -> None:
         self.home = home
         self.task = task
-        self.is_threaded = is_threaded
+        self.executor = executor
+        self.is_threaded = executor == "thread"
         seq, epoch, number, self.id, _, self.priority, self.payload, options = offer
         self.token: Token = (seq, epoch, number)
         self.offered_plane = home.plane
@@ -109,6 +115,8 @@ class Attempt:
         self.is_given_up = False
         # What stopping cancels: the body if it is a coroutine, a thread's waits if not.
         self.scopes: list[trio.CancelScope] | None = None
+        # And what it calls, if the body is on another loop.
+        self.cancel: Callable[[], object] | None = None
         # How many of its waits lend its slot; guarded by the floor's lock.
         self.waits = 0
         # When its body began, and should and must have left, by its home's clock. Known when it
@@ -173,6 +181,8 @@ class Attempt:
             self.stop_why = why
         for scope in self.scopes or ():
             scope.cancel()
+        if self.cancel is not None:
+            self.cancel()
 
 
 _NO_LIMITS = (TimeLimits(), math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -138,7 +139,17 @@ class JobContext:
 
     @property
     def client(self) -> Submitter:
-        """Submits and waits, over the worker's own session. For ``async def`` tasks."""
+        """Submits and waits, over the worker's own session. For ``async def`` tasks on Trio; those
+        on asyncio use a `Client` of their own.
+
+        Raises:
+            RuntimeError: the job runs on asyncio.
+        """
+        if self._attempt.executor == "asyncio":
+            raise RuntimeError(
+                "this job runs on asyncio, and current_job().client is on the worker's Trio loop: "
+                "use `async with Client() as client`"
+            )
         return self._attempt.home.submitter
 
     @property
@@ -217,6 +228,11 @@ class BlockingVerbs:
 
     def _call(self, verb: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> T:
         home = self._attempt.home
+        if self._attempt.executor == "asyncio" and asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "current_job().blocking would block the asyncio loop: use `async with Client() as "
+                "client`, or call it from a thread (asyncio.to_thread)"
+            )
         if os.getpid() != home.pid:
             raise RuntimeError("a process that a job has forked has no connection to the plane")
         call = partial(verb, *args, **kwargs)

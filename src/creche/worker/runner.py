@@ -17,6 +17,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import trio
 
@@ -27,7 +28,9 @@ from creche.model.job import JobState
 from creche.peer.link import Link, LinkSettings
 from creche.peer.parent import Token
 from creche.peer.submitter import Submitter
+from creche.tasks.options import AsyncExecutor, Executor
 from creche.tasks.registry import Registry
+from creche.tasks.task import Task
 from creche.wire import codec
 from creche.wire import messages as m
 from creche.wire.session import Role
@@ -35,6 +38,7 @@ from creche.worker.ahead import LookAhead
 from creche.worker.attempt import Attempt, Home
 from creche.worker.collector import Collector
 from creche.worker.executors import end_by_stop
+from creche.worker.executors.asyncio_loop import AsyncioExecutor
 from creche.worker.executors.coroutine import CoroutineExecutor, run_body
 from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
@@ -62,6 +66,7 @@ class Worker:
         worker_id: the worker's name. One plane knows one worker of a name at a time.
         queues: the queues to listen on, most important first.
         concurrency: how many bodies run at a time.
+        async_executor: where ``async def`` tasks run that do not say it themselves.
         version: the version of this package, to be shown beside the worker.
         draw: random numbers in [0, 1), for the delays between two dials.
     """
@@ -75,6 +80,7 @@ class Worker:
         worker_id: str,
         queues: Sequence[str] = ("default",),
         concurrency: int = 10,
+        async_executor: AsyncExecutor = "coroutine",
         settings: WorkerSettings = _SETTINGS,
         link_settings: LinkSettings = _LINK_SETTINGS,
         limits: codec.Limits = codec.DEFAULT_LIMITS,
@@ -89,7 +95,9 @@ class Worker:
         self._settings = settings
         self._version = version
         self._declarations = [task.declaration() for task in registry]
-        self._tasks = {task.name: (task, task.executor == "thread") for task in registry}
+        self._tasks: dict[str, tuple[Task[..., Any], Executor]] = {
+            task.name: (task, _executor(task, async_executor)) for task in registry
+        }
         self._session = os.urandom(16)
         self._incarnation = os.urandom(16)
 
@@ -112,6 +120,7 @@ class Worker:
         self._home = Home(worker_id, self._floor, self.submitter)
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
         self._threads = ThreadExecutor(self._floor, self._collector.add_from_thread)
+        self._asyncio = AsyncioExecutor(self._floor, self._collector.add_from_thread)
         self._lease = LeaseWatch(
             self.link, self._floor, on_lost=self._on_lease_lost, on_held=self._pump
         )
@@ -189,6 +198,7 @@ class Worker:
             self._floor.open(False)
             self._floor.drop_all()
             self._threads.close()
+            self._asyncio.close()
             watchdog.close()
             unguard_this_loop()
         if self.link.failure is not None and not self._is_ending:
@@ -256,13 +266,15 @@ class Worker:
         self.has_left.set()
         if stuck := self._threads.inside():
             logger.warning("left to themselves, as a thread cannot be stopped: %s", _names(stuck))
-        if stuck := self._coroutines.inside():
+        if stuck := [*self._coroutines.inside(), *self._asyncio.inside()]:
             logger.warning("still cleaning up, and cannot be hurried: %s", _names(stuck))
 
     def _is_cleaned_up(self) -> bool:
         """Whether bodies that were told to leave have left. A thread may do so or not, and who is
         in a hurry does not wait for one."""
-        return not (self._coroutines.inside() if self._leaving.is_hurried else self._floor.running)
+        if not self._leaving.is_hurried:
+            return not self._floor.running
+        return not (self._coroutines.inside() or self._asyncio.inside())
 
     # --- what the link calls --------------------------------------------------------------------
 
@@ -356,8 +368,8 @@ class Worker:
         known = self._tasks.get(offer.task)
         if known is None or self._leaving.is_begun:
             return None
-        task, is_threaded = known
-        attempt = Attempt(self._home, task, is_threaded, offer)
+        task, executor = known
+        attempt = Attempt(self._home, task, executor, offer)
         held = self._holdings.held.setdefault(attempt.token, attempt)
         if held is attempt:
             self._floor.add(attempt)
@@ -389,8 +401,10 @@ class Worker:
     def _pump(self) -> None:
         """Begin what may begin."""
         while (attempt := self._floor.take()) is not None:
-            if attempt.is_threaded:
+            if attempt.executor == "thread":
                 self._threads.start(attempt)
+            elif attempt.executor == "asyncio":
+                self._asyncio.start(attempt)
             else:
                 self._coroutines.start(attempt)
 
@@ -464,6 +478,13 @@ class Worker:
         if tokens:
             self._is_unsaid |= not self.link.is_connected or self._leaving.resume_s > 0
             self.link.post(m.HandBack([list(token) for token in tokens]))
+
+
+def _executor(task: Task[..., Any], async_executor: AsyncExecutor) -> Executor:
+    """Return where this worker runs a task."""
+    if task.executor == "coroutine" and not task.says_executor:
+        return async_executor
+    return task.executor
 
 
 def _names(attempts: Iterable[Attempt]) -> str:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.trio
 
 async def told(address: str, *, tasks: Sequence[str] = (), number: int = 0) -> float:
     """Have a plane say that it is ready; return how long that took, in virtual seconds."""
-    local = _LocalWorkers(["shop"], tasks, number, 10, "local", PlaneSettings())
+    local = _LocalWorkers(["shop"], tasks, number, 10, "coroutine", "local", PlaneSettings())
     house = _House("memory:", None, PlaneSettings(), local, None, "info", None)
     async with open_house() as opened:
         began = trio.current_time()

@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[Callable[[Registry], object], str]] = {
     "priority-number": (wants_options(priority=9), "9 is no priority"),
     "executor-word": (
         wants_options(executor="process"),
-        "'process' is no executor: use 'coroutine' or 'thread'",
+        "'process' is no executor: use 'coroutine' or 'asyncio' or 'thread'",
     ),
     "executor-odd": (wants_options(executor=["thread"]), "is no executor"),
     "coroutine-def": (wants_options(executor="coroutine"), "or write an async def"),

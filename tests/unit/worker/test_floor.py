@@ -36,7 +36,9 @@ def make_attempt(floor: Floor, seq: int, priority: int = 2, is_threaded: bool = 
     home = Home("w", floor, cast(Any, None))
     known = registry.get("work")
     assert known is not None
-    return Attempt(home, known, is_threaded, offer(seq, "work", priority=priority))
+    return Attempt(
+        home, known, "thread" if is_threaded else "coroutine", offer(seq, "work", priority=priority)
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000)), unique_by=lambda x: x[1]))

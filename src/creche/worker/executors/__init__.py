@@ -72,14 +72,16 @@ def end_by_stop(attempt: Attempt) -> None:
         attempt.state = JobState.CANCELLED
         attempt.outcome = None
     if attempt.state is JobState.CANCELLED and attempt.outcome is None:
-        if attempt.stage is Stage.GONE:
-            how = "it had not begun"
-        elif attempt.is_threaded:
-            how = "its thread saw that it was cancelled, and left"
-        else:
-            how = "its coroutine was cancelled"
+        how = "it had not begun" if attempt.stage is Stage.GONE else _HOW[attempt.executor]
         failure = Failure("creche.Cancelled", attempt.stop_why, notes=(how,))
         attempt.outcome = encode_value(failure.as_data())
+
+
+_HOW = {
+    "coroutine": "its coroutine was cancelled",
+    "asyncio": "its asyncio task was cancelled",
+    "thread": "its thread saw that it was cancelled, and left",
+}
 
 
 def fail(attempt: Attempt, error: BaseException, *, is_hopeless: bool = False) -> None:
@@ -92,6 +94,8 @@ def fail(attempt: Attempt, error: BaseException, *, is_hopeless: bool = False) -
         return
     if not is_hopeless:
         attempt.retry = another_try(attempt.task, error)
+    if attempt.executor == "coroutine" and isinstance(error, RuntimeError):
+        _hint_at_asyncio(error)
     cause = error.__cause__ if isinstance(error, Retry | Snooze) else None
     attempt.outcome = encode_value(failure_of(cause or error).as_data())
     attempt.state = JobState.FAILED
@@ -125,6 +129,15 @@ def _parts(error: BaseException) -> Iterator[BaseException]:
             yield from _parts(part)
     else:
         yield error
+
+
+def _hint_at_asyncio(error: RuntimeError) -> None:
+    """If the body needed asyncio, add to its error what to do."""
+    if "no running event loop" in str(error):
+        error.add_note(
+            "this needs asyncio, and the job runs on Trio: write @task(executor='asyncio'), or "
+            "start the worker with --async-executor asyncio"
+        )
 
 
 _HOPELESS = (InvalidArguments, NotEncodable)
