@@ -19,6 +19,7 @@ from creche.engine.core import Core
 from creche.engine.plane import DEFAULT_SETTINGS, Running, run_plane
 from creche.engine.settings import PlaneSettings
 from creche.errors import ChannelBroken
+from creche.model.failure import Failure
 from creche.model.ids import new_id
 from creche.store.base import Store
 from creche.store.memory import MemoryStore
@@ -30,6 +31,7 @@ M = TypeVar("M")
 START = 1_800_000_000.0
 _NUMBERS = count(1)
 """No two peers of a run are alike, whichever plane they talk to."""
+_BUSY = encode_value(Failure("Busy", "come back later").as_data())
 
 
 def wall_clock() -> float:
@@ -177,6 +179,20 @@ class Peer:
                 self._n, offer.seq, offer.epoch, offer.attempt, state, encode_value(result), run_us
             )
         )
+        return self._n
+
+    async def try_again(
+        self,
+        offer: m.Offer,
+        after_us: int | None = None,
+        *,
+        is_counted: bool = True,
+        outcome: bytes = _BUSY,
+    ) -> int:
+        """Report that an attempt has come to nothing, and return the report's number."""
+        self._n += 1
+        token = (offer.seq, offer.epoch, offer.attempt)
+        await self.say(m.TryAgain(self._n, *token, outcome, 1000, after_us, is_counted))
         return self._n
 
 

@@ -13,6 +13,7 @@ from tests.cluster.test_windows import LISTENING, DiskLike, number
 from creche.engine import delays
 from creche.engine.lanes import JOB_BYTES
 from creche.engine.settings import PlaneSettings
+from creche.engine.timers import LOOK_S
 from creche.errors import StoreError
 from creche.model.job import JobState
 from creche.store.memory import MemoryStore
@@ -255,8 +256,11 @@ async def test_a_clock_that_is_set_forward_is_noticed(autojump_clock, monkeypatc
         await submitted_later(client, 1, 7200.0)
         await trio.sleep(10)
         house.core.now = lambda: wall_clock() + 7200.0
+        set_at = trio.current_time()
         offer = await worker.hear(m.Offer, 40)
+        assert trio.current_time() - set_at <= LOOK_S
         await worker.finish(offer)
+        assert (await worker.hear(m.Settled)).ns == [1]
 
 
 class SlowReads(DiskLike):

@@ -13,7 +13,7 @@ from creche.model.job import JobState
 from creche.store.base import Batch
 from creche.store.memory import MemoryStore
 from creche.wire import messages as m
-from creche.wire.payload import decode_value
+from creche.wire.payload import decode_call, decode_value
 from creche.wire.session import Grammar, Role
 
 pytestmark = pytest.mark.trio
@@ -410,3 +410,5 @@ async def test_a_worker_without_a_slot_is_given_nothing_however_urgent(autojump_
             await worker.say(m.Capacity(0, 0))
             await client.submitted(9, priority=0)
             await worker.hears_nothing(m.Offer, 5)
+            await worker.say(m.Capacity(1, 0))
+            assert decode_call((await worker.hear(m.Offer)).payload) == ([9], {})

@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 import trio
-from tests.cluster.scripted import Peer, open_house
+from tests.cluster.scripted import open_house
 from tests.cluster.test_delays import patient
 from tests.cluster.test_windows import LISTENING, DiskLike, number
 
 from creche import JobFailed, JobState, Retry, Snooze
 from creche.engine.settings import PlaneSettings
-from creche.model.failure import Failure
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
-from creche.wire.payload import encode_value
 from creche.worker.context import current_job
 
 pytestmark = pytest.mark.trio
@@ -277,17 +275,6 @@ async def test_of_many_jobs_of_which_a_third_fail_now_and_then_each_is_tried_as_
         assert counts == {"succeeded": jobs - failed, "failed": failed}
 
 
-async def tries_again(
-    worker: Peer, offer: m.Offer, after_us: int | None = None, *, is_counted: bool = True
-) -> int:
-    """Report that an attempt has come to nothing, and return the report's number."""
-    outcome = encode_value(Failure("Busy", "come back later").as_data())
-    token = (offer.seq, offer.epoch, offer.attempt)
-    worker._n += 1
-    await worker.say(m.TryAgain(worker._n, *token, outcome, 1000, after_us, is_counted))
-    return worker._n
-
-
 RETRYING: dict[str, Any] = {"retry": {"retries": 2, "backoff": 5.0, "jitter": 0.0}}
 
 
@@ -307,14 +294,14 @@ async def test_a_report_is_settled_when_the_next_try_is_on_disk_and_said_twice_c
         for tries in (0, 1):
             offer = await worker.hear(m.Offer, 100)
             assert offer.options == ({"tries": tries} if tries else None)
-            n = await tries_again(worker, offer)
-            await tries_again(worker, offer)
+            n = await worker.try_again(offer)
+            await worker.try_again(offer)
             while n not in (await worker.hear(m.Settled)).ns:
                 pass
             record = await client.ask("job", id=job.id)
             assert (record["state"], record["failures"]) == ("delayed", tries + 1)
         offer = await worker.hear(m.Offer, 100)
-        await tries_again(worker, offer)
+        await worker.try_again(offer)
         await trio.sleep(1)
         record = await client.ask("job", id=job.id)
         assert (record["state"], record["failures"]) == ("failed", 3)
@@ -331,8 +318,8 @@ async def test_an_attempt_that_runs_at_most_once_is_not_tried_again_but_may_snoo
     ):
         await worker.ready("echo", slots=1)
         job = await client.submitted(1, options=once)
-        await tries_again(worker, await worker.hear(m.Offer), 5_000_000, is_counted=False)
-        await tries_again(worker, await worker.hear(m.Offer, 100))
+        await worker.try_again(await worker.hear(m.Offer), 5_000_000, is_counted=False)
+        await worker.try_again(await worker.hear(m.Offer, 100))
         await trio.sleep(1)
         assert (await client.ask("job", id=job.id))["state"] == "failed"
 
@@ -345,9 +332,7 @@ async def test_what_a_worker_says_of_a_try_and_nobody_can_read_disturbs_nobody(a
     ):
         await worker.ready("echo", slots=1)
         job = await client.submitted(1, options=RETRYING)
-        offer = await worker.hear(m.Offer)
-        token = (offer.seq, offer.epoch, offer.attempt)
-        await worker.say(m.TryAgain(1, *token, b"\xff\xff", 5, None, True))
+        await worker.try_again(await worker.hear(m.Offer), outcome=b"\xff\xff")
         await worker.hear(m.Settled)
         (made,) = (await client.ask("job", id=job.id))["tries"]
         assert "cannot be read" in made["error"]["message"]

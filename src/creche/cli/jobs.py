@@ -87,7 +87,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     facts += [(name, moment_text(record.get(f"{name}_at"))) for name in moments]
     if record.get("due_at") is not None:
         facts.append(("due", moment_text(record["due_at"])))
-    facts += [(f"try {n}", _try_text(made)) for n, made in _numbered(record.get("tries", []))]
+    facts += [(f"try {made['attempt']}", _try_text(made)) for made in record.get("tries", ())]
     facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
     facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
     return facts
@@ -96,11 +96,6 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _failures_text(record: dict[str, Any]) -> str:
     retries = record.get("retry", {}).get("retries", 0)
     return f"{record['failures']} ({retries} {'retry' if retries == 1 else 'retries'} allowed)"
-
-
-def _numbered(tries: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Return the tries that are kept, each with the number of its attempt."""
-    return [(int(made["attempt"]), made) for made in tries]
 
 
 def _try_text(made: dict[str, Any]) -> str:

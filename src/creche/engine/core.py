@@ -18,7 +18,7 @@ from creche.engine.dispatch import Dispatch
 from creche.engine.expiries import Expiries, make_expired
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
-from creche.engine.lanes import Lane, Lanes, Space
+from creche.engine.lanes import READ_AGAIN_S, Lane, Lanes, Space
 from creche.engine.leases import Leases, make_end
 from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.sessions import Session, Sessions
@@ -34,9 +34,6 @@ from creche.wire import messages as m
 from creche.wire.payload import decode_value
 
 logger = logging.getLogger("creche.plane")
-
-READ_AGAIN_S = 5.0
-"""How long to wait before a lane's tail that could not be read is tried again."""
 
 CANCEL_AT_A_TIME = 1000
 """Jobs that are cancelled in one step of the plane; other work goes on between."""
@@ -280,10 +277,7 @@ class Core:
                 break
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in ids:
-            job = self.by_id.get(job_id)
-            if job is None and job_id in rows:
-                job = self.revive(rows[job_id])
-                job.is_stored = True
+            job = self._unfinished(job_id, rows)
             if job is not None:
                 if job.is_committed and job.state.is_waiting:
                     self.end_waiting(job, JobState.CANCELLED, outcome)
@@ -301,10 +295,7 @@ class Core:
         rows, _ = await self._find(ids)
         # No checkpoint below.
         for job_id in ids:
-            job = self.by_id.get(job_id)
-            if job is None and job_id in rows:
-                job = self.revive(rows[job_id])
-                job.is_stored = True
+            job = self._unfinished(job_id, rows)
             if (
                 job is not None
                 and job.is_committed
@@ -313,6 +304,14 @@ class Core:
             ):
                 self.end_waiting(job, JobState.EXPIRED, make_expired(job))
         self.journal.wake()
+
+    def _unfinished(self, job_id: bytes, rows: Mapping[bytes, JobRow]) -> Job | None:
+        """Return the unfinished job of an id: from memory, or made of what `_find` has found."""
+        job = self.by_id.get(job_id)
+        if job is None and job_id in rows:
+            job = self.revive(rows[job_id])
+            job.is_stored = True
+        return job
 
     def _is_arriving(self, job_id: bytes) -> bool:
         job = self.by_id.get(job_id)

@@ -1,8 +1,7 @@
 """Delays: jobs whose time has not come, whether they were submitted so or wait to be tried again.
 
 The next ones are in memory, in one heap of all lanes; what finds no room there waits in the store
-and is read back shortly before its time. Moments are UTC, as users give them, so the sleep until
-the next one is bounded: a clock that is set, or a machine that wakes up, is noticed soon.
+and is read back shortly before its time. Moments are UTC, as users give them.
 
 Where there is no disk all of them are in memory, and take up room in the windows of their lanes."""
 
@@ -15,8 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
-from creche.engine.lanes import JOB_BYTES
-from creche.engine.timers import Timer
+from creche.engine.lanes import JOB_BYTES, READ_AGAIN_S
+from creche.engine.timers import Alarm
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.job import JobState, check_move
 from creche.store.base import JobRow
@@ -39,16 +38,10 @@ AHEAD_S = 1.0
 EVERY_S = 0.05
 """How often stored jobs are read when there is no room to read ahead: each is read once then."""
 
-LOOK_S = 30.0
-"""The longest sleep: the clock may have been set meanwhile."""
-
 PIECE_JOBS, PIECE_BYTES = 1000, 8 * 1024 * 1024
 """How much is read from the store at a time."""
 
 _LATEST = (math.inf, 0)
-
-READ_AGAIN_S = 5.0
-"""How long to wait before delayed jobs that could not be read are tried again."""
 
 
 class Delays:
@@ -71,15 +64,13 @@ class Delays:
         """The least that `_read_to` was lowered to since the store was asked last: what came to the
         store meanwhile is not in its answer."""
         self._has_begun = False
-        self._timer: Timer | None = None
-        self._wakes_for = math.inf
-        """What the timer was set for: it may wake up sooner."""
+        self._alarm = Alarm(core.timers, lambda: core.now(), self._look)
 
     # --- coming and going -----------------------------------------------------------------------
 
-    def restore(self, counts: int, next_due_at: float | None) -> None:
+    def restore(self, stored: int, next_due_at: float | None) -> None:
         """Learn what the store holds, when it is opened."""
-        self.stored = counts
+        self.stored = stored
         self._read_at = math.inf if next_due_at is None else next_due_at - AHEAD_S
 
     def begin(self) -> None:
@@ -147,18 +138,11 @@ class Delays:
         first = self._heap[0][0] if self._heap else math.inf
         if not self._is_reading:
             first = min(first, self._read_at)
-        if not self._has_begun or first >= self._wakes_for:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wakes_for = first
-        if first < math.inf:
-            sleep_s = min(max(first - self._core.now(), 0.0), LOOK_S)
-            self._timer = self._core.timers.call_later(sleep_s, self._look)
+        if self._has_begun:
+            self._alarm.set(first)
 
     def _look(self) -> None:
         """Let go of what is due, and have read what will be soon."""
-        self._timer, self._wakes_for = None, math.inf
         now = self._core.now()
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)
@@ -184,7 +168,7 @@ class Delays:
 
     async def _read(self) -> None:
         """Read stored jobs whose time comes soon, piece after piece. What cannot be read is tried
-        again: it is late then, and holds up nobody else."""
+        again: it is late then, and so are the stored ones that are due after it."""
         try:
             while self._read_at <= self._core.now():
                 if not await self._read_piece():
@@ -211,7 +195,8 @@ class Delays:
             return self._take_in(rows, gone)
 
     def _take_in(self, rows: Sequence[JobRow], gone: set[int]) -> bool:
-        """No checkpoint."""
+        """Take those rows into memory that belong there; return whether there may be more of them.
+        No checkpoint."""
         core, now = self._core, self._core.now()
         read_to, read_at = self._read_to, self._read_at
         for row in rows:

@@ -116,12 +116,12 @@ class Dispatch:
             options["tries"] = job.tries
         if job.limits is not None:
             limits = job.limits.as_data()
-            if limits.pop("expires_s", None) is not None and not limits:
-                return options or None
+            limits.pop("expires_s", None)  # it begins in time
             if "deadline_at" in limits:
                 # What is left, as clocks differ; computed anew with each offer.
                 limits["left_s"] = max(limits.pop("deadline_at") - self._core.now(), 0.0)
-            options["limits"] = limits
+            if limits:
+                options["limits"] = limits
         return options or None
 
     def _pass_by_full_workers(self) -> None:

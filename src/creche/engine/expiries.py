@@ -11,11 +11,9 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-import trio
-
-from creche.engine.delays import LOOK_S, READ_AGAIN_S
 from creche.engine.job import Job
-from creche.engine.timers import Timer
+from creche.engine.lanes import READ_AGAIN_S
+from creche.engine.timers import Alarm
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.failure import Failure
 from creche.wire.payload import encode_value
@@ -41,8 +39,7 @@ class Expiries:
         """No job expires before this moment (UTC seconds)."""
         self._is_looking = False
         self._has_begun = False
-        self._timer: Timer | None = None
-        self._wakes_for = math.inf
+        self._alarm = Alarm(core.timers, lambda: core.now(), self._look)
 
     def restore(self, next_at: float | None) -> None:
         """Learn what the store knows, when it is opened."""
@@ -64,16 +61,10 @@ class Expiries:
         return job.expires_at is not None and job.expires_at <= self._core.now()
 
     def _arm(self) -> None:
-        if not self._has_begun or self._is_looking or self._next_at >= self._wakes_for:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wakes_for = self._next_at
-        sleep_s = min(max(self._next_at - self._core.now(), 0.0), LOOK_S)
-        self._timer = self._core.timers.call_later(sleep_s, self._look)
+        if self._has_begun and not self._is_looking:
+            self._alarm.set(self._next_at)
 
     def _look(self) -> None:
-        self._timer, self._wakes_for = None, math.inf
         if self._next_at <= self._core.now():
             self._is_looking = True
             self._core.spawn(self._expire)
@@ -104,7 +95,6 @@ class Expiries:
         finally:
             self._is_looking = False
         self._arm()
-        await trio.lowlevel.checkpoint()
 
 
 def make_expired(job: Job) -> bytes:

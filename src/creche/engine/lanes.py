@@ -38,6 +38,9 @@ LaneKey = tuple[str | None, int | None, str]
 task was never announced; park is "" or ``task:NAME``."""
 
 
+READ_AGAIN_S = 5.0
+"""How long to wait before stored jobs that could not be read are tried again."""
+
 JOB_BYTES = 600
 """About what a job takes in memory beside its payload."""
 

@@ -103,11 +103,11 @@ class Leases:
         if due_at is None:
             job.failures += message.is_counted
             if message.is_counted:
-                state, outcome = JobState.FAILED, message.outcome
+                core.end(job, JobState.FAILED, message.outcome, started_at, session, message.n)
             else:
                 # Who asks to run again, and is cancelled, has not failed.
-                state, outcome = JobState.CANCELLED, make_cancelled(job.cancelled or "") or b""
-            core.end(job, state, outcome or None, started_at, session, message.n)
+                outcome = make_cancelled(job.cancelled or "")
+                core.end(job, JobState.CANCELLED, outcome, started_at, session, message.n)
             return
         if message.is_counted:
             job.failures += 1

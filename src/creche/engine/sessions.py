@@ -109,8 +109,9 @@ class Session:
         self.doubts = Tally()
         """Submissions that are looked up, because they were sent before; and those behind them."""
         self.warned: set[str] = set()
-        self.warned_queues: set[str] = set()
         """Tasks that nobody had announced when this session submitted to them."""
+        self.warned_queues: set[str] = set()
+        """Queues that nobody listened on, likewise."""
         self.open_asks = 0
 
         # Of a worker:

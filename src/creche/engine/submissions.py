@@ -427,18 +427,17 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
             RetryPolicy.from_data(options["retry"])
         except ValueError as error:
             return "bad-retry", str(error)
-    if options.get("limits") is not None:
-        try:
-            TimeLimits.from_data(options["limits"])
-        except ValueError as error:
-            return "bad-limits", str(error)
+    try:
+        limits = _limits(options)
+    except ValueError as error:
+        return "bad-limits", str(error)
     for name, most in (("delay_s", MAX_DELAY_S), ("due_at", MAX_MOMENT)):
         value = options.get(name)
         if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
             return "bad-delay", f"{name} is a number of seconds from 0 to {most:,.0f}"
     if options.get("delay_s") is not None and options.get("due_at") is not None:
         return "bad-delay", "delay_s and due_at both say when: give one of them"
-    if _is_in_vain(options):
+    if limits is not None and _is_in_vain(limits, options):
         return "bad-limits", "it would expire before its time has come: it could never run"
     parent = options.get("parent")
     if parent is not None and not (
@@ -448,12 +447,9 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
     return None
 
 
-def _is_in_vain(options: m.Facts) -> bool:
+def _is_in_vain(limits: TimeLimits, options: m.Facts) -> bool:
     """Whether a job is delayed to a moment at which it has expired."""
-    limits = _limits(options)
     delay_s, due_at = options.get("delay_s"), options.get("due_at")
-    if limits is None:
-        return False
     if delay_s and limits.expires_s is not None and delay_s >= limits.expires_s:
         return True
     return bool(due_at and limits.deadline_at is not None and due_at >= limits.deadline_at)

@@ -1,4 +1,4 @@
-"""One heap and one Trio task for everything that happens at a moment."""
+"""One heap and one Trio task for everything that happens at a moment, of Trio's clock or of UTC."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable
 from itertools import count
 
 import trio
+
+LOOK_S = 30.0
+"""The longest sleep until a moment of UTC: the clock may be set, or the machine sleep."""
 
 
 class Timer:
@@ -76,3 +79,31 @@ class Timers:
                 self._sleeping.deadline = self._heap[0][0] if self._heap else math.inf
                 await trio.sleep_forever()
             self._sleeping = None
+
+
+class Alarm:
+    """Calls *action* when a moment of *clock* (UTC seconds) has come, or sooner: who is called
+    looks at the clock, and sets the alarm again. One moment at a time, the earliest."""
+
+    def __init__(
+        self, timers: Timers, clock: Callable[[], float], action: Callable[[], None]
+    ) -> None:
+        self._timers = timers
+        self._clock = clock
+        self._action = action
+        self._moment = math.inf
+        self._timer: Timer | None = None
+
+    def set(self, moment: float) -> None:
+        """Call at *moment*, unless it is set for one before that."""
+        if moment >= self._moment:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._moment = moment
+        sleep_s = min(max(moment - self._clock(), 0.0), LOOK_S)
+        self._timer = self._timers.call_later(sleep_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._moment = None, math.inf
+        self._action()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
 
 from creche.errors import CrecheError
+from creche.model.words import Word
 
 
-class JobState(IntEnum):
+class JobState(Word):
     """Where a job is in its life. The numbers are kept in stores and sent over the wire."""
 
     QUEUED = 1
@@ -26,17 +26,6 @@ class JobState(IntEnum):
 
     # An enum's own hash is computed in Python from the name; states are hashed for every job.
     __hash__ = int.__hash__
-
-    def __str__(self) -> str:
-        return self.word
-
-    def __format__(self, spec: str) -> str:
-        return format(self.word, spec)
-
-    @property
-    def word(self) -> str:
-        """The name in lower case, as in the CLI and on the page."""
-        return self.name.lower()
 
     @property
     def is_waiting(self) -> bool:

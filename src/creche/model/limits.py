@@ -8,12 +8,11 @@ plain map, of which each key may be left out::
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from creche.errors import MAX_COUNTDOWN_S
+from creche.model.maps import checked_map, is_number
 
 MAX_MOMENT = 253_402_300_800.0
 """The end of the year 9999, UTC seconds: what other languages, and people, can write down."""
@@ -39,13 +38,13 @@ class TimeLimits:
     def __post_init__(self) -> None:
         for name in ("timeout_s", "soft_timeout_s", "expires_s"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value <= MAX_COUNTDOWN_S):
+            if value is not None and not (is_number(value) and 0 < value <= MAX_COUNTDOWN_S):
                 raise ValueError(
                     f"{name.removesuffix('_s')} is a number of seconds above 0 to "
                     f"{MAX_COUNTDOWN_S:,} (a year), not {value!r}"
                 )
         at = self.deadline_at
-        if at is not None and not (_is_number(at) and 0 <= at <= MAX_MOMENT):
+        if at is not None and not (is_number(at) and 0 <= at <= MAX_MOMENT):
             raise ValueError(f"deadline is a moment in UTC seconds, not {at!r}")
 
     def as_data(self) -> dict[str, float]:
@@ -60,13 +59,7 @@ class TimeLimits:
         Raises:
             ValueError: they are none; the sentence names what is wrong.
         """
-        if not isinstance(data, Mapping):
-            raise ValueError(f"time limits are a map, not {data!r}")
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(str(key) for key in data if key not in known)
-        if unknown:
-            raise ValueError(f"time limits have no {unknown[0]!r}: they have {', '.join(known)}")
-        return cls(**data)
+        return cls(**checked_map(data, "a set of time limits", [each.name for each in fields(cls)]))
 
     def expires_at(self, submitted_at: float) -> float | None:
         """Return by when a job that was submitted then must have begun."""
@@ -74,10 +67,3 @@ class TimeLimits:
         if self.expires_s is not None:
             ends.append(submitted_at + self.expires_s)
         return min((end for end in ends if end is not None), default=None)
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:  # a whole number of hundreds of digits
-        return False

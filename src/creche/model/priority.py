@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from creche.model.words import Word
 
 
-class Priority(IntEnum):
+class Priority(Word):
     """How urgent a job is. The smaller number is taken first."""
 
     CRITICAL = 0
     HIGH = 1
     NORMAL = 2
     LOW = 3
-
-    def __str__(self) -> str:
-        return self.word
-
-    def __format__(self, spec: str) -> str:
-        return format(self.word, spec)
-
-    @property
-    def word(self) -> str:
-        """The name in lower case, as in the CLI and on the page."""
-        return self.name.lower()
 
     @classmethod
     def parse(cls, value: Priority | str | int) -> Priority:

@@ -12,12 +12,11 @@ failed together do not come back together and ``backoff_max`` stays the longest 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from creche.errors import MAX_COUNTDOWN_S
+from creche.model.maps import checked_map, is_number
 
 FOREVER = "forever"
 """What ``retries`` is when it has no end: said in so many letters, so that nobody says it by
@@ -61,7 +60,7 @@ class RetryPolicy:
             )
         _check_seconds("backoff", self.backoff, least=0.0)
         _check_seconds("backoff_max", self.backoff_max, least=0.0)
-        if not _is_number(self.jitter) or not 0 <= self.jitter <= 1:
+        if not is_number(self.jitter) or not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is a share from 0 to 1, not {self.jitter!r}")
         if self.give_up_after is not None:
             _check_seconds("give_up_after", self.give_up_after, least=0.0, is_open=True)
@@ -79,13 +78,7 @@ class RetryPolicy:
         Raises:
             ValueError: it is none; the sentence names what is wrong.
         """
-        if not isinstance(data, Mapping):
-            raise ValueError(f"a retry policy is a map, not {data!r}")
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(str(key) for key in data if key not in known)
-        if unknown:
-            raise ValueError(f"a retry policy has no {unknown[0]!r}: it has {', '.join(known)}")
-        values = dict(data)
+        values = dict(checked_map(data, "a retry policy", [each.name for each in fields(cls)]))
         if values.get("retries", 0) == FOREVER:
             values["retries"] = None
         elif values.get("retries", 0) is None:
@@ -129,19 +122,12 @@ def next_try_at(
     return None if any(end is not None and at >= end for end in ends) else at
 
 
-def _is_number(value: object) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
-
-
 def _is_whole(value: object, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
 def _check_seconds(name: str, value: object, *, least: float, is_open: bool = False) -> None:
-    if not _is_number(value) or not least <= value <= MAX_DELAY_S or (is_open and value == least):  # type: ignore[operator]
+    if not is_number(value) or not least <= value <= MAX_DELAY_S or (is_open and value == least):
         above = "above" if is_open else "from"
         raise ValueError(
             f"{name} is a number of seconds {above} {least:g} to {MAX_DELAY_S:,.0f} (a year), "

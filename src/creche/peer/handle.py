@@ -168,7 +168,7 @@ class JobHandle(str, Generic[R]):
 
         Raises:
             JobFailed: the task raised; the remote type, message, notes and traceback are in it.
-            JobCancelled, JobLost: it ended otherwise.
+            JobCancelled, JobExpired, JobLost: it ended otherwise.
             ResultTimeout: the wait ran out; the job goes on.
             InvalidArguments: *timeout* is no number of seconds.
             UnknownJob: the plane does not know the id.

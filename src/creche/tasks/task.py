@@ -214,7 +214,8 @@ class SyncTask(Task[P, R_co]):
 
 
 class AsyncTask(Task[P, R_co]):
-    """A task whose function is an ``async def``: jobs run on the worker's Trio loop."""
+    """A task whose function is an ``async def``: jobs run on the worker's Trio loop, or on its
+    asyncio loop."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Call the function, here and now. No job is made; await what this returns."""

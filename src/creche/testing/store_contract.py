@@ -105,12 +105,21 @@ class StoreContract:
         with pytest.raises(StoreUnavailable):
             await store.counts()
 
-    async def test_closing_again_does_nothing(self, store: Store) -> None:
+    async def test_closing_again_does_nothing(self, connect: Connect) -> None:
+        store = bounded(connect())
+        await store.open(NOW)
+        await store.commit(Batch(lanes=[LaneRow(1, "default", 2, "")], jobs=[new_job(1)]))
         await store.aclose()
+        await store.aclose()
+        store = bounded(connect())
+        assert [row.seq for row in (await store.open(NOW)).held] == [1]
         await store.aclose()
 
     async def test_closing_before_opening_does_nothing(self, connect: Connect) -> None:
         await bounded(connect()).aclose()
+        store = bounded(connect())
+        assert (await store.open(NOW)).epoch == 1
+        await store.aclose()
 
     async def test_what_was_committed_is_there_after_closing(self, connect: Connect) -> None:
         store = bounded(connect())

@@ -29,6 +29,12 @@ def unguard_this_loop() -> None:
     _guarded.discard(threading.get_ident())
 
 
+def leave_if_child(pid: int, error: BaseException | None = None) -> None:
+    """A body of the worker whose process is *pid* has left: end here if this is a child of it."""
+    if os.getpid() != pid:
+        leave_child(error)
+
+
 def leave_child(error: BaseException | None = None) -> NoReturn:
     """End this process as Python would have if the body were its whole program."""
     code = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import Callable
@@ -78,6 +79,22 @@ async def forks_on_the_loop(how: str) -> int:
     return _exit_code(pid)
 
 
+@task(registry=registry, executor="asyncio")
+async def forks_on_asyncio(how: str) -> int:
+    pid = _fork()
+    if pid == 0:
+        match how:
+            case "returns":
+                return 0
+            case "exits":
+                raise SystemExit(3)
+            case "raises":
+                raise ValueError("in the child")
+            case "is cancelled":
+                raise asyncio.CancelledError
+    return _exit_code(pid)
+
+
 @task(registry=registry)
 def pid() -> int:
     return os.getpid()
@@ -95,6 +112,10 @@ def pid() -> int:
         ("forks_on_the_loop", "exits", 3),
         ("forks_on_the_loop", "raises", 1),
         ("forks_on_the_loop", "awaits", 1),
+        ("forks_on_asyncio", "returns", 0),
+        ("forks_on_asyncio", "exits", 3),
+        ("forks_on_asyncio", "raises", 1),
+        ("forks_on_asyncio", "is cancelled", 1),
     ],
 )
 async def test_a_forked_child_ends_where_the_body_does(
@@ -113,6 +134,7 @@ async def test_a_forked_child_ends_where_the_body_does(
     expected = {
         "raises": "ValueError: in the child",
         "awaits": "must not await",
+        "is cancelled": "CancelledError",
         "submits": "has no connection to the plane",
         "says": "so long",
     }

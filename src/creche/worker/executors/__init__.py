@@ -1,4 +1,5 @@
-"""How bodies are run: as coroutines on the loop, or in threads. What both share is here."""
+"""How bodies are run: as coroutines on the worker's loop or on an asyncio loop, or in threads. What
+they share is here."""
 
 from __future__ import annotations
 

@@ -7,9 +7,7 @@ stopping it cancels that task, and clean-up in a ``finally`` may wait, as asynci
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import os
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -22,9 +20,7 @@ from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
-from creche.worker.forks import leave_child
-
-logger = logging.getLogger("creche.worker")
+from creche.worker.forks import leave_if_child
 
 
 class AsyncioExecutor:
@@ -120,15 +116,14 @@ async def _run_body(attempt: Attempt) -> None:
         task.signature.check(args, kwargs)
         value: Any = await task.function(*args, **kwargs)
     except asyncio.CancelledError as error:
+        leave_if_child(attempt.home.pid, error)
         if attempt.is_told_to_leave:
             attempt.state = JobState.CANCELLED
         else:  # it has cancelled itself, or awaited something that was
             fail(attempt, error)
     except BaseException as error:
-        if os.getpid() != attempt.home.pid:
-            leave_child(error)
+        leave_if_child(attempt.home.pid, error)
         fail(attempt, error)
     else:
-        if os.getpid() != attempt.home.pid:
-            leave_child()
+        leave_if_child(attempt.home.pid)
         succeed(attempt, value)

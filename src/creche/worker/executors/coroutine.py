@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import inspect
 import math
-import os
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -18,7 +17,7 @@ from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
-from creche.worker.forks import leave_child
+from creche.worker.forks import leave_if_child
 from creche.worker.watchdog import Watchdog
 
 
@@ -100,8 +99,7 @@ async def run_body(attempt: Attempt, scope: trio.CancelScope) -> None:
         if inspect.isawaitable(value):
             value = await value
     except BaseException as error:
-        if os.getpid() != attempt.home.pid:
-            leave_child(error)
+        leave_if_child(attempt.home.pid, error)
         own = error
         if trio.current_effective_deadline() == -math.inf:
             # Someone outside the body has cancelled it. What it raised beside that is its own.
@@ -111,8 +109,7 @@ async def run_body(attempt: Attempt, scope: trio.CancelScope) -> None:
             own = rest
         fail(attempt, own)
     else:
-        if os.getpid() != attempt.home.pid:
-            leave_child()
+        leave_if_child(attempt.home.pid)
         succeed(attempt, value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from contextvars import Context
 from queue import SimpleQueue
@@ -15,7 +14,7 @@ from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
-from creche.worker.forks import leave_child
+from creche.worker.forks import leave_if_child
 
 logger = logging.getLogger("creche.worker")
 
@@ -114,12 +113,10 @@ def _run(attempt: Attempt) -> None:
         context.run(current_parent.set, attempt)
         value = context.run(task.function, *args, **kwargs)
     except BaseException as error:
-        if os.getpid() != attempt.home.pid:
-            leave_child(error)
+        leave_if_child(attempt.home.pid, error)
         fail(attempt, error)
     else:
-        if os.getpid() != attempt.home.pid:
-            leave_child()
+        leave_if_child(attempt.home.pid)
         succeed(attempt, value)
     attempt.run_us = int((perf_counter() - began) * 1_000_000)
     end_by_limit(attempt)
