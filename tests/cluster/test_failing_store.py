@@ -352,6 +352,37 @@ async def test_a_job_that_ends_while_another_is_looked_for_is_known_to_a_cancel(
         assert (await client.hear(m.Answer)).body == [10, 12]
 
 
+class GatedOutcomes(DiskLike):
+    """Takes as long to look for outcomes as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_look = trio.Event()
+
+    async def outcomes(self, ids, max_bytes=None):
+        await self.may_look.wait()
+        return await super().outcomes(ids, max_bytes)
+
+
+async def test_a_job_that_comes_to_the_disk_while_its_end_is_looked_for_is_cancelled(
+    autojump_clock,
+):
+    store = GatedOutcomes()
+    async with (
+        open_house(PlaneSettings(window=1), lambda: store) as house,
+        house.client().connected() as client,
+    ):
+        await client.submitted(1)
+        coming = client.submit(2)
+        await client.say(m.Cancel(77, [coming.id], ""))
+        await trio.sleep(0.1)
+        await client.say(coming)
+        assert (await client.hear(m.Accepted)).ns == [coming.n]
+        assert coming.id not in house.core.by_id
+        store.may_look.set()
+        assert (await client.hear(m.Answer)).body == [12]
+
+
 async def leave(house: House, worker: AbstractAsyncContextManager[Peer]) -> None:
     """Have a worker come that knows another task, and be gone for good: what waits for its queue
     is parked, and stays so."""

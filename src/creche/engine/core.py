@@ -329,9 +329,12 @@ class Core:
                 left = [job_id for job_id in absent if job_id not in rows]
                 ended = await self.store.outcomes(left, max_bytes=0) if left else {}
                 # What left memory while the store was asked, whether it was there before or came
-                # meanwhile, is not in the answer as it is now: ask anew.
+                # meanwhile (between the two questions, too), is not in the answer as it is now:
+                # ask anew.
                 if not any(
-                    i not in absent or (i in rows and rows[i].seq in gone)
+                    i not in absent
+                    or (i in rows and rows[i].seq in gone)
+                    or (i in ended and not ended[i].state.has_ended)
                     for i in ids
                     if i not in self.by_id
                 ):
