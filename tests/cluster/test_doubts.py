@@ -153,3 +153,70 @@ async def test_who_leaves_meanwhile_is_forgotten(autojump_clock):
             await leaving.hears_the_end()
         assert (await client.hear(m.Accepted)).ns == [1]
         assert [job.payload for job in house.core.by_seq.values()] == [encode_call([3], {})]
+
+
+class Gated(DiskLike):
+    """Commits, and answers when it is asked, as a test lets it; nothing holds it up at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[trio.Event] = []
+        """What the next questions wait for, before they are answered."""
+        self.may_commit = trio.Event()
+        self.may_commit.set()
+
+    async def outcomes(self, ids, max_bytes=None):
+        found = await super().outcomes(ids, max_bytes)
+        if self.answers:
+            await self.answers.pop(0).wait()
+        return found
+
+    async def commit(self, batch):
+        await self.may_commit.wait()
+        return await super().commit(batch)
+
+
+async def test_what_is_sent_again_over_one_connection_after_the_other_is_answered_once(
+    autojump_clock,
+):
+    """Who is told that nothing of it was stored submits it anew, or never; no copy may be left."""
+    store = Gated()
+    async with open_house(make_store=lambda: store) as house:
+        client = house.client()
+        async with client.connected(connection=1):
+            lost = client.submit(1)
+            store.answers = [first := trio.Event(), second := trio.Event()]
+            await client.say(again(lost))
+            await trio.sleep(1)
+        async with client.connected(connection=2):
+            await client.say(again(lost))
+            await trio.sleep(1)
+            store.is_full = True
+            first.set()
+            await client.hears_nothing(m.Declined, 1)
+            second.set()
+            assert (await client.hear(m.Declined)).code == "store-full"
+            store.is_full = False
+            await client.hears_nothing(m.Accepted, 30)
+            assert (await client.ask("health"))["jobs"] == {}
+
+
+async def test_what_is_declined_while_it_is_sent_again_is_not_taken(autojump_clock):
+    store = Gated()
+    async with open_house(make_store=lambda: store) as house:
+        client = house.client()
+        async with client.connected():
+            lost = client.submit(1)
+            store.may_commit = trio.Event()
+            await client.say(lost)
+            await trio.sleep(1)
+        async with client.connected():
+            store.is_full = True
+            store.may_commit.set()
+            assert (await client.hear(m.Declined)).n == lost.n
+            store.is_full = False
+            await trio.sleep(10)
+            await client.say(again(lost))
+            await client.hears_nothing(m.Accepted, 30)
+            assert (await client.ask("health"))["jobs"] == {}
+            await client.submitted(2)

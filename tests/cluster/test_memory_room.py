@@ -232,3 +232,26 @@ async def test_who_submits_many_rests_while_the_last_of_them_wait_for_room(autoj
                 finally:
                     trio.lowlevel.remove_instrument(steps)
             assert not scope.cancelled_caught, "it never rests"
+
+
+async def test_what_waits_and_is_sent_again_is_answered_once_though_there_is_no_credit_left(
+    autojump_clock,
+):
+    settings = PlaneSettings(window=1, unaccepted=1)
+    async with open_house(settings) as house, house.worker().connected(**LISTENING) as worker:
+        await worker.ready("echo", slots=1)
+        client = house.client()
+        async with client.connected():
+            await client.submitted(1)
+            offer = await worker.hear(m.Offer)
+            await client.submitted(2)
+            job = client.submit(3, flags=m.WATCH)
+            await client.say(job)
+            await trio.sleep(1)
+        async with client.connected():
+            await client.say(job._replace(flags=m.RESENT | m.WATCH))
+            await client.hears_nothing(m.Declined, 5)
+            assert await run_the_rest(worker, offer) == [1, 2, 3]
+            assert (await client.hear(m.Accepted)).ns == [job.n]
+            assert (await client.hear(m.Ended)).id == job.id
+            assert not any(isinstance(heard, m.Declined) for heard in client.heard)

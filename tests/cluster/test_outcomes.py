@@ -221,6 +221,35 @@ async def test_who_waits_for_a_job_that_the_store_does_not_take_is_told_that_the
             assert not any(session.watching for session in house.core.sessions)
 
 
+async def test_who_repeats_a_job_to_a_full_disk_is_told_of_the_job_that_is_there(autojump_clock):
+    class Full(DiskLike):
+        is_full = False
+
+        async def commit(self, batch: Batch):
+            if self.is_full and batch.jobs:
+                await trio.lowlevel.checkpoint()
+                raise StoreFull("no space left")
+            return await super().commit(batch)
+
+    store = Full()
+    async with (
+        open_house(make_store=lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        job = await client.submitted(1)
+        await finish_all(worker, 1)
+        await worker.hear(m.Settled)
+        store.is_full = True
+        again = client.submit(1, id=job.id, flags=m.WATCH)
+        await client.say(again)
+        assert (await client.hear(m.Declined)).n == again.n
+        assert (await client.hear(m.Ended)).id == job.id
+        assert not any(isinstance(heard, m.Missing) for heard in client.heard)
+        store.is_full = False
+
+
 async def test_a_job_that_is_submitted_while_its_id_is_looked_up_is_missing_to_nobody(
     autojump_clock,
 ):

@@ -145,8 +145,10 @@ class Conversations:
         session.facts = shown_facts(hello.facts)
         session.connected_at = core.now()
         session.heard_at = trio.current_time()
-        # A client names again what it waits for; what was pushed and lost is pushed anew.
+        # A client names again what it waits for, and submits again what was not answered; what was
+        # pushed and lost is pushed anew.
         core.outcomes.resume(session)
+        core.submissions.resume(session)
         outbox.put(
             m.Welcome(
                 version,

@@ -527,9 +527,8 @@ class Core:
             self.by_id.pop(job.id, None)
             self._child_ended(job)
             refusal = ("store-full", f"the plane's store takes nothing: {why}")
-            session.post(m.Declined(n, *refusal))
-            for other, other_n in self.submissions.declined_elsewhere(job.id):
-                other.post(m.Declined(other_n, *refusal))
+            for submitter, its_n in ((session, n), *self.submissions.declined_elsewhere(job.id)):
+                submitter.decline(its_n, *refusal)
 
     def _on_health(self) -> None:
         self.note()

@@ -48,9 +48,11 @@ class Doubts:
             self._is_looking = True
             self._core.spawn(self._look_up)
 
-    def forget(self, session: Session) -> None:
-        """The session is over: nobody hears the answers."""
-        self._queue = deque(entry for entry in self._queue if entry[0] is not session)
+    def drop(self, session: Session) -> None:
+        """Forget what a session has submitted: it is over, or submits it all again."""
+        if session.doubts:
+            self._queue = deque(entry for entry in self._queue if entry[0] is not session)
+            session.doubts.clear()
 
     async def _look_up(self) -> None:
         core = self._core
@@ -80,10 +82,10 @@ class Doubts:
         known: Mapping[bytes, OutcomeRow],
         why: str,
     ) -> None:
-        for session, message in some:
-            if session.is_over:
-                continue
-            self._queue.popleft()
+        for entry in some:
+            if not self._queue or self._queue[0] is not entry:
+                continue  # it was dropped meanwhile
+            session, message = self._queue.popleft()
             session.doubts.remove(len(message.payload))
             is_resent = bool(message.flags & m.RESENT)
             if is_resent and message.id not in self._core.by_id and (why or message.id in known):
@@ -107,4 +109,4 @@ class Doubts:
 def _decline(session: Session, message: m.Submit, why: str) -> None:
     """Whether it was accepted before is not known, or not to be said."""
     code = "uncertain" if message.flags & m.RESENT else "credit"
-    session.post(m.Declined(message.n, code, why))
+    session.decline(message.n, code, why)

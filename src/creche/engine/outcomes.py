@@ -85,8 +85,8 @@ class Outcomes:
         self._begin_to_look()
 
     def look_again(self, job_id: bytes) -> None:
-        """A submission that some wait for repeats a job that was there before: they wait for that
-        one."""
+        """A submission that some wait for repeats a job that was there before, or was not taken:
+        they wait for what the store has under that id."""
         watchers = self._watchers.get(job_id)
         if watchers is not None:
             for session in watchers:
@@ -133,11 +133,6 @@ class Outcomes:
         # These are sent, or held back again; the rest of them goes on when they are sent.
         session.is_held_up = bool(session.owed)
         self._begin_to_look()
-
-    def never_was(self, job_id: bytes) -> None:
-        """A job was not taken after all: tell those who waited for it."""
-        for session in self._watchers.pop(job_id, ()):
-            self._miss(session, job_id, is_forgotten=False)
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -52,6 +52,10 @@ class Tally:
         self.number -= 1
         self.bytes -= size
 
+    def clear(self) -> None:
+        """Count none."""
+        self.number = self.bytes = 0
+
     def has_room(self, size: int, settings: PlaneSettings) -> bool:
         """Whether one more may wait; one alone always may, whatever its size."""
         return not self.number or (
@@ -66,6 +70,8 @@ class Session:
         self.id = hello.session
         self._outbox_bytes = settings.outbox_bytes
         self._push_bytes = settings.outbox_bytes // PUSH_PART
+        self._unanswered = 3 * settings.unaccepted
+        """Submissions that may be without an answer: unaccepted, claims and doubts."""
         self.role = role
         self.name = hello.name
         self.incarnation = hello.incarnation
@@ -108,6 +114,10 @@ class Session:
         """Submissions of an id that somebody had submitted before and that is not accepted yet."""
         self.doubts = Tally()
         """Submissions that are looked up, because they were sent before; and those behind them."""
+        self.declined: OrderedDict[int, None] = OrderedDict()
+        """Submissions of an earlier connection that were declined over this one: that may cross
+        with their being sent again, and one submission is answered once. No more than may be
+        without an answer; the oldest go."""
         self.warned: set[str] = set()
         """Tasks that nobody had announced when this session submitted to them."""
         self.warned_queues: set[str] = set()
@@ -164,6 +174,13 @@ class Session:
             if outbox.size_bytes > self._outbox_bytes:
                 outbox.clear()
                 self._end_connection(ChannelBroken("the peer does not read what it asked for"))
+
+    def decline(self, n: int, code: str, why: str) -> None:
+        """Decline a submission that was taken a while ago."""
+        self.declined[n] = None
+        if len(self.declined) > self._unanswered:
+            self.declined.popitem(last=False)
+        self.post(m.Declined(n, code, why))
 
     def _leave_out(self, message: m.Message, error: MessageTooLarge) -> None:
         """An answer that no peer would take in is refused, and a view is one that is skipped."""

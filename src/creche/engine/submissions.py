@@ -64,6 +64,8 @@ class Submissions:
     def submit(self, session: Session, message: m.Submit) -> None:
         """Take a submission: decline it, put it on its way, or look it up first if it was sent
         before. No checkpoint."""
+        if message.flags & m.RESENT and message.n in session.declined:
+            return  # It was sent again before that answer arrived.
         if (
             message.flags & m.RESENT or session.doubts.number
         ) and message.id not in self._core.by_id:
@@ -73,6 +75,10 @@ class Submissions:
 
     def _take(self, session: Session, message: m.Submit) -> None:
         core = self._core
+        if self._waiting and message.id in self._waiting:
+            # It may be the same one, sent again: then what it waits for will answer both.
+            self._wait(session, message, self._waiting[message.id])
+            return
         if (
             message.flags & m.WATCH
             and len(session.watching) >= core.settings.watches
@@ -132,13 +138,18 @@ class Submissions:
         session.unaccepted.remove(len(message.payload))
         why = "it was cancelled while it waited for room"
         for submitter, n in ((session, message.n), *self._unclaim(job_id)):
-            submitter.post(m.Declined(n, "cancelled", why))
+            submitter.decline(n, "cancelled", why)
         return True
+
+    def resume(self, session: Session) -> None:
+        """The session begins a new connection by submitting again whatever was not answered."""
+        self._doubts.drop(session)
+        session.declined.clear()
 
     def forget(self, session: Session) -> None:
         """The session is over: what it waited to submit was never accepted. Who submitted the same
         waits on in its place."""
-        self._doubts.forget(session)
+        self._doubts.drop(session)
         for job_id, claims in list(self._claims.items()):
             for claim in [claim for claim in claims if claim[0] is session]:
                 del claims[claim]
@@ -173,7 +184,7 @@ class Submissions:
             return
         refusal = self._lanes_refusal()
         for submitter, n in ((session, message.n), *self._unclaim(message.id)):
-            submitter.post(m.Declined(n, *refusal))
+            submitter.decline(n, *refusal)
 
     def _hand_on(self, lane: Lane, job_id: bytes) -> None:
         """Give the place of a submission that waits to the next who submitted the same id."""
@@ -201,9 +212,9 @@ class Submissions:
         return self._unclaim(job_id)
 
     def declined_elsewhere(self, job_id: bytes) -> Sequence[tuple[Session, int]]:
-        """A job could not be stored, so nobody waits for it any more; return who else is to be told
-        so."""
-        self._core.outcomes.never_was(job_id)
+        """A job could not be stored: who waits for its id waits for the job that had it before, if
+        there is one. Return who else is to be told that it is declined."""
+        self._core.outcomes.look_again(job_id)
         return self._unclaim(job_id)
 
     def _claim(self, session: Session, message: m.Submit) -> None:
