@@ -26,6 +26,7 @@ CONSTRAINED = ("-c", "constraints.txt")
 IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
 # `docs` and `client` have their own sessions; the other two are no part of a usual run.
 ELSEWHERE = ("benchmarks", "browser", "client", "docs")
+FUZZ_SEEDS = "500"
 
 
 def is_found(version: str) -> bool:
@@ -166,6 +167,14 @@ def hide_source(folder: str, names: list[str]) -> set[str]:
         hidden |= {"src", ".git", ".nox", ".hypothesis", "dist"}
         hidden |= {name for name in names if name.startswith((".venv", "creche.db"))}
     return hidden & set(names)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Drawn trouble for the whole engine; `-- --from 0 --seeds 5000` says how much of it."""
+    WORKSHOP.run(
+        session, "python", "-m", "tests.fuzz", *(session.posargs or ["--seeds", FUZZ_SEEDS])
+    )
 
 
 @nox.session(venv_backend="none")
