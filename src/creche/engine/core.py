@@ -235,6 +235,7 @@ class Core:
 
     def end_waiting(self, job: Job, state: JobState, outcome: bytes | None) -> None:
         """End a job that no worker has. No checkpoint."""
+        check_move(job.state, state)
         if job.state is JobState.DELAYED:
             self.delays.leave(job)
         elif not job.is_returning:
