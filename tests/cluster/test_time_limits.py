@@ -366,6 +366,33 @@ async def test_what_is_no_limit_is_declined(autojump_clock, limits):
         await client.submitted(2)
 
 
+@pytest.mark.parametrize(
+    ("announced", "said", "blamed"),
+    [
+        (None, {"soft_timeout_s": 5, "timeout_s": 5}, ""),
+        ({"timeout_s": 4.0}, {"soft_timeout_s": 5}, ": its task says timeout"),
+        ({"soft_timeout_s": 30.0}, {"timeout_s": 5}, ": its task says soft_timeout"),
+    ],
+)
+async def test_a_soft_limit_that_is_never_reached_is_declined(
+    autojump_clock, announced, said, blamed
+):
+    async with (
+        open_house() as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.say(m.Announce([{"name": "echo", "limits": announced}]), m.Capacity(1, 0))
+        await trio.sleep(1)
+        await client.say(client.submit(1, options={"limits": said}))
+        declined = await client.hear(m.Declined)
+        assert declined.code == "bad-limits"
+        hard_s = {**(announced or {}), **said}["timeout_s"]
+        assert declined.why.endswith(f"has to come before timeout ({hard_s:g} s){blamed}")
+        await client.submitted(2, options={"limits": {"soft_timeout_s": 1, "timeout_s": 2}})
+        await client.submitted(3, options={"limits": {"expires_s": 100}})
+
+
 async def test_a_job_that_snoozes_past_its_deadline_expires(autojump_clock):
     limits = {"limits": {"deadline_at": wall_clock_at(50.0)}}
     async with (

@@ -305,7 +305,28 @@ class Submissions:
         if message.flags & m.RESENT and made_at(message.id) <= core.unknown_until:
             # Its tombstone may be gone by now, so nobody can tell whether it ran.
             return "uncertain", "sent again too late to tell whether it was accepted: not run"
-        return None if message.options is None else _check_options(message.options)
+        if message.options is None:
+            return None
+        return _check_options(message.options) or self._limits_refusal(message)
+
+    def _limits_refusal(self, message: m.Submit) -> tuple[str, str] | None:
+        """Return how the limits that a submission says, over those that its task announces,
+        contradict each other; None if they do not."""
+        said = None if message.options is None else message.options.get("limits")
+        if not said:
+            return None
+        task = self._core.catalog.get(message.task)
+        limits = {**((task or {}).get("limits") or {}), **said}
+        soft_s, hard_s = limits.get("soft_timeout_s"), limits.get("timeout_s")
+        if soft_s is None or hard_s is None or soft_s < hard_s:
+            return None
+        announced = " and ".join(
+            f"its task says {what}"
+            for what in ("soft_timeout", "timeout")
+            if said.get(f"{what}_s") is None
+        )
+        why = f"soft_timeout ({soft_s:g} s) has to come before timeout ({hard_s:g} s)"
+        return "bad-limits", f"{why}: {announced}" if announced else why
 
     def _credit_refusal(self) -> tuple[str, str]:
         settings = self._core.settings
