@@ -104,17 +104,11 @@ class Entries:
         return self._batch
 
     def take_out_arrivals(self) -> Sequence[Arrival]:
-        """Remove and return the submissions, with all that is said of their jobs."""
+        """Remove and return the submissions. Nothing else is said of their jobs: before its first
+        commit a job is neither cancelled nor dispatched."""
         taken, self.arrivals = self.arrivals, []
-        gone = {arrival.job.seq for arrival in taken}
-        # A job that was cancelled before its first commit goes with it.
-        self.endings = {s: e for s, e in self.endings.items() if s not in gone}
-        self.changed = {s: j for s, j in self.changed.items() if s not in gone}
         if self._batch is not None:
-            batch = self._batch
-            batch.jobs = []
-            batch.ends = [end for end in batch.ends if end.seq not in gone]
-            batch.changes = [change for change in batch.changes if change.seq not in gone]
+            self._batch.jobs = []
         return taken
 
     def add_probe(self, lane: Lane) -> None:
