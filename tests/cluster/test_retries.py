@@ -243,7 +243,7 @@ async def test_of_many_jobs_of_which_a_third_fail_now_and_then_each_is_tried_as_
 ):
     """How often each fails is drawn beforehand: then it is known how many tries there must be."""
     draw = random.Random(7)
-    jobs, most = 10_000, 3
+    most = 3
     fails = [
         next(n for n in range(most + 2) if n > most or draw.random() > 0.3) for _ in range(jobs)
     ]
