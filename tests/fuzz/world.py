@@ -42,6 +42,9 @@ TROUBLE_S = (10.0, 90.0)
 PEACE_S = 3000.0
 """By when all has to have come to its end."""
 
+MOST_PENDING = 60
+"""Submissions without an answer of one peer. Being declined all of them fits its outbox."""
+
 QUEUES = ["default", "other"]
 DECLARATIONS: dict[str, m.Facts] = {
     "plain": {"name": "plain"},
@@ -74,10 +77,15 @@ class World:
         self._path = folder / f"{seed}.db"
         self._memory = MemoryStore() if self.kind == "memory" else DiskLike()
         self._numbers = 0
+        self._clock_off_s = 0.0
         self._plane_scope = trio.CancelScope()
         self._plane_gone = trio.Event()
         self._stop = trio.Event()
         self.nursery: trio.Nursery
+
+    def now(self) -> float:
+        """UTC seconds, by a clock that is set now and then."""
+        return START + self._clock_off_s + trio.current_time()
 
     # --- the plane ------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class World:
                     self.listener.serve,
                     self.settings,
                     stop=self._stop,
-                    clock=lambda: START + trio.current_time(),
+                    clock=self.now,
                     draw=self.rng.random,
                     subscribers=(self.truth.happens,),
                     task_status=task_status,
@@ -150,13 +158,15 @@ class World:
     def submit_one(self, party: Party, parent: Token | None = None) -> None:
         """Have a job submitted, or one that somebody has submitted before."""
         rng = self.rng
+        if len(party.pending) >= MOST_PENDING:
+            return
         if self.truth.jobs and parent is None and rng.random() < 0.05:
             known = rng.choice(list(self.truth.jobs.values()))
             if "parent" not in (known.submit.options or {}):
                 party.submit(known.submit)
             return
         self._numbers += 1
-        now = START + trio.current_time()
+        now = self.now()
         task = rng.choice(list(DECLARATIONS))
         options = draw_options(rng, now)
         if parent is not None:
@@ -167,7 +177,7 @@ class World:
             task,
             rng.choice([None, None, *QUEUES]),
             rng.choice([None, None, 0, 1, 2, 3]),
-            encode_call([self._numbers, "x" * rng.choice([0, 10, 300])], {}),
+            encode_call([self._numbers, "x" * rng.choice([0, 10, 300, 1500])], {}),
             m.WATCH if rng.random() < 0.6 else 0,
             options or None,
         )
@@ -286,6 +296,11 @@ class World:
             case "ask":
                 question = rng.choice(["health", "queues", "overview", "jobs", "workers"])
                 client.post(m.Ask(10**9, question, {}))
+            case "follow":
+                client.post(m.Subscribe(10**9, "overview", 10.0))
+            case "clock":
+                self._clock_off_s += rng.uniform(-20.0, 20.0)
+                self.truth.note(f"the clock is off by {self._clock_off_s:g} s")
             case "plane dies":
                 await self.kill_plane()
                 await trio.sleep(rng.choice([0.0, 1.0, 10.0]))
@@ -401,7 +416,7 @@ HAPPENINGS = {
     "submit": 30, "cancel": 8, "cancel all": 0.3, "worker comes": 8, "worker leaves": 2,
     "worker dies": 3, "worker is deaf": 2, "worker announces": 3, "worker resizes": 3,
     "worker hands back": 3, "worker misreports": 3, "client unwatches": 2, "cut": 4, "cut all": 1,
-    "ask": 2, "plane dies": 1, "plane stops": 0.3, "store dies": 1, "full": 1, "nearly full": 0.5,
+    "ask": 2, "follow": 0.5, "clock": 0.3, "plane dies": 1, "plane stops": 0.3, "store dies": 1, "full": 1, "nearly full": 0.5,
     "over limit": 1, "slow": 2, "unreadable": 1,
 }  # fmt: skip
 """What happens, and how often against the others."""
@@ -428,6 +443,7 @@ def draw_settings(rng: random.Random) -> PlaneSettings:
         unaccepted=rng.choice([3, 1000, 1000, 1000]),
         watches=rng.choice([1000, 100_000]),
         retention=rng.choice([None, retention]),
+        **rng.choice([{}, {}, {"payload_bytes": 2048, "outbox_bytes": 16_384}]),
     )
 
 
