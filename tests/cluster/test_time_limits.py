@@ -366,6 +366,31 @@ async def test_what_is_no_limit_is_declined(autojump_clock, limits):
         await client.submitted(2)
 
 
+class SlowFind(DiskLike):
+    """Takes its time to find jobs."""
+
+    async def find(self, ids):
+        await trio.sleep(1)
+        return await super().find(ids)
+
+
+async def test_a_clock_that_is_set_back_loses_nothing_that_had_expired_by_it(autojump_clock):
+    async with (
+        open_house(patient(window=1), SlowFind) as house,
+        house.client().connected() as client,
+    ):
+        await client.submitted(1)
+        stored = await client.submitted(2, options={"limits": {"expires_s": 10.0}})
+        await trio.sleep(10.5)
+        house.core.now = lambda: wall_clock() - 60.0
+        await trio.sleep(5)
+        assert await states(client, [stored]) == ["parked"]
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=2)
+            for _ in range(2):
+                await worker.finish(await worker.hear(m.Offer))
+
+
 @pytest.mark.parametrize(
     ("announced", "said", "blamed"),
     [

@@ -293,8 +293,11 @@ class Core:
 
     async def expire(self, ids: Sequence[bytes]) -> None:
         """End those of these jobs that wait, and whose time is up."""
-        rows, _ = await self._find(ids)
-        # No checkpoint below.
+        found, _ = await self._find(ids)
+        # No checkpoint below. What is not ended stays where it is, in the store: the clock may have
+        # been set back since it was said to have expired.
+        now = self.now()
+        rows = {i: row for i, row in found.items() if row.expires_at and row.expires_at <= now}
         for job_id in ids:
             job = self._unfinished(job_id, rows)
             if (
