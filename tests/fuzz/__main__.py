@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from tests.fuzz.cluster import run_peers
 from tests.fuzz.plants import PLANTS, planted
 from tests.fuzz.world import run_seed
 
@@ -31,13 +32,14 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true")
     parser.add_argument("--counts", action="store_true", help="show what the seeds came to")
     parser.add_argument("--plant", choices=PLANTS, help="with a mistake in the engine")
+    parser.add_argument("--peers", action="store_true", help="try real clients and workers")
     given = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of bytes is part of what a seed stands for.
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]])
     logging.disable(logging.WARNING)
-    logging.lastResort = None
+    logging.getLogger("creche").addHandler(logging.NullHandler())
     began, failed, counts, done = time.monotonic(), 0, Counter[str](), 0
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.first, given.first + given.seeds):
@@ -49,12 +51,14 @@ def main() -> int:
             done += 1
             try:
                 with planted(given.plant):
-                    counts.update(run_seed(seed, Path(folder)).counts)
+                    truth = run_peers(seed) if given.peers else run_seed(seed, Path(folder))
+                counts.update(truth.counts)
             except Exception:
                 failed += 1
                 print(f"\nseed {seed} fails:\n{traceback.format_exc()}")
-                plant = f" --plant {given.plant}" if given.plant else ""
-                print(f"To repeat it: python -m tests.fuzz --from {seed} --seeds 1{plant}")
+                how = " --peers" if given.peers else ""
+                how += f" --plant {given.plant}" if given.plant else ""
+                print(f"To repeat it: python -m tests.fuzz --from {seed} --seeds 1{how}")
                 sys.stdout.flush()
                 if not given.keep_going:
                     break

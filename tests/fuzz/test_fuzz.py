@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 6
+SEEDS = 4
 
 
 def run_fuzz(*args: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +28,13 @@ def run_fuzz(*args: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_whatever_happens_every_accepted_job_comes_to_its_one_end_and_nothing_is_left() -> None:
     done = run_fuzz("--seeds", str(SEEDS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{SEEDS} seeds in" in done.stdout
+
+
+@pytest.mark.slow
+def test_whatever_happens_whoever_submits_gets_the_one_right_answer() -> None:
+    done = run_fuzz("--peers", "--seeds", str(SEEDS))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{SEEDS} seeds in" in done.stdout
 

@@ -416,8 +416,8 @@ HAPPENINGS = {
     "submit": 30, "cancel": 8, "cancel all": 0.3, "worker comes": 8, "worker leaves": 2,
     "worker dies": 3, "worker is deaf": 2, "worker announces": 3, "worker resizes": 3,
     "worker hands back": 3, "worker misreports": 3, "client unwatches": 2, "cut": 4, "cut all": 1,
-    "ask": 2, "follow": 0.5, "clock": 0.3, "plane dies": 1, "plane stops": 0.3, "store dies": 1, "full": 1, "nearly full": 0.5,
-    "over limit": 1, "slow": 2, "unreadable": 1,
+    "ask": 2, "follow": 0.5, "clock": 0.3, "plane dies": 1, "plane stops": 0.3, "store dies": 1,
+    "full": 1, "nearly full": 0.5, "over limit": 1, "slow": 2, "unreadable": 1,
 }  # fmt: skip
 """What happens, and how often against the others."""
 
