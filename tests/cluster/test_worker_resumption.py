@@ -14,6 +14,7 @@ import trio
 
 from creche.channel.base import Channel
 from creche.channel.memory import Fate, Faults
+from creche.engine.settings import PlaneSettings
 from creche.errors import PlaneUnreachable
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
@@ -159,7 +160,12 @@ class House:
 async def open_house(concurrency: int = 1) -> AsyncIterator[House]:
     BEGUN.clear()
     tasks = [hold, hold_deaf, hold_then_leave]
-    async with open_cluster(tasks, workers=0) as cluster, cluster.client() as client:
+    # However long this machine takes for the jobs below: the plane looks ahead.
+    settings = PlaneSettings(look_ahead_s=60.0)
+    async with (
+        open_cluster(tasks, workers=0, settings=settings) as cluster,
+        cluster.client() as client,
+    ):
         gate = Gate(cluster)
         worker = Worker(
             cluster.registry,
