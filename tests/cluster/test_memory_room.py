@@ -14,6 +14,7 @@ from tests.cluster.test_windows import LISTENING, number
 from creche.engine.settings import PlaneSettings
 from creche.errors import SubmitTimeout
 from creche.model.job import JobState
+from creche.store.memory import MemoryStore
 from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
 
@@ -255,3 +256,28 @@ async def test_what_waits_and_is_sent_again_is_answered_once_though_there_is_no_
             assert (await client.hear(m.Accepted)).ns == [job.n]
             assert (await client.hear(m.Ended)).id == job.id
             assert not any(isinstance(heard, m.Declined) for heard in client.heard)
+
+
+async def test_what_is_cancelled_while_it_waits_is_not_taken_for_being_sent_again(autojump_clock):
+    class Slow(MemoryStore):
+        async def outcomes(self, ids, max_bytes=None):
+            await trio.sleep(5)
+            return await super().outcomes(ids, max_bytes)
+
+    async with open_house(SMALL, Slow) as house, house.client("other").connected() as other:
+        client = house.client()
+        async with client.connected():
+            await client.submitted(1)
+            job = client.submit(2)
+            await client.say(job)
+            await trio.sleep(1)
+        async with client.connected():
+            await client.say(job._replace(flags=m.RESENT))
+            await trio.sleep(1)
+            await other.say(m.Cancel(7, [job.id], ""))
+            assert (await client.hear(m.Declined)).code == "cancelled"
+            async with house.worker().connected(**LISTENING) as worker:
+                await worker.ready("echo", slots=1)
+                await worker.finish(await worker.hear(m.Offer))
+                await worker.hears_nothing(m.Offer, 30)
+            assert not any(isinstance(heard, m.Accepted) for heard in client.heard)

@@ -64,8 +64,6 @@ class Submissions:
     def submit(self, session: Session, message: m.Submit) -> None:
         """Take a submission: decline it, put it on its way, or look it up first if it was sent
         before. No checkpoint."""
-        if message.flags & m.RESENT and message.n in session.declined:
-            return  # It was sent again before that answer arrived.
         if (
             message.flags & m.RESENT or session.doubts.number
         ) and message.id not in self._core.by_id:
@@ -75,6 +73,8 @@ class Submissions:
 
     def _take(self, session: Session, message: m.Submit) -> None:
         core = self._core
+        if message.flags & m.RESENT and message.n in session.declined:
+            return  # It was sent again before that answer arrived.
         if self._waiting and message.id in self._waiting:
             # It may be the same one, sent again: then what it waits for will answer both.
             self._wait(session, message, self._waiting[message.id])
