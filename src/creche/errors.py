@@ -7,6 +7,7 @@ network's (`PlaneUnreachable`, `ChannelBroken`), a peer's (`RemoteProtocolError`
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 MAX_COUNTDOWN_S = 366 * 24 * 3600
@@ -93,6 +94,28 @@ class JobTimedOut(CrecheError, TimeoutError):
 
     def __str__(self) -> str:
         return f"the attempt has run for {self.timeout_s:g} s, as long as it may"
+
+
+class ProcessDied(CrecheError):
+    """The process that ran an attempt (``executor="process"``) has ended in the middle of it. This
+    is how the attempt has failed, as with `JobTimedOut`. `pid` is that of the process; `code` its
+    exit code, or, below 0, the signal that has killed it."""
+
+    def __init__(self, pid: int, code: int) -> None:
+        super().__init__(pid, code)
+        self.pid = pid
+        self.code = code
+
+    def __str__(self) -> str:
+        who = f"its process (pid {self.pid})"
+        if self.code >= 0:
+            return f"{who} ended with exit code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = f"signal {-self.code}"
+        why = " (by the system perhaps, for want of memory)" if name == "SIGKILL" else ""
+        return f"{who} was killed by {name}{why}"
 
 
 class InvalidArguments(CrecheError):

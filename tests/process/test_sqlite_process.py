@@ -21,6 +21,7 @@ import trio
 import trio.testing
 
 import creche
+from creche import pipe
 from creche.errors import (
     StoreError,
     StoreFull,
@@ -532,7 +533,7 @@ async def test_what_was_held_comes_back_in_pieces(tmp_path, monkeypatch):
 
 async def test_a_request_that_is_too_long_is_an_error_of_its_own(tmp_path, monkeypatch):
     async with opened(SqliteStore(tmp_path / "creche.db")) as store:
-        monkeypatch.setattr(sqlite_pipe, "MAX_BYTES", 10_000)
+        monkeypatch.setattr(pipe, "MAX_BYTES", 10_000)
         with pytest.raises(StoreError, match="too much for one message") as caught:
             await store.commit(Batch(jobs=[new_job(1, payload=b"x" * 20_000)]))
         assert not isinstance(caught.value, StoreUnavailable)
@@ -540,13 +541,13 @@ async def test_a_request_that_is_too_long_is_an_error_of_its_own(tmp_path, monke
 
 
 async def test_an_answer_that_is_too_long_is_an_error_instead(monkeypatch):
-    monkeypatch.setattr(sqlite_pipe, "MAX_BYTES", 100)
+    monkeypatch.setattr(pipe, "MAX_BYTES", 100)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        end = sqlite_pipe.BlockingEnd(ours)
+        end = sqlite_pipe.AnsweringEnd(ours)
         end.send((sqlite_pipe.OK, b"x" * 200))
         end.send((sqlite_pipe.OK, b"short"))
-        other = sqlite_pipe.BlockingEnd(theirs)
+        other = sqlite_pipe.AnsweringEnd(theirs)
         kind, why = other.receive()
         assert kind == sqlite_pipe.ERROR
         assert "too much" in why

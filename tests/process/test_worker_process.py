@@ -26,7 +26,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 WRITTEN = ("out.txt", "err.txt")
 
 TASKS = """
-import os, sys, threading, time
+import logging, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 import trio
 from creche import task
@@ -84,6 +84,17 @@ def interrupts_in_a_thread():
 @task
 async def blocks(seconds):
     time.sleep(seconds)
+
+@task(executor="process")
+def spins():
+    print(f"process {os.getpid()}", flush=True)
+    sum(range(10**15))
+
+@task(executor="process")
+def shouts_in_a_process(text):
+    print(text)
+    logging.getLogger("creche.shop").info(text.upper())
+    return os.getpid()
 """
 
 
@@ -366,3 +377,52 @@ async def test_a_worker_that_finds_something_else_than_a_plane_says_so_and_ends(
             nursery.cancel_scope.cancel()
     assert done.returncode == 4
     assert b"something answers there, but it is not a Creche plane: HTTP 400" in done.stderr
+
+
+async def test_kill_9_of_a_worker_ends_its_processes_even_in_c_code(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane) as worker:
+        plane.say(offer(1, "spins"), offer(2, "shouts_in_a_process", "idle"))
+        idle = value_of(await plane.one(2))
+        await eventually(lambda: "process " in worker.out)
+        busy = int(worker.out.partition("process ")[2].split()[0])
+        worker.process.kill()
+        await worker.ends()
+        await eventually(lambda: not is_alive(busy) and not is_alive(idle))
+
+
+async def test_a_worker_that_is_told_twice_to_stop_ends_its_processes(tmp_path: Path) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, is_child=True) as worker:
+        plane.offer(1, "spins")
+        await eventually(lambda: "process " in worker.out)
+        busy = int(worker.out.partition("process ")[2].split()[0])
+        worker.process.send_signal(signal.SIGTERM)
+        await plane.until(lambda: plane.all(m.Capacity)[-1] == m.Capacity(0, 0))
+        worker.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: "stops what still runs" in worker.err)
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.ends()
+        await eventually(lambda: not is_alive(busy))
+
+
+async def test_what_a_body_in_a_process_prints_and_logs_goes_where_the_workers_does(
+    tmp_path: Path,
+) -> None:
+    plane = ScriptedPlane()
+    async with a_worker(tmp_path, plane, "--max-jobs-per-process", "1") as worker:
+        plane.offer(1, "shouts_in_a_process", "hello")
+        first = value_of(await plane.one(1))
+        assert worker.out == "hello\n"
+        assert "info shop: HELLO" in worker.err
+        assert f"info worker: process {first} is replaced: it has run 1 jobs" in worker.err
+        plane.offer(2, "shouts_in_a_process", "hello")
+        assert value_of(await plane.one(2)) != first
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there and no zombie, which is nobody's to reap in some containers."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False

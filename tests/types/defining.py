@@ -99,7 +99,7 @@ resize.with_options(executor="thread")  # type: ignore[call-arg]
 def misspelt() -> None: ...
 
 
-@task(executor="process")  # type: ignore[call-overload, untyped-decorator]
+@task(executor="elsewhere")  # type: ignore[call-overload, untyped-decorator]
 def elsewhere() -> None: ...
 
 

@@ -17,7 +17,7 @@ def example(kind: type[CrecheError]) -> CrecheError:
     if kind.__init__ is Exception.__init__:
         return kind("because")
     values = {"pid": 7, "size_bytes": 2000, "limit_bytes": 1000, "timeout_s": 1.5, "notes": ["n"]}
-    values["countdown"] = 2.5
+    values |= {"countdown": 2.5, "code": -9}
     names = list(inspect.signature(kind).parameters)
     return kind(*(values.get(name, f"the {name}") for name in names))
 

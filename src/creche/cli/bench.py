@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from creche.cli.bench_life import measure_cancel, measure_due
+from creche.cli.bench_life import measure_cancel, measure_due, measure_kill
 from creche.cli.bench_load import USUAL_JOBS, Executor, Mode, measure
 from creche.cli.bench_rest import measure_backlog, measure_idle
 from creche.cli.exits import Exit
@@ -36,6 +36,7 @@ async def bench(
     idle: Annotated[Seconds | None, _Own] = None,
     due: Annotated[Count | None, _Own] = None,
     cancel: Annotated[Count | None, _Own] = None,
+    kill: Annotated[Count | None, _Own] = None,
     as_json: Json = False,
 ) -> int:
     """Measure this machine: jobs a second, latency, CPU a job.
@@ -48,15 +49,18 @@ async def bench(
         jobs: How many; when not given, some seconds of work.
         store: sqlite:PATH or memory:. The file is made in a temporary folder, beside PATH if that
             names a folder, and removed in the end.
-        executor: Run tasks in threads (def) or on the worker's loop (async def).
+        executor: Run tasks in threads or processes (def), or on the worker's loop (async def).
         backlog: Measure something else: the plane's memory for so many queued jobs, and for so many
             delayed ones, and how long it takes to start again with them.
         idle: Measure something else: the CPU of plane, store and worker, with nothing to do for so
             many seconds.
         due: Measure something else: how late so many jobs begin that are due within one second.
         cancel: Measure something else: how long it takes to cancel so many running jobs at once.
+        kill: Measure something else: how long after its time limit a body in C code is gone, so
+            many times.
     """
     others = {"--backlog": backlog, "--idle": idle, "--due": due, "--cancel": cancel}
+    others["--kill"] = kill
     asked = [name for name, value in others.items() if value is not None]
     if len(asked) > 1:
         raise SettingsError(f"{' and '.join(asked)} are two benches: ask for one at a time")
@@ -71,6 +75,7 @@ async def bench(
             idle=idle,
             due=due,
             cancel=cancel,
+            kill=kill,
             as_json=as_json,
         )
     )
@@ -86,6 +91,7 @@ async def _bench(
     idle: float | None,
     due: int | None,
     cancel: int | None,
+    kill: int | None,
     as_json: bool,
 ) -> Exit:
     where, own = _place_of(store)
@@ -101,6 +107,8 @@ async def _bench(
             figures = await measure_due(folder, due, own)
         elif cancel is not None:
             figures = await measure_cancel(folder, cancel, own)
+        elif kill is not None:
+            figures = await measure_kill(folder, kill, own)
         else:
             figures = await measure(folder, mode=mode, jobs=jobs, store=own, executor=executor)
     figures["store"] = store
@@ -109,7 +117,7 @@ async def _bench(
         print_json(figures)
     else:
         print_facts(_facts(figures))
-    bad = [name for name in ("wrong", "lost", "duplicated", "early") if figures.get(name)]
+    bad = [name for name in ("wrong", "lost", "duplicated", "early", "late") if figures.get(name)]
     for name in bad:
         say("error", f"{figures[name]} jobs: {name}")
     return Exit.FAILED if bad else Exit.DONE

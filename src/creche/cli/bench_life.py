@@ -1,4 +1,4 @@
-"""How late delayed jobs begin, and how long cancelling takes."""
+"""How late delayed jobs begin, how long cancelling takes, and killing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from creche.cli.cluster import running_plane, running_worker, wait_for_workers
 from creche.cli.connection import open_client
 from creche.cli.statistics import percentiles_ms
 from creche.client.client import Client
-from creche.errors import JobCancelled
+from creche.errors import JobCancelled, JobFailed
 from creche.peer.handle import JobHandle
 
 WITHIN_S = 1.0
@@ -29,6 +29,9 @@ WORKERS = 2
 """Workers that cancelled jobs run on."""
 
 PATIENCE_S = 60.0
+
+GONE_WITHIN_S = 1.0
+"""How long after its limit a body must be gone."""
 
 
 async def measure_due(folder: Path, jobs: int, store: str) -> dict[str, Any]:
@@ -111,6 +114,40 @@ async def measure_cancel(folder: Path, jobs: int, store: str) -> dict[str, Any]:
         "store": store,
         "cancel_ms": percentiles_ms(took_s),
         "lost": jobs - len(took_s),
+    }
+
+
+async def measure_kill(folder: Path, rounds: int, store: str) -> dict[str, Any]:
+    """Have *rounds* bodies run into their limit in C code, one after the other on one slot, each
+    followed by a job that has to succeed; return how long after its limit each was gone."""
+    tasks = ("--task-modules", "creche.cli.bench_tasks", "--concurrency", "1")
+    over_s: list[float] = []
+    wrong = 0
+    limit_s = bench_tasks.grind.limits.timeout_s or 0.0
+    async with (
+        running_plane(folder, "--store", store, *QUIET) as plane,
+        running_worker(folder, "--connect", plane.url, *tasks),
+        open_client(plane.url, 30.0) as client,
+    ):
+        await wait_for_workers(client, 1, folder)
+        for n in range(rounds):
+            with trio.fail_after(PATIENCE_S):
+                job = await client.submit(bench_tasks.grind)
+                try:
+                    await job.result()
+                except JobFailed as failure:
+                    wrong += not failure.type.endswith("JobTimedOut")
+                following = await client.submit(bench_tasks.echo_process, n)
+                wrong += await following.result() != n
+                record = await client.ask("job", {"id": job.id_bytes})
+                over_s.append(record["ended_at"] - record["started_at"] - limit_s)
+    return {
+        "killed": len(over_s),
+        "store": store,
+        "gone_after_limit_ms": percentiles_ms(over_s) | {"most": round(max(over_s) * 1000, 1)},
+        "late": sum(over > GONE_WITHIN_S for over in over_s),
+        "wrong": wrong,
+        "lost": rounds - len(over_s),
     }
 
 

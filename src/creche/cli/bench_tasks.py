@@ -25,6 +25,18 @@ async def echo_async(number: int) -> int:
     return number
 
 
+@task(name="bench.echo_process", executor="process")
+def echo_process(number: int) -> int:
+    """Return *number*, in a process."""
+    return number
+
+
+@task(name="bench.grind", executor="process", timeout=0.5)
+def grind() -> int:
+    """Keep a core busy in C code, which nothing but the end of its process can stop."""
+    return sum(range(10**15))
+
+
 @task(name="bench.lateness")
 async def lateness(due_at: float) -> float:
     """Return how many seconds after *due_at* (UTC seconds) it runs."""

@@ -15,9 +15,10 @@ from typing import Any
 
 import trio
 
-from creche.cli.processes import argv, environment
+from creche.cli.processes import argv
 from creche.client.client import Client
 from creche.errors import CrecheError
+from creche.pipe import environment
 
 READY_S = 30.0
 """How long a plane or its workers may take to be ready."""

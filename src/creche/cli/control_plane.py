@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from creche.cli.exits import Exit
 from creche.cli.options import (
     DEFAULT_URL,
     FLAG,
+    Bytes,
     Count,
     CountOrNone,
     ListenOption,
@@ -73,6 +75,8 @@ async def control_plane(
     workers: CountOrNone = 1,
     concurrency: Count = 10,
     async_executor: AsyncExecutor = "coroutine",
+    max_jobs_per_process: Count | None = None,
+    max_memory_per_process: Bytes | None = None,
     gui: Annotated[bool, Parameter(name="--gui", negative="--no-gui")] = True,
     gui_host: Annotated[str, Parameter(metavar="HOST")] = "127.0.0.1",
     gui_port: Port = 8080,
@@ -106,6 +110,9 @@ async def control_plane(
         concurrency: How many jobs each of them runs at a time.
         async_executor: Where they run async def tasks that do not say it themselves: coroutine
             (on Trio) or asyncio.
+        max_jobs_per_process: After so many jobs, a process for tasks with executor="process" is
+            replaced by a fresh one.
+        max_memory_per_process: One that has more in memory after a job is replaced, too: 512MiB.
         gui: Serve the live page.
         gui_host: Where the page listens.
         gui_port: Its port; 0 takes a free one.
@@ -152,6 +159,7 @@ async def control_plane(
     local = _LocalWorkers(
         *(modules, tasks, workers if modules else 0, concurrency, async_executor, worker_id),
         settings,
+        (max_jobs_per_process, max_memory_per_process),
     )
     house = _House(store, store_bytes, settings, local, page, log_level, ready_fd)
     return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
@@ -345,6 +353,8 @@ class _LocalWorkers:
     async_executor: AsyncExecutor
     prefix: str
     settings: PlaneSettings
+    used_up: tuple[int | None, int | None] = (None, None)
+    """After how many jobs, and over how many bytes, their processes are replaced."""
 
     def children(self, url: str, log_level: str) -> list[Child]:
         """Return what the plane is to keep running."""
@@ -354,12 +364,15 @@ class _LocalWorkers:
         return [Child(name, partial(self._argv, name, url, log_level)) for name in names]
 
     def _argv(self, name: str, url: str, log_level: str, pipe: int) -> Sequence[str]:
+        names = ("--max-jobs-per-process", "--max-memory-per-process")
+        limits = [(name, str(n)) for name, n in zip(names, self.used_up, strict=True) if n]
         return argv(
             *("worker", "--connect", url, "--worker-id", name),
             *("--concurrency", str(self.concurrency)),
             *("--async-executor", self.async_executor),
             *("--drain-timeout", str(max(self.settings.drain_s, 0.1))),
             *("--grace", str(self.settings.grace_s)),
+            *chain.from_iterable(limits),
             *("--log-level", log_level),
             *("--parent-pipe", str(pipe), "--task-modules", *self.modules),
         )

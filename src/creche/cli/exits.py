@@ -101,11 +101,12 @@ def lines_of(error: BaseException, *, whole: BaseException | None = None) -> lis
     if os.environ.get("CRECHE_DEBUG"):
         lines += "".join(traceback.format_exception(whole or error)).splitlines()
     if isinstance(error, errors.JobFailed):
+        notes = getattr(error, "__notes__", ())
         remote = error.traceback.strip()
-        if remote != f"{error.type}: {error.message}":  # without frames it says nothing more
-            lines += remote.splitlines()
+        if remote != "\n".join((f"{error.type}: {error.message}", *notes)):
+            lines += remote.splitlines()  # without frames it says nothing more
         lines.append(f"error: {error}")
-        lines += [f"note: {note}" for note in getattr(error, "__notes__", ())]
+        lines += [f"note: {note}" for note in notes]
     elif isinstance(error, errors.CrecheError):
         lines.append(f"error: {error}")
         if isinstance(error, errors.JobCancelled):

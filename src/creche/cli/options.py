@@ -107,6 +107,18 @@ def _whole(least: int, most: int | None = None) -> Callable[[Any, list[Token]], 
     return convert
 
 
+def _bytes(type_: Any, tokens: list[Token]) -> int:
+    """Return a size: a number of bytes, or of KiB, MiB or GiB as in ``512MiB``."""
+    text = tokens[0].value.strip()
+    found = _SIZE.fullmatch(text)
+    number = 0 if found is None else int(found[1]) * 1024 ** "bkmg".index((found[2] or "b").lower())
+    if number < 1:
+        raise ValueError(f"it takes a size above 0, as in 512MiB or 1GiB, and not {text!r}")
+    return number
+
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(?:([kmg])(?:i?b)?|b)?", re.IGNORECASE)
+
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -148,6 +160,7 @@ Moment: TypeAlias = Annotated[datetime, Parameter(converter=_moment, metavar="MO
 SecondsOrNone: TypeAlias = Annotated[float, Parameter(converter=_seconds(True), metavar="S")]
 Count: TypeAlias = Annotated[int, Parameter(converter=_whole(1), metavar="N")]
 CountOrNone: TypeAlias = Annotated[int, Parameter(converter=_whole(0), metavar="N")]
+Bytes: TypeAlias = Annotated[int, Parameter(converter=_bytes, metavar="SIZE")]
 Port: TypeAlias = Annotated[int, Parameter(converter=_whole(0, 65535), metavar="PORT")]
 
 JobId: TypeAlias = Annotated[

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
-import sysconfig
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, TypeAlias
 
 import trio
 from cyclopts import Parameter
 
-import creche
 from creche.cli.exits import Exit
 
 ParentPipe: TypeAlias = Annotated[int | None, Parameter(show=False, show_env_var=False)]
@@ -29,16 +25,6 @@ def argv(*words: str) -> list[str]:
     ``-P``: what lies in the working directory must not stand in for a module of ours.
     """
     return [sys.executable, "-P", "-m", "creche", *words]
-
-
-def environment() -> dict[str, str]:
-    """Return this process's environment, so that a child finds the same `creche`."""
-    root = str(Path(creche.__file__).parent.parent)
-    found = dict(os.environ)
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        others = found.get("PYTHONPATH")
-        found["PYTHONPATH"] = root + os.pathsep + others if others else root
-    return found
 
 
 COLLECT_EVERY = 20_000

@@ -53,6 +53,7 @@ application."""
 SHARED = frozenset(
     {"async-executor", "concurrency", "connect", "drain-timeout", "fairness", "grace", "gui"}
     | {"gui-host", "gui-port", "json", "keep-alive", "lease", "limit", "listen", "log-level"}
+    | {"max-jobs-per-process", "max-memory-per-process"}
     | {"priority", "queue", "queues", "result-cache-bytes", "result-cache-size"}
     | {"result-cache-ttl", "store", "task-modules", "timeout", "window", "worker-id", "workers"}
 )

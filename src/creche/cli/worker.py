@@ -22,6 +22,7 @@ from creche.cli.exits import Exit
 from creche.cli.options import (
     DEFAULT_URL,
     FLAG,
+    Bytes,
     Connect,
     Count,
     LogLevel,
@@ -65,6 +66,8 @@ async def worker(
     async_executor: AsyncExecutor = "coroutine",
     worker_id: Annotated[str | None, Parameter(metavar="NAME")] = None,
     drain_timeout: Seconds = 30.0,
+    max_jobs_per_process: Count | None = None,
+    max_memory_per_process: Bytes | None = None,
     log_level: LogLevel = "info",
     check: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     grace: Annotated[Seconds, Parameter(show=False, show_env_var=False)] = 15.0,
@@ -86,6 +89,9 @@ async def worker(
         worker_id: Its name, which no other worker of the plane may have. When not given: host and
             process id.
         drain_timeout: How many seconds jobs have to end when the worker stops.
+        max_jobs_per_process: After so many jobs, a process for tasks with executor="process" is
+            replaced by a fresh one.
+        max_memory_per_process: One that has more in memory after a job is replaced, too: 512MiB.
         check: Import the task modules, print what is in them as JSON, and leave.
     """
     ignore_terminal(parent_pipe)
@@ -107,7 +113,12 @@ async def worker(
         queues=chosen,
         concurrency=concurrency,
         async_executor=async_executor,
-        settings=WorkerSettings(drain_s=drain_timeout),
+        set_up_processes=(f"{logs.__name__}:{logs.set_up.__name__}", log_level),
+        settings=WorkerSettings(
+            drain_s=drain_timeout,
+            max_jobs_per_process=max_jobs_per_process,
+            max_memory_per_process_bytes=max_memory_per_process,
+        ),
         version=__version__,
     )
     return await _Shift(made, parent_pipe, grace).run()

@@ -11,15 +11,12 @@ import os
 import socket
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import trio
 
-import creche
 from creche.errors import (
     StoreError,
     StoreFull,
@@ -29,6 +26,7 @@ from creche.errors import (
     StoreUnusable,
 )
 from creche.model.job import JobState
+from creche.pipe import HEADER, environment, pack, unpack
 from creche.store.base import (
     Batch,
     DelayCount,
@@ -46,7 +44,7 @@ from creche.store.base import (
     TaskRow,
     TryRow,
 )
-from creche.store.sqlite_pipe import FULL, HEADER, LOCKED, OK, OVER_LIMIT, UNUSABLE, pack, unpack
+from creche.store.sqlite_pipe import FULL, LOCKED, OK, OVER_LIMIT, UNUSABLE
 
 LOCK_WAIT_S = 5.0
 """How long opening waits for another plane to let go of the file."""
@@ -276,7 +274,7 @@ class SqliteStore:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,
-                    env=_environment(),
+                    env=environment(),
                 )
             except OSError as error:
                 raise StoreUnusable(f"the store's process cannot be started: {error}") from error
@@ -381,17 +379,6 @@ class _Line:
 
     def _unavailable(self) -> str:
         return f"the store cannot be used: {self._why_broken}"
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, so that the child finds the same `creche`."""
-    root = str(Path(creche.__file__).parent.parent)
-    environment = dict(os.environ)
-    # Installed packages are found anyway; put first they could stand in the standard library's way.
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        others = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = root + os.pathsep + others if others else root
-    return environment
 
 
 # --- rows to columns and back -------------------------------------------------------------------

@@ -32,7 +32,7 @@ from creche.store.sqlite_pipe import (
     OK,
     OVER_LIMIT,
     UNUSABLE,
-    BlockingEnd,
+    AnsweringEnd,
 )
 
 LAST_QUESTION_S = 1.0
@@ -44,8 +44,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     path, calls_fd, questions_fd, question_s, max_bytes = sys.argv[1:]
-    calls = BlockingEnd(socket.socket(fileno=int(calls_fd)))
-    questions = BlockingEnd(socket.socket(fileno=int(questions_fd)))
+    calls = AnsweringEnd(socket.socket(fileno=int(calls_fd)))
+    questions = AnsweringEnd(socket.socket(fileno=int(questions_fd)))
     Keeper(path, calls, questions, float(question_s), int(max_bytes)).run()
 
 
@@ -55,8 +55,8 @@ class Keeper:
     def __init__(
         self,
         path: str,
-        calls: BlockingEnd,
-        questions: BlockingEnd,
+        calls: AnsweringEnd,
+        questions: AnsweringEnd,
         question_s: float,
         max_bytes: int,
     ) -> None:

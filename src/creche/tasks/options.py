@@ -13,9 +13,9 @@ from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
 
-Executor = Literal["coroutine", "asyncio", "thread"]
+Executor = Literal["coroutine", "asyncio", "thread", "process"]
 """Where a task runs: as a coroutine on the worker's Trio loop, or on its asyncio loop, or in one of
-its threads."""
+its threads, or in a process beside it."""
 
 AsyncExecutor = Literal["coroutine", "asyncio"]
 """Where an ``async def`` can run."""

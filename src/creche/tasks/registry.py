@@ -177,6 +177,15 @@ def _resolve_file(name: str, path: Path) -> _Target:
     return _Target(".".join(parts), file)
 
 
+def import_named(module: str) -> ModuleType:
+    """Import a module by its dotted name, as it is on Python's path.
+
+    Raises:
+        TaskLoadError: it cannot be imported.
+    """
+    return _import(_Target(module, None), Path.cwd())
+
+
 def _put_on_path(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from types import CodeType
+from types import CodeType, FrameType
 from typing import (
     Any,
     Generic,
@@ -90,6 +90,8 @@ class Task(Generic[P, R_co]):
     signature: Signature
     place: str
     """Where the function was written, as ``file:line``."""
+    declared_in: str
+    """The module that made it a task, or an empty text."""
     doc: str
     """The first line of the docstring, or an empty text."""
     defaults: SubmitOptions
@@ -126,6 +128,7 @@ class Task(Generic[P, R_co]):
         self.says_executor = says_executor
         self.signature = signature
         self.place = _place_of(function)
+        self.declared_in = str(_caller().f_globals.get("__name__", ""))
         self.doc = printable((inspect.getdoc(source) or "").partition("\n")[0], MAX_DOC_LENGTH)
         self.defaults = options
         self.options = replace(options, retry=None, limits=None)
@@ -205,7 +208,7 @@ class Task(Generic[P, R_co]):
 
 
 class SyncTask(Task[P, R_co]):
-    """A task whose function is a ``def``: jobs run in the worker's threads."""
+    """A task whose function is a ``def``: jobs run in the worker's threads, or in processes."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function, here and now. No job is made."""
@@ -260,9 +263,10 @@ def task(subject: Any = None, /, **options: Any) -> Any:
         name: what jobs ask for. The function's own name when it is not given.
         queue: where its jobs go unless the submission says otherwise (``default``).
         priority: a `Priority` or its word; normal when neither task nor submission say.
-        executor: where its jobs run: ``"thread"`` for a ``def``; for an ``async def``
-            ``"coroutine"``, on the worker's Trio loop, or ``"asyncio"``, for what needs libraries
-            made for that. The function decides, and for an ``async def`` the worker's option.
+        executor: where its jobs run: for a ``def`` ``"thread"``, or ``"process"``, for what keeps a
+            core busy or has to be killed when its time is up; for an ``async def`` ``"coroutine"``,
+            on the worker's Trio loop, or ``"asyncio"``, for what needs libraries made for that. The
+            function decides, and for an ``async def`` the worker's option.
         delivery: ``"at-least-once"``, or ``"at-most-once"`` for what must not run twice even if
             its worker is lost in the middle.
         retries: how often a job that has failed is tried again: a number, or ``"forever"``. None
@@ -304,7 +308,7 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         raise TaskDefinitionError(
             f"{where}: Python cannot tell its signature ({error}): wrap it in a def of your own"
         ) from error
-    kind = SyncTask if executor == "thread" else AsyncTask
+    kind = SyncTask if executor in ("thread", "process") else AsyncTask
     says_executor = given.get("executor") is not None
     made: Task[..., Any] = kind(
         function, name, signature, executor, options, *judged, says_executor=says_executor
@@ -393,16 +397,21 @@ def _executor_of(where: str, function: Any, given: object) -> Executor:
     if given not in get_args(Executor):
         words = " or ".join(repr(word) for word in get_args(Executor))
         raise TaskDefinitionError(f"{where}: {given!r} is no executor: use {words}")
-    if given == "thread" and is_async:
+    if given in ("thread", "process") and is_async:
         raise TaskDefinitionError(
-            f"{where} is an async def and cannot run with executor='thread': leave the option out, "
-            "or write a plain def"
+            f"{where} is an async def and cannot run with executor={given!r}: leave the option "
+            "out, or write a plain def, which may run a loop of its own"
+        )
+    if given == "process" and "<locals>" in getattr(_source_of(plain), "__qualname__", ""):
+        raise TaskDefinitionError(
+            f"{where} cannot run with executor='process': its process imports the module and looks "
+            "for it there, so define it at the top level"
         )
     # A plain wrapper around an async def returns the coroutine of it. That cannot be seen, as
     # some wrappers run it instead; saying so by executor='coroutine' settles it.
-    if given != "thread" and not is_async:
+    if given in ("coroutine", "asyncio") and not is_async:
         if inspect.iscoroutinefunction(inspect.unwrap(plain)):
-            return cast(Executor, given)
+            return given
         raise TaskDefinitionError(
             f"{where} is a plain def and cannot run with executor={given!r}: leave the option "
             "out, or write an async def"
@@ -441,8 +450,14 @@ def _describe(function: Any) -> str:
     name = getattr(source, "__qualname__", None)
     if name is None or not callable(source):
         # Nothing tells where it was written, so tell where @task was called.
-        frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_code.co_filename == __file__:
-            frame = frame.f_back
+        frame = _caller()
         return f"{source!r} ({frame.f_code.co_filename}:{frame.f_lineno})"
     return f"{name} ({_place_of(function)})"
+
+
+def _caller() -> FrameType:
+    """Return the frame in which this module was called."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame

@@ -30,11 +30,13 @@ from creche.tasks.options import AsyncExecutor
 from creche.tasks.registry import Registry
 from creche.tasks.task import Task
 from creche.worker.runner import Worker
+from creche.worker.settings import WorkerSettings
 
 START_AT = 1_800_000_000.0
 """UTC seconds at which a cluster's wall clock begins; it goes on with Trio's clock."""
 
 _DEFAULTS = PlaneSettings()
+_WORKER_DEFAULTS = WorkerSettings()
 
 
 def wall_clock() -> float:
@@ -84,6 +86,7 @@ class Cluster:
         queues: Sequence[str] = ("default",),
         concurrency: int = 10,
         async_executor: AsyncExecutor = "coroutine",
+        worker_settings: WorkerSettings = _WORKER_DEFAULTS,
         tasks: Iterable[Task[..., Any]] | None = None,
     ) -> Worker:
         """Start a worker and return it when the plane has welcomed it. It runs until drained, or
@@ -101,6 +104,7 @@ class Cluster:
             queues=queues,
             concurrency=concurrency,
             async_executor=async_executor,
+            settings=worker_settings,
             draw=lambda: 0.5,
         )
         await self._nursery.start(worker.run)

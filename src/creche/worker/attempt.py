@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
@@ -20,7 +20,6 @@ from creche.wire import messages as m
 
 if TYPE_CHECKING:
     from creche.peer.submitter import Submitter
-    from creche.worker.floor import Floor
 
 
 class Stage(Enum):
@@ -49,11 +48,23 @@ class Another(NamedTuple):
     is_counted: bool = True
 
 
+class Lending(Protocol):
+    """Where an attempt has its slot from. Both methods may be called in any thread."""
+
+    def lend(self, attempt: Attempt) -> None:
+        """*attempt* waits: somebody else may have its slot meanwhile."""
+        ...
+
+    def take_back(self, attempt: Attempt) -> None:
+        """*attempt* goes on."""
+        ...
+
+
 class Home:
     """What an attempt knows of its worker. One a worker; the plane's part is filled in by each
-    welcome."""
+    welcome. In a process beside the worker there is no *submitter*."""
 
-    def __init__(self, worker_id: str, floor: Floor, submitter: Submitter) -> None:
+    def __init__(self, worker_id: str, floor: Lending, submitter: Submitter | None) -> None:
         self.worker_id = worker_id
         self.floor = floor
         self.submitter = submitter
@@ -76,6 +87,7 @@ class Attempt:
         "hard_end",
         "has_seen_stop",
         "home",
+        "how",
         "id",
         "is_given_up",
         "is_threaded",
@@ -127,6 +139,8 @@ class Attempt:
         self.limits, self.must_end = _limits_in(options, home.clock)
         # Whether its body has looked, and was told to leave.
         self.has_seen_stop = False
+        # How its body has left, if not as bodies of its executor usually do.
+        self.how: str | None = None
         # How many tries at the job have come to nothing before this one.
         self.tries: int = 0 if options is None else int(options.get("tries", 0))
         # If it has failed: what the plane is to know for another try; None if there is to be none.
@@ -139,6 +153,11 @@ class Attempt:
     def plane(self) -> str:
         """The id of the plane that offered it."""
         return self.offered_plane
+
+    @property
+    def leaves_by_itself(self) -> bool:
+        """Whether stopping it does no more than tell the body, which may look and return."""
+        return self.executor in ("thread", "process")
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

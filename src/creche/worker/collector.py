@@ -26,10 +26,15 @@ class Collector:
 
     Args:
         collect: called with what has come together; with nothing, when slots have changed hands.
+        has_more: whether attempts wait for a slot. Then nobody submits one job after the other, and
+            what has left may wait for what is about to.
     """
 
-    def __init__(self, collect: Callable[[Sequence[Attempt]], None]) -> None:
+    def __init__(
+        self, collect: Callable[[Sequence[Attempt]], None], has_more: Callable[[], bool]
+    ) -> None:
         self._collect = collect
+        self._has_more = has_more
         self._left: deque[Attempt] = deque()
         self._is_nudged = False
         self._nudged = trio.Event()
@@ -76,7 +81,9 @@ class Collector:
             while is_stream:
                 now = trio.current_time()
                 number = self.collect_now()
-                is_stream = number >= _MANY or (number > 0 and now - last_at < _STREAM_S)
+                is_stream = number >= _MANY or (
+                    number > 0 and (now - last_at < _STREAM_S or self._has_more())
+                )
                 last_at = now
                 if is_stream:
                     self._is_nudged = True

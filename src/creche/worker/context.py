@@ -150,7 +150,7 @@ class JobContext:
                 "this job runs on asyncio, and current_job().client is on the worker's Trio loop: "
                 "use `async with Client() as client`"
             )
-        return self._attempt.home.submitter
+        return _submitter(self._attempt)
 
     @property
     def blocking(self) -> BlockingVerbs:
@@ -224,7 +224,7 @@ class BlockingVerbs:
 
     @property
     def _client(self) -> Submitter:
-        return self._attempt.home.submitter
+        return _submitter(self._attempt)
 
     def _call(self, verb: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> T:
         home = self._attempt.home
@@ -251,6 +251,15 @@ class BlockingVerbs:
             finally:
                 attempt.scopes.remove(scope)
         raise JobCancelled(id_to_text(attempt.id), f"was stopped: {_why(attempt)}")
+
+
+def _submitter(attempt: Attempt) -> Submitter:
+    if attempt.home.submitter is None:
+        raise RuntimeError(
+            "this job runs in a process of its own, which has no connection to the plane: use "
+            "`with BlockingClient() as client`"
+        )
+    return attempt.home.submitter
 
 
 def _why(attempt: Attempt) -> str:

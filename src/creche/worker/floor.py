@@ -52,6 +52,11 @@ class Floor:
         """Whether anything may begin, slots permitting."""
         return self._limit > 0
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits for a slot."""
+        return len(self._waiting) > self._gone
+
     def open(self, is_open: bool) -> None:
         """Let attempts begin, or let none."""
         self._limit = self.slots if is_open else 0

@@ -72,7 +72,7 @@ class Holdings:
 def end_given_up(attempt: Attempt) -> None:
     """The body has left. If this worker has stopped it, and not the plane, that may be why it did
     not succeed: then nobody knows how far it came."""
-    has_cut_short = attempt.is_threaded and attempt.has_seen_stop
+    has_cut_short = attempt.leaves_by_itself and attempt.has_seen_stop
     if attempt.is_given_up and (attempt.state is not JobState.SUCCEEDED or has_cut_short):
         attempt.state = JobState.LOST
         attempt.outcome = attempt.retry = None

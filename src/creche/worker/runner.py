@@ -4,7 +4,8 @@ Everything here runs on the Trio loop, except the two hooks that threads call. A
 offers, wait on the floor for a slot, run in an executor, and are reported until the plane has
 settled the report. The nurseries, from the outside in:
 
-    services    the link to the plane, lease watch, look-ahead, collecting what threads have done
+    services    the link to the plane, lease watch, look-ahead, the processes for bodies, collecting
+    │           what threads have done
     └─ bodies   one Trio task for each coroutine body
 
 A draining worker empties the inner one before it lets go of the outer one.
@@ -29,6 +30,7 @@ from creche.peer.link import Link, LinkSettings
 from creche.peer.parent import Token
 from creche.peer.submitter import Submitter
 from creche.tasks.options import AsyncExecutor, Executor
+from creche.tasks.places import place_of
 from creche.tasks.registry import Registry
 from creche.tasks.task import Task
 from creche.wire import codec
@@ -40,6 +42,7 @@ from creche.worker.collector import Collector
 from creche.worker.executors import end_by_stop
 from creche.worker.executors.asyncio_loop import AsyncioExecutor
 from creche.worker.executors.coroutine import CoroutineExecutor, run_body
+from creche.worker.executors.process import ProcessExecutor
 from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
 from creche.worker.forks import guard_this_loop, unguard_this_loop
@@ -67,6 +70,8 @@ class Worker:
         queues: the queues to listen on, most important first.
         concurrency: how many bodies run at a time.
         async_executor: where ``async def`` tasks run that do not say it themselves.
+        set_up_processes: what each process for ``executor="process"`` calls before it imports the
+            tasks: a function as ``module:name``, and texts for it.
         version: the version of this package, to be shown beside the worker.
         draw: random numbers in [0, 1), for the delays between two dials.
     """
@@ -81,6 +86,7 @@ class Worker:
         queues: Sequence[str] = ("default",),
         concurrency: int = 10,
         async_executor: AsyncExecutor = "coroutine",
+        set_up_processes: Sequence[str] = (),
         settings: WorkerSettings = _SETTINGS,
         link_settings: LinkSettings = _LINK_SETTINGS,
         limits: codec.Limits = codec.DEFAULT_LIMITS,
@@ -115,12 +121,20 @@ class Worker:
         self.submitter = Submitter(
             self.link, timeout_s=submit_timeout_s, on_warning=self._on_warning
         )
-        self._collector = Collector(self._collect)
+        self._collector = Collector(self._collect, lambda: self._floor.has_waiting)
         self._floor = Floor(concurrency, max_lent=settings.max_lent, on_lent=self._collector.nudge)
         self._home = Home(worker_id, self._floor, self.submitter)
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
         self._threads = ThreadExecutor(self._floor, self._collector.add_from_thread)
         self._asyncio = AsyncioExecutor(self._floor, self._collector.add_from_thread)
+        self._processes = ProcessExecutor(
+            self._floor,
+            self._on_body_left,
+            settings,
+            [place_of(task) for task, executor in self._tasks.values() if executor == "process"],
+            set_up_processes,
+            worker_id,
+        )
         self._lease = LeaseWatch(
             self.link, self._floor, on_lost=self._on_lease_lost, on_held=self._pump
         )
@@ -183,8 +197,9 @@ class Worker:
             async with trio.open_nursery() as services:
                 async with trio.open_nursery() as bodies:
                     self._coroutines = CoroutineExecutor(
-                        self._floor, bodies, self._on_coroutine_left, watchdog
+                        self._floor, bodies, self._on_body_left, watchdog
                     )
+                    await services.start(self._processes.run)
                     services.start_soon(self._keep_session, services.cancel_scope)
                     services.start_soon(self._lease.run)
                     services.start_soon(self._ahead.run)
@@ -274,7 +289,8 @@ class Worker:
         in a hurry does not wait for one."""
         if not self._leaving.is_hurried:
             return not self._floor.running
-        return not (self._coroutines.inside() or self._asyncio.inside())
+        executors = (self._coroutines, self._asyncio, self._processes)
+        return not any(executor.inside() for executor in executors)
 
     # --- what the link calls --------------------------------------------------------------------
 
@@ -405,10 +421,12 @@ class Worker:
                 self._threads.start(attempt)
             elif attempt.executor == "asyncio":
                 self._asyncio.start(attempt)
+            elif attempt.executor == "process":
+                self._processes.start(attempt)
             else:
                 self._coroutines.start(attempt)
 
-    def _on_coroutine_left(self, attempt: Attempt) -> None:
+    def _on_body_left(self, attempt: Attempt) -> None:
         self._collector.add(attempt)
         self._pump()
 

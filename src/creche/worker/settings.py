@@ -34,12 +34,30 @@ class WorkerSettings:
     stall_s: float = 1.0
     """For how long the loop must be blocked until the task that does it is named in the log."""
 
+    kill_after_s: float = 5.0
+    """How long a process's body that was told to leave may take, before its process is killed."""
+    notice_s: float = 0.5
+    """The same for one that has run for as long as it may."""
+    process_start_s: float = 60.0
+    """How long a process may take to import the task modules."""
+    max_jobs_per_process: int | None = None
+    """After so many jobs, a process is replaced by a fresh one."""
+    max_memory_per_process_bytes: int | None = None
+    """A process that has more than this in memory after a job is replaced, likewise."""
+
     def __post_init__(self) -> None:
-        for name in ("unsettled", "unsettled_bytes"):
-            if getattr(self, name) < 1:
+        for name in (
+            *("unsettled", "unsettled_bytes"),
+            *("max_jobs_per_process", "max_memory_per_process_bytes"),
+        ):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
-        for name in ("drain_s", "cleanup_s", "settle_s", "look_ahead_s", "max_lent"):
+        for name in (
+            *("drain_s", "cleanup_s", "settle_s", "look_ahead_s", "max_lent"),
+            *("kill_after_s", "notice_s"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
-        if self.stall_s <= 0:
-            raise ValueError("stall_s must be more than 0")
+        for name in ("stall_s", "process_start_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0")

@@ -157,6 +157,13 @@ async def async_generator():
     yield 1
 
 
+def _in_a_function(registry: Registry) -> object:
+    @task(executor="process", registry=registry)
+    def local() -> None: ...
+
+    return local
+
+
 def wants_options(**options: Any) -> Callable[[Registry], object]:
     return lambda registry: task(registry=registry, **options)(resize_image)
 
@@ -175,12 +182,17 @@ REFUSED: dict[str, tuple[Callable[[Registry], object], str]] = {
     "priority-word": (wants_options(priority="urgent"), "'urgent' is no priority: use one of crit"),
     "priority-number": (wants_options(priority=9), "9 is no priority"),
     "executor-word": (
-        wants_options(executor="process"),
-        "'process' is no executor: use 'coroutine' or 'asyncio' or 'thread'",
+        wants_options(executor="elsewhere"),
+        "'elsewhere' is no executor: use 'coroutine' or 'asyncio' or 'thread' or 'process'",
     ),
     "executor-odd": (wants_options(executor=["thread"]), "is no executor"),
     "coroutine-def": (wants_options(executor="coroutine"), "or write an async def"),
     "thread-async": (wants(fetch, executor="thread"), "or write a plain def"),
+    "process-async": (wants(fetch, executor="process"), "which may run a loop of its own"),
+    "process-local": (
+        lambda registry: _in_a_function(registry),
+        "cannot run with executor='process': its process imports the module and looks for it there",
+    ),
     "delivery": (wants_options(delivery="exactly-once"), "use 'at-least-once' or 'at-most-once'"),
     "queue-comma": (wants_options(queue="a,b"), "no spaces and no commas, as 'a,b' has"),
     "queue-space": (wants_options(queue="a b"), "no spaces and no commas, as 'a b' has"),

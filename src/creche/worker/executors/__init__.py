@@ -1,5 +1,5 @@
-"""How bodies are run: as coroutines on the worker's loop or on an asyncio loop, or in threads. What
-they share is here."""
+"""How bodies are run: as coroutines on the worker's loop or on an asyncio loop, in threads, or in
+processes. What they share is here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def end_by_limit(attempt: Attempt) -> None:
     if attempt.stop_why is None and now >= attempt.hard_end:
         took_s = now - attempt.began_at
         error = JobTimedOut(max(attempt.hard_end - attempt.began_at, 0.0))
-        if took_s > error.timeout_s + _NOTED_S:
+        if attempt.how is not None:
+            error.add_note(attempt.how)
+        elif took_s > error.timeout_s + _NOTED_S:
             how = "a thread cannot be stopped" if attempt.is_threaded else "its clean-up took time"
             error.add_note(f"its body left after {took_s:.1f} s: {how}")
         attempt.outcome = attempt.retry = None
@@ -69,11 +71,12 @@ def end_by_stop(attempt: Attempt) -> None:
     """The body has left after it was told to, and has come to nothing: say why, and how."""
     if attempt.stop_why is None:
         return
-    if attempt.state is JobState.SUCCEEDED and attempt.has_seen_stop and attempt.is_threaded:
+    if attempt.state is JobState.SUCCEEDED and attempt.has_seen_stop and attempt.leaves_by_itself:
         attempt.state = JobState.CANCELLED
         attempt.outcome = None
     if attempt.state is JobState.CANCELLED and attempt.outcome is None:
-        how = "it had not begun" if attempt.stage is Stage.GONE else _HOW[attempt.executor]
+        usual = "it had not begun" if attempt.stage is Stage.GONE else _HOW[attempt.executor]
+        how = usual if attempt.how is None else attempt.how
         failure = Failure("creche.Cancelled", attempt.stop_why, notes=(how,))
         attempt.outcome = encode_value(failure.as_data())
 
@@ -82,6 +85,7 @@ _HOW = {
     "coroutine": "its coroutine was cancelled",
     "asyncio": "its asyncio task was cancelled",
     "thread": "its thread saw that it was cancelled, and left",
+    "process": "its process was interrupted, and its body left",
 }
 
 
@@ -153,7 +157,9 @@ def _misplaced_awaitable(attempt: Attempt, value: Any) -> TypeError | None:
         # Closed, or Python would warn that it was never awaited.
         value.close()
     what = "coroutine" if inspect.iscoroutine(value) else type(value).__name__
-    if attempt.is_threaded:
+    if attempt.executor == "process":
+        hint = "run it inside the task, as asyncio.run() does"
+    elif attempt.is_threaded:
         hint = "write the task as async def, or, if it is a wrapper, say executor='coroutine'"
     else:
         hint = "await it inside the task"

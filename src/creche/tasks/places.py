@@ -1,0 +1,78 @@
+"""Where another process finds a task: for tasks that run in processes of their own.
+
+Such a process is a fresh Python. It gets names, imports a module, and must come upon the very same
+task there. What it could not find is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from creche.errors import TaskDefinitionError, TaskLoadError
+from creche.tasks.registry import import_named, task_registry
+from creche.tasks.task import Task
+
+
+class Place(NamedTuple):
+    """Names under which a task is found, plain enough to be sent."""
+
+    task: str
+    modules: tuple[str, ...]
+    """Where to look, first things first: the module that calls `@task`, and the function's own."""
+    qualname: str
+
+
+def place_of(task: Task[..., Any]) -> Place:
+    """Return where *task* is found.
+
+    Raises:
+        TaskDefinitionError: a fresh Python would not find it.
+    """
+    modules = tuple(dict.fromkeys(name for name in (task.declared_in, task.module) if name))
+    place = Place(task.name, modules, getattr(task, "__qualname__", task.name))
+    if "__main__" in modules:
+        raise TaskDefinitionError(
+            f"task {task.name!r} ({task.place}) is defined in the program that was started, which "
+            "its process cannot import: move it to a module of its own"
+        )
+    if not any(found is task for found in _candidates(place, sys.modules)):
+        raise TaskDefinitionError(
+            f"task {task.name!r} ({task.place}) would not be found by its process: keep it under a "
+            f"name of its own at the top level of {modules[0] if modules else 'a module'}"
+        )
+    return place
+
+
+def import_task(place: Place) -> Task[..., Any]:
+    """Import what has to be, and return the task at *place*.
+
+    Raises:
+        TaskLoadError: a module cannot be imported, or the task is not in it.
+    """
+    for name in place.modules:
+        import_named(name)
+    for task in _candidates(place, sys.modules):
+        return task
+    raise TaskLoadError(f"there is no task {place.task!r} in {' or '.join(place.modules)}")
+
+
+def _candidates(place: Place, modules: Mapping[str, ModuleType]) -> Iterator[Task[..., Any]]:
+    for name in place.modules:
+        if (module := modules.get(name)) is not None:
+            yield from _named(place.task, [_attribute(module, place.qualname)])
+            yield from _named(place.task, vars(module).values())
+    yield from _named(place.task, [task_registry.get(place.task)])
+
+
+def _named(name: str, values: Iterable[object]) -> Iterator[Task[..., Any]]:
+    # The class first: others may answer to any name, or raise.
+    return (value for value in values if isinstance(value, Task) and value.name == name)
+
+
+def _attribute(found: object, qualname: str) -> object:
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return found
