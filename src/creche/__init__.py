@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         JobFailed,
         JobLost,
         JobTimedOut,
+        LifespanFailed,
         ListenError,
         LocalProtocolError,
         MessageTooLarge,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from creche.model.job import JobState
     from creche.model.priority import Priority, TaskPriority
     from creche.peer.handle import JobHandle
+    from creche.tasks.lifespan import Resource, lifespan
     from creche.tasks.task import Task, task
     from creche.worker.context import JobContext, current_job
 
@@ -83,6 +85,7 @@ __all__ = [
     "JobLost",
     "JobState",
     "JobTimedOut",
+    "LifespanFailed",
     "ListenError",
     "LocalProtocolError",
     "MessageTooLarge",
@@ -95,6 +98,7 @@ __all__ = [
     "ProtocolError",
     "Refused",
     "RemoteProtocolError",
+    "Resource",
     "ResultForgotten",
     "ResultTimeout",
     "Retry",
@@ -118,6 +122,7 @@ __all__ = [
     "TooLarge",
     "UnknownJob",
     "current_job",
+    "lifespan",
     "task",
 ]
 
@@ -129,9 +134,11 @@ _ELSEWHERE = {
     "JobHandle": "creche.peer.handle",
     "JobState": "creche.model.job",
     "Priority": "creche.model.priority",
+    "Resource": "creche.tasks.lifespan",
     "Task": "creche.tasks.task",
     "TaskPriority": "creche.model.priority",
     "current_job": "creche.worker.context",
+    "lifespan": "creche.tasks.lifespan",
     "task": "creche.tasks.task",
 }
 """Where names are from; the others are errors."""

@@ -33,6 +33,19 @@ class TaskLoadError(DefinitionError):
     """A module of tasks could not be imported."""
 
 
+class LifespanFailed(DefinitionError):
+    """A lifespan could not be entered, so its worker cannot run: `name` names it and its place, and
+    the cause is what it raised."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name, why)
+        self.name = name
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"lifespan {self.name} could not be entered: {self.why}"
+
+
 class SettingsError(DefinitionError):
     """An option, an environment variable or a settings file holds something unusable."""
 

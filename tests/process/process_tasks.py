@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from creche import BlockingClient, Retry, current_job, task
+from creche import BlockingClient, Retry, current_job, lifespan, task
 from creche.errors import ProcessDied
 from creche.tasks.registry import Registry
 
@@ -178,3 +179,26 @@ def says(text: str) -> None:
 @task(registry=registry)
 def in_a_thread() -> int:
     return os.getpid()
+
+
+class Model:
+    """What each process loads once."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+
+@lifespan(registry=registry)
+def model() -> Iterator[Model]:
+    yield Model()
+    print("the model was put away", flush=True)
+
+
+@task(registry=registry, executor="process")
+def asks_the_model(question: str, model: Model) -> tuple[str, bool, int]:
+    return question, model.pid == os.getpid(), id(model)
+
+
+@task(registry=registry)
+def asks_in_a_thread(model: Model) -> bool:
+    return model.pid == os.getpid()

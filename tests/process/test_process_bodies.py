@@ -278,3 +278,16 @@ async def test_the_signal_that_stops_a_service_is_the_workers_affair(tmp_path: P
         await job.cancel()
         with pytest.raises(JobCancelled):
             await job.result()
+
+
+async def test_each_process_enters_the_lifespans_and_leaves_them(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with a_cluster() as (_, client):
+        answers = [await value_of(client, tasks.asks_the_model, n) for n in ("a", "b")]
+        assert [answer[:2] for answer in answers] == [["a", True], ["b", True]]
+        assert answers[0][2] == answers[1][2]
+        assert await value_of(client, tasks.asks_in_a_thread)
+        assert "put away" not in capfd.readouterr().out
+    # Once by the process, and once by the worker.
+    assert capfd.readouterr().out.count("the model was put away") == 2

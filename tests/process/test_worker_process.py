@@ -426,3 +426,30 @@ def is_alive(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
+
+
+async def test_a_lifespan_that_cannot_be_entered_is_code_2_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "down.py").write_text(
+        "from collections.abc import AsyncIterator\n"
+        "from creche import lifespan, task\n"
+        "@lifespan\n"
+        "async def database() -> AsyncIterator[int]:\n"
+        "    raise ConnectionError('the database is down')\n"
+        "    yield 1\n"
+        "@task\n"
+        "def f() -> None: ...\n"
+    )
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            [sys.executable, "-m", "creche", "worker", "--task-modules", "down"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(SOURCE)},
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    said = done.stderr.decode()
+    assert "error: lifespan database (" in said
+    assert "could not be entered: ConnectionError: the database is down" in said
+    assert "Traceback" not in said

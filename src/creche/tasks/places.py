@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from creche.errors import TaskDefinitionError, TaskLoadError
+from creche.tasks.lifespan import Lifespan, lifespan_of
 from creche.tasks.registry import import_named, task_registry
 from creche.tasks.task import Task
 
@@ -57,6 +58,33 @@ def import_task(place: Place) -> Task[..., Any]:
     for task in _candidates(place, sys.modules):
         return task
     raise TaskLoadError(f"there is no task {place.task!r} in {' or '.join(place.modules)}")
+
+
+def place_of_lifespan(made: Lifespan) -> tuple[str, str]:
+    """Return the module and the name by which a process finds a lifespan.
+
+    Raises:
+        TaskDefinitionError: a fresh Python would not find it.
+    """
+    module = sys.modules.get(made.declared_in)
+    if made.declared_in == "__main__" or lifespan_of(_attribute(module, made.name)) is not made:
+        raise TaskDefinitionError(
+            f"lifespan {made.name} ({made.place}) would not be found by processes, which enter it "
+            "for their tasks: define it at the top level of a module of its own"
+        )
+    return made.declared_in, made.name
+
+
+def import_lifespan(module: str, name: str) -> Lifespan:
+    """Import the module of a lifespan, and return the lifespan.
+
+    Raises:
+        TaskLoadError: the module cannot be imported, or it is not in it.
+    """
+    found = lifespan_of(_attribute(import_named(module), name))
+    if found is None:
+        raise TaskLoadError(f"there is no lifespan {name} in {module}")
+    return found
 
 
 def _candidates(place: Place, modules: Mapping[str, ModuleType]) -> Iterator[Task[..., Any]]:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import formatannotation
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from creche.errors import CrecheError, TaskDefinitionError, TaskLoadError
 
 if TYPE_CHECKING:
+    from creche.tasks.lifespan import Lifespan
     from creche.tasks.task import Task
 
 MAX_SEARCH_DEPTH = 3
@@ -33,6 +35,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._lifespans: list[Lifespan] = []
 
     def register(self, task: Task[..., Any]) -> None:
         """Enter *task*. The same function again (its module was loaded twice) takes its place.
@@ -47,6 +50,42 @@ class Registry:
                 "rename one of them, or give it a name of its own with @task('name')"
             )
         self._tasks[task.name] = task
+        task.look_for_resources(self._provided())
+
+    def add_lifespan(self, made: Lifespan) -> None:
+        """Enter a lifespan. The same function again takes its place.
+
+        Raises:
+            TaskDefinitionError: another one provides the same type.
+        """
+        same = [i for i, each in enumerate(self._lifespans) if each.place == made.place]
+        rivals = [each for each in self._lifespans if each.place != made.place]
+        for each in rivals:
+            if made.provides is not None and each.provides == made.provides:
+                raise TaskDefinitionError(
+                    f"two lifespans provide {formatannotation(made.provides)}: {each.name} "
+                    f"({each.place}) and {made.name} ({made.place}): a task gets it by its type, "
+                    "so give one of them a type of its own (typing.NewType)"
+                )
+        if same:
+            self._lifespans[same[0]] = made
+        else:
+            self._lifespans.append(made)
+        self.look_for_resources()
+
+    @property
+    def lifespans(self) -> Sequence[Lifespan]:
+        """The lifespans, in the order in which they were defined."""
+        return tuple(self._lifespans)
+
+    def look_for_resources(self) -> None:
+        """Look again which parameters of tasks the lifespans provide: what an annotation names may
+        not have been defined when the task was."""
+        for task in self._tasks.values():
+            task.look_for_resources(self._provided())
+
+    def _provided(self) -> list[Any]:
+        return [each.provides for each in self._lifespans if each.provides is not None]
 
     def get(self, name: str) -> Task[..., Any] | None:
         """Return the task of that name, None if there is none."""
@@ -57,8 +96,9 @@ class Registry:
         return sorted(self._tasks)
 
     def clear(self) -> None:
-        """Forget every task. For tests: the modules that hold them stay imported."""
+        """Forget every task and lifespan. For tests: the modules that hold them stay imported."""
         self._tasks.clear()
+        self._lifespans.clear()
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
         return iter([self._tasks[name] for name in self.names()])

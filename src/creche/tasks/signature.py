@@ -145,6 +145,13 @@ class Signature:
             raise ValueError("a signature has a list of parameters and a text or nil of returns")
         return cls(task, [_parameter(row) for row in rows], returns)
 
+    def without(self, names: Collection[str]) -> Signature:
+        """Return the signature without these parameters."""
+        if not names:
+            return self
+        rest = [p for p in self.parameters if p.name not in names]
+        return Signature(self.task, rest, self.returns)
+
     def data(self) -> dict[str, Any]:
         """Return the signature as CBOR and JSON can carry it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import CodeType, FrameType
 from typing import (
@@ -28,6 +28,7 @@ from typing import (
 
 from creche.errors import TaskDefinitionError
 from creche.model.limits import TimeLimits
+from creche.tasks.lifespan import bind, find_resources
 from creche.tasks.options import (
     MAX_NAME_LENGTH,
     Delivery,
@@ -88,6 +89,9 @@ class Task(Generic[P, R_co]):
     says_executor: bool
     """Whether the executor was named, and is not what the function suggests."""
     signature: Signature
+    """What a job of it may be submitted with."""
+    resources: Mapping[str, Any]
+    """The parameters that are not submitted, but handed over by the worker: their types."""
     place: str
     """Where the function was written, as ``file:line``."""
     declared_in: str
@@ -126,9 +130,11 @@ class Task(Generic[P, R_co]):
         self.function = function
         self.executor = executor
         self.says_executor = says_executor
+        self._whole_signature = signature
         self.signature = signature
-        self.place = _place_of(function)
-        self.declared_in = str(_caller().f_globals.get("__name__", ""))
+        self.resources = {}
+        self.place = place_of_function(function)
+        self.declared_in = str(caller().f_globals.get("__name__", ""))
         self.doc = printable((inspect.getdoc(source) or "").partition("\n")[0], MAX_DOC_LENGTH)
         self.defaults = options
         self.options = replace(options, retry=None, limits=None)
@@ -197,6 +203,33 @@ class Task(Generic[P, R_co]):
             declared["retry_on"] = [each.__qualname__ for each in self.retry_on]
             declared["never_retry_on"] = [each.__qualname__ for each in self.never_retry_on]
         return declared
+
+    def look_for_resources(self, provided: Iterable[Any]) -> None:
+        """Take parameters of these types, and those that say `Resource`, out of the signature."""
+        self.resources = find_resources(self.function, provided)
+        self.signature = self._whole_signature.without(self.resources)
+
+    def with_resources(self, values: Iterable[tuple[Any, Any]]) -> Self:
+        """Return a view of this task whose function is handed what it wants of *values*, types with
+        what they are. The same task if it wants nothing.
+
+        Raises:
+            TaskDefinitionError: a type that it wants is not among them.
+        """
+        if not self.resources:
+            return self
+        offered = list(values)
+        found: dict[str, Any] = {}
+        for name, wanted in self.resources.items():
+            fitting = [value for provides, value in offered if provides == wanted]
+            if not fitting:
+                raise TaskDefinitionError(_why_unprovided(self, name, wanted, offered))
+            found[name] = fitting[0]
+        positional = (p.name for p in self._whole_signature.parameters if p.kind <= 1)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.function = bind(self.function, found, positional)
+        return view
 
     @property
     def module(self) -> str:
@@ -292,7 +325,7 @@ def task(subject: Any = None, /, **options: Any) -> Any:
 
 
 def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> Task[..., Any]:
-    where = _describe(function)
+    where = describe(function)
     _refuse_options(where, first_name, given)
     _refuse_function(where, function)
     name = _name_of(where, function, given.get("name") if first_name is None else first_name)
@@ -316,6 +349,17 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
     registry: Registry | None = given.get("registry")
     (task_registry if registry is None else registry).register(made)
     return made
+
+
+def _why_unprovided(
+    task: Task[..., Any], name: str, wanted: Any, offered: list[tuple[Any, Any]]
+) -> str:
+    there = ", ".join(inspect.formatannotation(provides) for provides, _ in offered) or "none"
+    return (
+        f"task {task.name!r} ({task.place}) wants a {inspect.formatannotation(wanted)} for "
+        f"{name!r}, and no lifespan provides one (there are: {there}): write a @creche.lifespan "
+        f"that yields it, or import the module that has it"
+    )
 
 
 def _refuse_options(where: str, first_name: str | None, given: Mapping[str, Any]) -> None:
@@ -430,7 +474,7 @@ def _source_of(function: Any) -> Any:
             return function
 
 
-def _place_of(function: Any) -> str:
+def place_of_function(function: Any) -> str:
     """Return where *function* was written, as ``file:line``; its module if that is not known."""
     source = _source_of(function)
     code = getattr(inspect.unwrap(source), "__code__", None)
@@ -442,7 +486,7 @@ def _place_of(function: Any) -> str:
     return f"module {getattr(source, '__module__', None) or '?'}"
 
 
-def _describe(function: Any) -> str:
+def describe(function: Any) -> str:
     """Name *function* and its place for the start of an error."""
     if isinstance(function, Task):
         return f"{function.name} ({function.place})"
@@ -450,14 +494,15 @@ def _describe(function: Any) -> str:
     name = getattr(source, "__qualname__", None)
     if name is None or not callable(source):
         # Nothing tells where it was written, so tell where @task was called.
-        frame = _caller()
+        frame = caller()
         return f"{source!r} ({frame.f_code.co_filename}:{frame.f_lineno})"
-    return f"{name} ({_place_of(function)})"
+    return f"{name} ({place_of_function(function)})"
 
 
-def _caller() -> FrameType:
-    """Return the frame in which this module was called."""
+def caller(*files: str) -> FrameType:
+    """Return the frame in which this module, or one of *files*, was called."""
+    ours = (__file__, *files)
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+    while frame.f_back is not None and frame.f_code.co_filename in ours:
         frame = frame.f_back
     return frame

@@ -59,9 +59,7 @@ class Cluster:
         make_store: Callable[[], Store],
         nursery: trio.Nursery,
     ) -> None:
-        self.registry = Registry()
-        for task in tasks:
-            self.registry.register(task)
+        self.registry = _as_registry(tasks)
         self.settings = settings
         self.make_store = make_store
         self.listener = MemoryListener()
@@ -93,9 +91,7 @@ class Cluster:
         until the cluster ends."""
         registry = self.registry
         if tasks is not None:
-            registry = Registry()
-            for task in tasks:
-                registry.register(task)
+            registry = _as_registry(tasks)
         worker = Worker(
             registry,
             dial=partial(self._dial, name, "worker"),
@@ -145,6 +141,15 @@ class Cluster:
             yield channel
 
 
+def _as_registry(tasks: Iterable[Task[..., Any]]) -> Registry:
+    if isinstance(tasks, Registry):
+        return tasks
+    made = Registry()
+    for task in tasks:
+        made.register(task)
+    return made
+
+
 @asynccontextmanager
 async def open_cluster(
     tasks: Iterable[Task[..., Any]] = (),
@@ -155,7 +160,8 @@ async def open_cluster(
     make_store: Callable[[], Store] | None = None,
     faults: Callable[[Cluster], None] | None = None,
 ) -> AsyncIterator[Cluster]:
-    """Run a plane with *workers* workers that know *tasks*, while the block does.
+    """Run a plane with *workers* workers that know *tasks*, while the block does. A `Registry`, for
+    one, brings its lifespans along.
 
     *make_store* makes the plane's store, for each of its starts; a memory store by default.
     *faults* may set the cluster's faults before anyone connects. At the end of the block everything

@@ -21,24 +21,25 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import Context
 from importlib import import_module
 from threading import Lock, get_ident
 from types import FrameType
 from typing import Any, NamedTuple
 
-from creche.errors import TaskLoadError
+from creche.errors import DefinitionError, TaskLoadError
 from creche.model.job import JobState
 from creche.peer.parent import current_parent
 from creche.pipe import BlockingEnd
-from creche.tasks.places import Place, import_task
+from creche.tasks.places import Place, import_lifespan, import_task
 from creche.tasks.task import Task
 from creche.wire import messages as m
 from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt, Home
 from creche.worker.executors import fail, succeed
 from creche.worker.forks import leave_if_child
+from creche.worker.lifespans import enter_in_process
 
 # What the worker says, and what it is told. The first value of each message.
 CALL = 0
@@ -58,6 +59,8 @@ class Start(NamedTuple):
     """A function as ``module:name``, and texts that it is called with, before anything is imported;
     empty if there is none."""
     places: list[tuple[Any, ...]]
+    lifespans: list[tuple[str, str]]
+    """Modules and names of those to enter."""
     worker_id: str
     max_jobs: int | None
     max_bytes: int | None
@@ -108,17 +111,17 @@ def main() -> None:
         said = calls.receive()
         if said is None:
             return
-        try:
-            start = Start(*said)
-            bodies.set_up(start)
-        except TaskLoadError as error:
-            calls.send((BROKEN, str(error)))
-            return
-        calls.send((READY,))
-        while (said := calls.receive()) is not None:
-            # What else there may be is the order to stop a body that had left by then.
-            if said[0] == CALL and not bodies.serve(Call(*said)):
+        with ExitStack() as lifespans:
+            try:
+                bodies.set_up(Start(*said), lifespans)
+            except DefinitionError as error:
+                calls.send((BROKEN, str(error)))
                 return
+            calls.send((READY,))
+            while (said := calls.receive()) is not None:
+                # What else there may be is the order to stop a body that had left by then.
+                if said[0] == CALL and not bodies.serve(Call(*said)):
+                    return
 
 
 def die_with(alive_fd: int) -> None:
@@ -156,18 +159,21 @@ class Bodies:
         self._is_sending = False
         self._is_due = False
 
-    def set_up(self, start: Start) -> None:
-        """Import what the worker's tasks need.
+    def set_up(self, start: Start, lifespans: ExitStack) -> None:
+        """Import what the worker's tasks need, and enter its *lifespans*.
 
         Raises:
-            TaskLoadError: it cannot be imported.
+            DefinitionError: it cannot be imported, or entered.
         """
         sys.path[:] = start.path
         if start.set_up:
             _call_by_name(*start.set_up)
-        for row in start.places:
-            place = Place(*row)
-            self._tasks[place.task] = import_task(place)
+        there = [import_lifespan(module, name) for module, name in start.lifespans]
+        tasks = [import_task(Place(*row)) for row in start.places]
+        values = enter_in_process(there, lifespans)
+        for task in tasks:
+            task.look_for_resources([provides for provides, _ in values])
+            self._tasks[task.name] = task.with_resources(values)
         self._home.worker_id = start.worker_id
         self._home.pid = self._pid
         self._max_jobs = start.max_jobs

@@ -4,6 +4,7 @@ Everything here runs on the Trio loop, except the two hooks that threads call. A
 offers, wait on the floor for a slot, run in an executor, and are reported until the plane has
 settled the report. The nurseries, from the outside in:
 
+    lifespans   what the task modules want opened around all jobs
     services    the link to the plane, lease watch, look-ahead, the processes for bodies, collecting
     │           what threads have done
     └─ bodies   one Trio task for each coroutine body
@@ -30,7 +31,7 @@ from creche.peer.link import Link, LinkSettings
 from creche.peer.parent import Token
 from creche.peer.submitter import Submitter
 from creche.tasks.options import AsyncExecutor, Executor
-from creche.tasks.places import place_of
+from creche.tasks.places import place_of, place_of_lifespan
 from creche.tasks.registry import Registry
 from creche.tasks.task import Task
 from creche.wire import codec
@@ -49,6 +50,7 @@ from creche.worker.forks import guard_this_loop, unguard_this_loop
 from creche.worker.holdings import Holdings, end_given_up
 from creche.worker.lease import LeaseWatch
 from creche.worker.leaving import Leaving
+from creche.worker.lifespans import check_resources, entered
 from creche.worker.reports import Report, Reports
 from creche.worker.settings import WorkerSettings
 from creche.worker.watchdog import Watchdog
@@ -100,10 +102,14 @@ class Worker:
         self.queues = tuple(queues)
         self._settings = settings
         self._version = version
+        registry.look_for_resources()
+        self._lifespans = registry.lifespans
         self._declarations = [task.declaration() for task in registry]
         self._tasks: dict[str, tuple[Task[..., Any], Executor]] = {
             task.name: (task, _executor(task, async_executor)) for task in registry
         }
+        for task, executor in self._tasks.values():
+            check_resources(task, executor, self._lifespans)
         self._session = os.urandom(16)
         self._incarnation = os.urandom(16)
 
@@ -127,11 +133,14 @@ class Worker:
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
         self._threads = ThreadExecutor(self._floor, self._collector.add_from_thread)
         self._asyncio = AsyncioExecutor(self._floor, self._collector.add_from_thread)
+        in_processes = [task for task, executor in self._tasks.values() if executor == "process"]
+        entered_there = self._lifespans if in_processes else ()
         self._processes = ProcessExecutor(
             self._floor,
             self._on_body_left,
             settings,
-            [place_of(task) for task, executor in self._tasks.values() if executor == "process"],
+            [place_of(task) for task in in_processes],
+            [place_of_lifespan(each) for each in entered_there if not each.is_async],
             set_up_processes,
             worker_id,
         )
@@ -173,19 +182,30 @@ class Worker:
         return self._leaving.is_begun
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until drained. Ready when the plane has welcomed the worker.
+        """Enter the lifespans, and work until drained. Ready when the plane has said welcome.
 
         If cancelled, coroutine bodies are cancelled and nothing is said to the plane, which gives
         the attempts away when the grace has passed. Threads cannot be cancelled: a body in one runs
         on until it returns or the process ends, and what it returns is not reported.
 
         Raises:
+            LifespanFailed: a lifespan could not be entered.
             Refused: the plane does not want this worker, and never will.
             RuntimeError: this worker has run before.
         """
         if self._has_run:
             raise RuntimeError("a Worker runs once: make another one")
         self._has_run = True
+        if not self._lifespans:
+            await self._work(task_status)
+            return
+        async with entered(self._lifespans, self._settings.leave_lifespans_s) as values:
+            for name, (task, executor) in self._tasks.items():
+                if executor != "process":  # each process has values of its own
+                    self._tasks[name] = (task.with_resources(values), executor)
+            await self._work(task_status)
+
+    async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self._began_at = trio.current_time()
         self._home.pid = os.getpid()
         self._home.trio_token = trio.lowlevel.current_trio_token()

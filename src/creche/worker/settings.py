@@ -38,6 +38,8 @@ class WorkerSettings:
     """How long a process's body that was told to leave may take, before its process is killed."""
     notice_s: float = 0.5
     """The same for one that has run for as long as it may."""
+    leave_lifespans_s: float = 10.0
+    """How long leaving the lifespans may take."""
     process_start_s: float = 60.0
     """How long a process may take to import the task modules."""
     max_jobs_per_process: int | None = None
@@ -54,7 +56,7 @@ class WorkerSettings:
                 raise ValueError(f"{name} must be at least 1")
         for name in (
             *("drain_s", "cleanup_s", "settle_s", "look_ahead_s", "max_lent"),
-            *("kill_after_s", "notice_s"),
+            *("kill_after_s", "notice_s", "leave_lifespans_s"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -46,6 +46,7 @@ class ProcessExecutor:
 
     Args:
         places: where the processes find the tasks.
+        lifespans: where they find the lifespans that they enter.
         set_up: what each of them calls first, as ``module:name``, and with which words.
         on_left: called when a body has left and freed its slot.
     """
@@ -56,6 +57,7 @@ class ProcessExecutor:
         on_left: Callable[[Attempt], None],
         settings: WorkerSettings,
         places: Iterable[Place],
+        lifespans: Iterable[tuple[str, str]],
         set_up: Iterable[str],
         worker_id: str,
     ) -> None:
@@ -63,6 +65,7 @@ class ProcessExecutor:
         self._on_left = on_left
         self._settings = settings
         self._places: list[tuple[Any, ...]] = [(*place,) for place in places]
+        self._lifespans = list(lifespans)
         self._set_up = list(set_up)
         self._worker_id = worker_id
         self._processes: set[BodyProcess] = set()
@@ -123,7 +126,7 @@ class ProcessExecutor:
 
     async def _serve(self, process: BodyProcess) -> None:
         first = Start(
-            *(sys.path, self._set_up, self._places, self._worker_id),
+            *(sys.path, self._set_up, self._places, self._lifespans, self._worker_id),
             self._settings.max_jobs_per_process,
             self._settings.max_memory_per_process_bytes,
         )
