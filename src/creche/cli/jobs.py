@@ -88,6 +88,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     if record.get("due_at") is not None:
         facts.append(("due", moment_text(record["due_at"])))
     facts += [(f"try {made['attempt']}", _try_text(made)) for made in record.get("tries", ())]
+    facts += [(f"header {name}", str(value)) for name, value in record.get("headers", {}).items()]
     facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
     facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
     return facts

@@ -101,7 +101,7 @@ class Dispatch:
         priority = job.lane.priority
         # Of most jobs there is nothing to be said.
         options = None
-        if job.tries or job.limits is not None:
+        if job.tries or job.limits is not None or job.headers is not None:
             options = self._options(job)
         worker.post(
             m.Offer(
@@ -122,6 +122,8 @@ class Dispatch:
                 limits["left_s"] = max(limits.pop("deadline_at") - self._core.now(), 0.0)
             if limits:
                 options["limits"] = limits
+        if job.headers:
+            options["headers"] = job.headers
         return options or None
 
     def _pass_by_full_workers(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from creche.model.job import JobState
 from creche.model.limits import TimeLimits
@@ -26,6 +27,7 @@ class Job:
         "expires_at",
         "failures",
         "has_begun",
+        "headers",
         "holder",
         "id",
         "is_at_most_once",
@@ -87,6 +89,8 @@ class Job:
         """When its time comes (UTC seconds), while it is delayed."""
         self.limits: TimeLimits | None = None
         """What its submission said of how long it may take."""
+        self.headers: Mapping[str, Any] | None = None
+        """What its submission wants its body to know beside its arguments."""
         self.expires_at: float | None = None
         """By when it must have begun (UTC seconds), or, once it has, by when it must be over."""
         self.has_begun = False

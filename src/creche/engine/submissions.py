@@ -16,6 +16,7 @@ from creche.engine.journal import Arrival
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
 from creche.engine.sessions import Session
 from creche.errors import RemoteProtocolError, StoreError
+from creche.model.headers import checked_headers
 from creche.model.ids import made_at
 from creche.model.job import JobState
 from creche.model.limits import MAX_MOMENT, TimeLimits
@@ -27,7 +28,7 @@ from creche.wire.payload import decode_value, encode_value
 if TYPE_CHECKING:
     from creche.engine.core import Core
 
-_OPTIONS = frozenset({"delay_s", "delivery", "due_at", "limits", "parent", "retry"})
+_OPTIONS = frozenset({"delay_s", "delivery", "due_at", "headers", "limits", "parent", "retry"})
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
 MAX_WARNED = 1000
@@ -258,6 +259,7 @@ class Submissions:
             job.delivery = message.options.get("delivery")
             job.due_at = _due_at(message.options, now)
             job.limits = _limits(message.options)
+            job.headers = message.options.get("headers")
         job.expires_at = self.expires_at(job)
         if parent is not None:
             parent.children += 1
@@ -463,6 +465,11 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
         limits = _limits(options)
     except ValueError as error:
         return "bad-limits", str(error)
+    if options.get("headers") is not None:
+        try:
+            checked_headers(options["headers"])
+        except ValueError as error:
+            return "bad-headers", str(error)
     for name, most in (("delay_s", MAX_DELAY_S), ("due_at", MAX_MOMENT)):
         value = options.get(name)
         if value is not None and not (type(value) in (int, float) and 0 <= value <= most):
@@ -510,3 +517,9 @@ def restore_options(job: Job) -> None:
         job.parent = None if parent is None else int(parent[0])
         job.delivery = options.get("delivery")
         job.limits = _limits(options)
+        job.headers = options.get("headers")
+
+
+def headers_in(options: bytes | None) -> m.Facts:
+    """Return the headers that a job was submitted with, as the store has its options."""
+    return {} if options is None else decode_value(options).get("headers") or {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from creche.engine.sessions import Session
+from creche.engine.submissions import headers_in
 from creche.errors import CrecheError, RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
 from creche.model.ids import id_to_text
@@ -156,6 +157,7 @@ class Views:
             **describe(record, self._core.catalog.place),
             "retry": self._core.retry_policy(record.task, record.options).as_data(),
             "tries": [_describe_try(row) for row in record.tries],
+            "headers": headers_in(record.options),
         }
 
     async def _jobs(self, params: m.Facts) -> dict[str, Any]:

@@ -487,6 +487,8 @@ class Submitter:
             extras["retry"] = dict(options.retry)
         if options.limits is not None:
             extras["limits"] = self._limits(options.limits)
+        if options.headers:
+            extras["headers"] = dict(options.headers)
         if options.countdown:
             extras["delay_s"] = options.countdown
         elif options.eta is not None:

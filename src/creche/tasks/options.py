@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from creche.errors import TaskDefinitionError
+from creche.model.headers import Header, checked_headers
 from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
@@ -60,6 +61,8 @@ class SubmitOptions:
     """The moment before which the job does not run."""
     limits: TimeLimits | None = None
     """How long it may take."""
+    headers: Mapping[str, Header] | None = None
+    """What travels with it, and is not for its function."""
 
     @property
     def is_plain(self) -> bool:
@@ -70,6 +73,7 @@ class SubmitOptions:
             and self.countdown is None
             and self.eta is None
             and self.limits is None
+            and self.headers is None
         )
 
     def over(self, base: SubmitOptions) -> SubmitOptions:
@@ -83,6 +87,7 @@ class SubmitOptions:
             countdown=self.countdown if is_timed else base.countdown,
             eta=self.eta if is_timed else base.eta,
             limits=_limits_over(self.limits, base.limits),
+            headers={**(base.headers or {}), **(self.headers or {})} or None,
         )
 
 
@@ -103,6 +108,7 @@ class ViewOptions(TypedDict, total=False):
     deadline: datetime | None
     countdown: float | None
     eta: datetime | None
+    headers: Mapping[str, Header] | None
 
 
 def refuse_unknown(where: str, what: str, given: Mapping[str, Any], known: list[str]) -> None:
@@ -143,6 +149,7 @@ def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
         _retry(where, given),
         *check_time(where, given.get("countdown"), given.get("eta")),
         _limits(where, given),
+        _headers(where, given.get("headers")),
     )
 
 
@@ -239,6 +246,13 @@ def _limits(where: str, given: Mapping[str, Any]) -> TimeLimits | None:
         said["deadline_at"] = deadline.timestamp()
     try:
         return TimeLimits.from_data(said) if said else None
+    except ValueError as error:
+        raise TaskDefinitionError(f"{where}: {error}") from None
+
+
+def _headers(where: str, given: object) -> dict[str, Header] | None:
+    try:
+        return None if given is None else checked_headers(given) or None
     except ValueError as error:
         raise TaskDefinitionError(f"{where}: {error}") from None
 

@@ -161,6 +161,8 @@ class Task(Generic[P, R_co]):
                 `datetime` with a time zone.
             countdown: run it so many seconds from now, and not before.
             eta: run it at this moment, and not before: a `datetime` with a time zone.
+            headers: what travels with the job and is not for its function, as
+                `current_job().headers`: names with texts, numbers, true, false or None.
 
         Raises:
             TaskDefinitionError: an option is unknown, cannot be what it is given for, or

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from enum import Enum, auto
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -86,6 +87,7 @@ class Attempt:
         "executor",
         "hard_end",
         "has_seen_stop",
+        "headers",
         "home",
         "how",
         "id",
@@ -141,6 +143,8 @@ class Attempt:
         self.has_seen_stop = False
         # How its body has left, if not as bodies of its executor usually do.
         self.how: str | None = None
+        # What its submission wants its body to know beside its arguments.
+        self.headers: m.Facts | None = None if options is None else options.get("headers")
         # How many tries at the job have come to nothing before this one.
         self.tries: int = 0 if options is None else int(options.get("tries", 0))
         # If it has failed: what the plane is to know for another try; None if there is to be none.
@@ -213,6 +217,10 @@ def _limits_in(options: m.Facts | None, clock: Callable[[], float]) -> tuple[Tim
     limits = None if options is None else options.get("limits")
     if limits is None:
         return _NO_LIMITS
-    said = {key: value for key, value in limits.items() if key != "left_s"}
+    # What a newer plane says beside these is not for us.
+    said = {key: value for key, value in limits.items() if key in _LIMITS}
     left_s = limits.get("left_s")
     return TimeLimits.from_data(said), math.inf if left_s is None else clock() + left_s
+
+
+_LIMITS = frozenset(field.name for field in fields(TimeLimits))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 
 from creche.errors import JobCancelled
+from creche.model.headers import Header
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -109,8 +111,8 @@ class JobContext:
     @property
     def is_late(self) -> bool:
         """Whether the job's soft time limit has passed: it should come to an end. From then on a
-        block of `soft_scope` is left."""
-        return self._attempt.is_late
+        block of `soft_scope` is left. A job that should leave is late as well."""
+        return self.is_stopping or self._attempt.is_late
 
     @property
     def deadline(self) -> datetime | None:
@@ -119,7 +121,27 @@ class JobContext:
         end = self._attempt.hard_end
         if end == math.inf:
             return None
-        return datetime.now(UTC) + timedelta(seconds=end - self._attempt.home.clock())
+        try:
+            return datetime.now(UTC) + timedelta(seconds=end - self._attempt.home.clock())
+        except OverflowError:  # the last moment there is, and it was rounded up
+            return datetime.max.replace(tzinfo=UTC)
+
+    @property
+    def headers(self) -> dict[str, Header]:
+        """What the job was submitted with beside its arguments; see `Task.with_options`."""
+        return dict(self._attempt.headers or {})
+
+    @property
+    def scope(self) -> None:
+        """The scope that the job belongs to. There are none yet."""
+        return None
+
+    @property
+    def logger(self) -> JobLogger:
+        """A logger whose lines name the task, the job and its attempt, and whose records have them
+        as ``task``, ``job_id`` and ``attempt``."""
+        facts = {"task": self.task, "job_id": self.id, "attempt": self.attempt}
+        return JobLogger(logging.getLogger("creche.job"), facts)
 
     def soft_scope(self) -> trio.CancelScope:
         """Return a cancel scope that ends at the job's soft time limit: for ``async def`` tasks
@@ -159,6 +181,19 @@ class JobContext:
 
     def __repr__(self) -> str:
         return f"<job {self.id} ({self.task}, attempt {self.attempt})>"
+
+
+class JobLogger(logging.LoggerAdapter[logging.Logger]):
+    """What `JobContext.logger` is."""
+
+    def process(
+        self, msg: object, kwargs: MutableMapping[str, Any]
+    ) -> tuple[object, MutableMapping[str, Any]]:
+        """Put the job before the message, and its facts into the record, beside the caller's."""
+        facts = dict(self.extra or {})
+        kwargs["extra"] = {**facts, **(kwargs.get("extra") or {})}
+        task = str(facts["task"]).replace("%", "")  # which would be read as a place for an argument
+        return f"{task} {facts['job_id']} (attempt {facts['attempt']}): {msg}", kwargs
 
 
 class BlockingVerbs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def _describe() -> dict[str, Any]:
         "is_stopping": job.is_stopping,
         "text": repr(job),
     }
+
+
+@task(registry=registry)
+def deadline() -> datetime | None:
+    return current_job().deadline
 
 
 @task(registry=registry)
@@ -237,3 +243,18 @@ async def test_lending_is_bounded() -> None:
         plane.say(*(m.Stop(seq, 1, 1, "enough") for seq in range(1, 6)))
         await plane.finished(5)
     assert len(plane.all(m.Submit)) == 3
+
+
+async def test_limits_that_a_newer_plane_knows_do_not_disturb_those_that_are_known() -> None:
+    plane = ScriptedPlane()
+    async with running(plane, registry):
+        limits = {"timeout_s": 60.0, "soft_timeout_s": 50.0, "politeness_s": 3.0}
+        plane.say(offer(1, "who")._replace(options={"limits": limits, "colour": "red"}))
+        assert value_of(await plane.one(1))["task"] == "who"
+
+
+async def test_a_deadline_after_the_last_moment_there_is_is_that_moment() -> None:
+    plane = ScriptedPlane()
+    async with running(plane, registry):
+        plane.say(offer(1, "deadline")._replace(options={"limits": {"left_s": 1e12}}))
+        assert value_of(await plane.one(1)) == datetime.max.replace(tzinfo=UTC)

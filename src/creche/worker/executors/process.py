@@ -182,9 +182,10 @@ class ProcessExecutor:
         process.n += 1
         process.is_told = False
         # Of the offer's options the process needs no more than this.
+        options = {"tries": attempt.tries, "headers": attempt.headers}
         offer = (*attempt.token, attempt.id, attempt.task.name, attempt.priority, attempt.payload)
         call = Call(
-            *(CALL, process.n, (*offer, {"tries": attempt.tries}), attempt.plane),
+            *(CALL, process.n, (*offer, options), attempt.plane),
             *(attempt.soft_end - attempt.began_at, attempt.hard_end - attempt.began_at),
             attempt.home.payload_bytes,
         )
