@@ -60,9 +60,11 @@ if TYPE_CHECKING:
     from creche.model.job import JobState
     from creche.model.priority import Priority, TaskPriority
     from creche.peer.handle import JobHandle
+    from creche.tasks.hooks import hook
     from creche.tasks.lifespan import Resource, lifespan
     from creche.tasks.task import Task, task
     from creche.worker.context import JobContext, current_job
+    from creche.worker.hooks import HookInfo
 
     __version__: str
 
@@ -75,6 +77,7 @@ __all__ = [
     "ClientClosed",
     "CrecheError",
     "DefinitionError",
+    "HookInfo",
     "InvalidArguments",
     "JobCancelled",
     "JobContext",
@@ -122,6 +125,7 @@ __all__ = [
     "TooLarge",
     "UnknownJob",
     "current_job",
+    "hook",
     "lifespan",
     "task",
 ]
@@ -130,6 +134,7 @@ _ELSEWHERE = {
     "BlockingClient": "creche.client.blocking",
     "BlockingJobHandle": "creche.client.blocking",
     "Client": "creche.client.client",
+    "HookInfo": "creche.worker.hooks",
     "JobContext": "creche.worker.context",
     "JobHandle": "creche.peer.handle",
     "JobState": "creche.model.job",
@@ -138,6 +143,7 @@ _ELSEWHERE = {
     "Task": "creche.tasks.task",
     "TaskPriority": "creche.model.priority",
     "current_job": "creche.worker.context",
+    "hook": "creche.tasks.hooks",
     "lifespan": "creche.tasks.lifespan",
     "task": "creche.tasks.task",
 }

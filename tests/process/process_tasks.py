@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from creche import BlockingClient, Retry, current_job, lifespan, task
+from creche import BlockingClient, HookInfo, Retry, current_job, hook, lifespan, task
 from creche.errors import ProcessDied
 from creche.tasks.registry import Registry
 
@@ -202,3 +202,23 @@ def asks_the_model(question: str, model: Model) -> tuple[str, bool, int]:
 @task(registry=registry)
 def asks_in_a_thread(model: Model) -> bool:
     return model.pid == os.getpid()
+
+
+@hook("before", registry=registry)
+def notes_all(info: HookInfo) -> None:
+    if info.job.task == "has_hooks":
+        print(f"hook {info.moment} {info.job.task}", flush=True)
+
+
+def notes(info: HookInfo) -> None:
+    came_to = info.result if info.error is None else type(info.error).__name__
+    print(f"hook {info.moment} {info.job.task} {came_to}", flush=True)
+
+
+@task(registry=registry, executor="process", timeout=0.3, on_error=notes, after=notes)
+def has_hooks(what: str) -> str:
+    if what == "spin":
+        sum(range(10**15))
+    if what == "die":
+        os._exit(3)
+    return what

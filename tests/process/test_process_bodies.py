@@ -291,3 +291,19 @@ async def test_each_process_enters_the_lifespans_and_leaves_them(
         assert "put away" not in capfd.readouterr().out
     # Once by the process, and once by the worker.
     assert capfd.readouterr().out.count("the model was put away") == 2
+
+
+async def test_hooks_are_called_in_the_process_or_by_the_worker_if_that_is_gone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with a_cluster() as (_, client):
+        assert await value_of(client, tasks.has_hooks, "work") == "work"
+        assert "JobTimedOut" in (await failure_of(client, tasks.has_hooks, "spin")).type
+        assert "ProcessDied" in (await failure_of(client, tasks.has_hooks, "die")).type
+        assert await value_of(client, tasks.echo, 1) == 1
+    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("hook")]
+    assert said == [
+        *["hook before has_hooks", "hook after has_hooks work"],
+        *["hook before has_hooks", "hook on_error has_hooks JobTimedOut"],
+        *["hook before has_hooks", "hook on_error has_hooks ProcessDied"],
+    ]

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from creche.errors import TaskDefinitionError, TaskLoadError
+from creche.tasks.hooks import Hook, describe_hook
 from creche.tasks.lifespan import Lifespan, lifespan_of
 from creche.tasks.registry import import_named, task_registry
 from creche.tasks.task import Task
@@ -73,6 +74,34 @@ def place_of_lifespan(made: Lifespan) -> tuple[str, str]:
             "for their tasks: define it at the top level of a module of its own"
         )
     return made.declared_in, made.name
+
+
+def place_of_hook(function: Hook) -> tuple[str, str]:
+    """Return the module and the name by which a process finds a hook for all tasks.
+
+    Raises:
+        TaskDefinitionError: a fresh Python would not find it.
+    """
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    there = sys.modules.get(module)
+    if module == "__main__" or _attribute(there, name) is not function:
+        raise TaskDefinitionError(
+            f"hook {describe_hook(function)} would not be found by processes, which call it "
+            "for their tasks: define it at the top level of a module of its own"
+        )
+    return module, name
+
+
+def import_hook(module: str, name: str) -> Hook:
+    """Import the module of a hook, and return the hook.
+
+    Raises:
+        TaskLoadError: the module cannot be imported, or it is not in it.
+    """
+    found = _attribute(import_named(module), name)
+    if not callable(found):
+        raise TaskLoadError(f"there is no hook {name} in {module}")
+    return found
 
 
 def import_lifespan(module: str, name: str) -> Lifespan:

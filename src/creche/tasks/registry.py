@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from creche.errors import CrecheError, TaskDefinitionError, TaskLoadError
+from creche.tasks.hooks import Hooks, describe_hook
 
 if TYPE_CHECKING:
     from creche.tasks.lifespan import Lifespan
@@ -36,6 +37,8 @@ class Registry:
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
         self._lifespans: list[Lifespan] = []
+        self.hooks = Hooks()
+        """What is called around the bodies of all tasks."""
 
     def register(self, task: Task[..., Any]) -> None:
         """Enter *task*. The same function again (its module was loaded twice) takes its place.
@@ -73,6 +76,13 @@ class Registry:
             self._lifespans.append(made)
         self.look_for_resources()
 
+    def add_hooks(self, hooks: Hooks) -> None:
+        """Have these called around the bodies of all tasks. A function that is there already, under
+        its name, is taken for the same one: its module was loaded twice."""
+        known = {(moment, describe_hook(function)) for moment, function in self.hooks.each()}
+        if not all((moment, describe_hook(each)) in known for moment, each in hooks.each()):
+            self.hooks = self.hooks + hooks
+
     @property
     def lifespans(self) -> Sequence[Lifespan]:
         """The lifespans, in the order in which they were defined."""
@@ -96,9 +106,10 @@ class Registry:
         return sorted(self._tasks)
 
     def clear(self) -> None:
-        """Forget every task and lifespan. For tests: the modules that hold them stay imported."""
+        """Forget all tasks, lifespans and hooks. For tests: their modules stay imported."""
         self._tasks.clear()
         self._lifespans.clear()
+        self.hooks = Hooks()
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
         return iter([self._tasks[name] for name in self.names()])

@@ -28,6 +28,7 @@ from typing import (
 
 from creche.errors import TaskDefinitionError
 from creche.model.limits import TimeLimits
+from creche.tasks.hooks import Hooks, HooksLike, make_hooks
 from creche.tasks.lifespan import bind, find_resources
 from creche.tasks.options import (
     MAX_NAME_LENGTH,
@@ -73,6 +74,10 @@ class TaskOptions(TypedDict, total=False):
     timeout: float | None
     soft_timeout: float | None
     expires: float | None
+    before: HooksLike | None
+    after: HooksLike | None
+    on_error: HooksLike | None
+    on_retry: HooksLike | None
     registry: Registry | None
 
 
@@ -110,6 +115,8 @@ class Task(Generic[P, R_co]):
     """What is worth another try. Judged by the worker that ran the attempt."""
     never_retry_on: tuple[type[BaseException], ...]
     """And what is not, though `retry_on` has it."""
+    hooks: Hooks | None
+    """What a worker calls around its bodies; None when there is nothing."""
 
     def __init__(
         self,
@@ -122,6 +129,7 @@ class Task(Generic[P, R_co]):
         never_retry_on: tuple[type[BaseException], ...] = (),
         *,
         says_executor: bool = False,
+        hooks: Hooks | None = None,
     ) -> None:
         # First, as it copies the function's own attributes, and ours must win.
         functools.update_wrapper(self, function)
@@ -141,6 +149,7 @@ class Task(Generic[P, R_co]):
         self.limits = options.limits or TimeLimits()
         self.retry_on = retry_on
         self.never_retry_on = never_retry_on
+        self.hooks = hooks
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Coroutine[Any, Any, R_co]:
         """Call the function, here and now. No job is made."""
@@ -171,8 +180,7 @@ class Task(Generic[P, R_co]):
         where = f"task {self.name!r}"
         refuse_unknown(where, "with_options()", options, list(ViewOptions.__annotations__))
         asked = make_options(where, options)
-        view = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
+        view = self._view()
         view.options = asked.over(self.options)
         check_together(where, view.options.over(self.defaults))
         return view
@@ -228,9 +236,22 @@ class Task(Generic[P, R_co]):
                 raise TaskDefinitionError(_why_unprovided(self, name, wanted, offered))
             found[name] = fitting[0]
         positional = (p.name for p in self._whole_signature.parameters if p.kind <= 1)
+        view = self._view()
+        view.function = bind(self.function, found, positional)
+        return view
+
+    def with_hooks(self, common: Hooks) -> Self:
+        """Return a view of this task that has the hooks that are *common* to all, before its own.
+        The same task if there are none."""
+        if not common:
+            return self
+        view = self._view()
+        view.hooks = common if self.hooks is None else common + self.hooks
+        return view
+
+    def _view(self) -> Self:
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view.function = bind(self.function, found, positional)
         return view
 
     @property
@@ -315,6 +336,9 @@ def task(subject: Any = None, /, **options: Any) -> Any:
         timeout: how many seconds one attempt may run; then it is stopped, and has failed.
         soft_timeout: how many seconds it should run; then `current_job().is_late`.
         expires: how many seconds after its submission a job must have begun; else it does not run.
+        before, after, on_error, on_retry: functions of one argument, a `HookInfo`, or lists of
+            them, that are called before a body, after one that has succeeded, when one has failed,
+            and before one that is not the first try at its job.
         registry: where the task is entered; the one that `creche worker` reads when not given.
 
     Raises:
@@ -346,7 +370,9 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
     kind = SyncTask if executor in ("thread", "process") else AsyncTask
     says_executor = given.get("executor") is not None
     made: Task[..., Any] = kind(
-        function, name, signature, executor, options, *judged, says_executor=says_executor
+        *(function, name, signature, executor, options, *judged),
+        says_executor=says_executor,
+        hooks=make_hooks(where, given) or None,
     )
     registry: Registry | None = given.get("registry")
     (task_registry if registry is None else registry).register(made)

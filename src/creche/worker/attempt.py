@@ -83,6 +83,7 @@ class Attempt:
 
     __slots__ = (
         "began_at",
+        "came_to",
         "cancel",
         "executor",
         "hard_end",
@@ -149,6 +150,8 @@ class Attempt:
         self.tries: int = 0 if options is None else int(options.get("tries", 0))
         # If it has failed: what the plane is to know for another try; None if there is to be none.
         self.retry: Another | None = None
+        # What its body has returned or raised, if its task has hooks, which are told.
+        self.came_to: Any = None
         self.state: JobState | None = None
         self.outcome: bytes | None = None
         self.run_us = 0

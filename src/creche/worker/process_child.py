@@ -32,13 +32,15 @@ from creche.errors import DefinitionError, TaskLoadError
 from creche.model.job import JobState
 from creche.peer.parent import current_parent
 from creche.pipe import BlockingEnd
-from creche.tasks.places import Place, import_lifespan, import_task
+from creche.tasks.hooks import Hooks, make_hooks
+from creche.tasks.places import Place, import_hook, import_lifespan, import_task
 from creche.tasks.task import Task
 from creche.wire import messages as m
 from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt, Home
 from creche.worker.executors import fail, succeed
 from creche.worker.forks import leave_if_child
+from creche.worker.hooks import after_body, before_body
 from creche.worker.lifespans import enter_in_process
 
 # What the worker says, and what it is told. The first value of each message.
@@ -61,6 +63,8 @@ class Start(NamedTuple):
     places: list[tuple[Any, ...]]
     lifespans: list[tuple[str, str]]
     """Modules and names of those to enter."""
+    hooks: list[tuple[str, str, str]]
+    """Moments, modules and names of those for all tasks."""
     worker_id: str
     max_jobs: int | None
     max_bytes: int | None
@@ -169,11 +173,14 @@ class Bodies:
         if start.set_up:
             _call_by_name(*start.set_up)
         there = [import_lifespan(module, name) for module, name in start.lifespans]
+        hooks = Hooks()
+        for moment, module, name in start.hooks:
+            hooks += make_hooks(name, {moment: import_hook(module, name)})
         tasks = [import_task(Place(*row)) for row in start.places]
         values = enter_in_process(there, lifespans)
         for task in tasks:
             task.look_for_resources([provides for provides, _ in values])
-            self._tasks[task.name] = task.with_resources(values)
+            self._tasks[task.name] = task.with_resources(values).with_hooks(hooks)
         self._home.worker_id = start.worker_id
         self._home.pid = self._pid
         self._max_jobs = start.max_jobs
@@ -241,15 +248,17 @@ class Bodies:
 
     def _run(self, attempt: Attempt) -> None:
         """Run the body and note its end."""
+        context = Context()
         try:
             try:
                 args, kwargs = decode_call(attempt.payload)
                 task = attempt.task
                 task.signature.check(args, kwargs)
-                context = Context()
                 context.run(current_parent.set, attempt)
                 self._inside = attempt
                 self.on_interrupt(signal.SIGINT, None)  # it may have come before
+                if task.hooks is not None:
+                    context.run(before_body, attempt)
                 value = context.run(task.function, *args, **kwargs)
             finally:
                 self._inside = None
@@ -263,6 +272,8 @@ class Bodies:
         else:
             leave_if_child(self._pid)
             succeed(attempt, value)
+        if attempt.task.hooks is not None:
+            context.run(after_body, attempt)
 
     def _say(self, message: tuple[Any, ...]) -> None:
         with self._uninterrupted(), self._sending:

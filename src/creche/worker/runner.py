@@ -31,7 +31,7 @@ from creche.peer.link import Link, LinkSettings
 from creche.peer.parent import Token
 from creche.peer.submitter import Submitter
 from creche.tasks.options import AsyncExecutor, Executor
-from creche.tasks.places import place_of, place_of_lifespan
+from creche.tasks.places import place_of, place_of_hook, place_of_lifespan
 from creche.tasks.registry import Registry
 from creche.tasks.task import Task
 from creche.wire import codec
@@ -48,6 +48,7 @@ from creche.worker.executors.thread import ThreadExecutor
 from creche.worker.floor import Floor
 from creche.worker.forks import guard_this_loop, unguard_this_loop
 from creche.worker.holdings import Holdings, end_given_up
+from creche.worker.hooks import check_hooks
 from creche.worker.lease import LeaseWatch
 from creche.worker.leaving import Leaving
 from creche.worker.lifespans import check_resources, entered
@@ -106,10 +107,12 @@ class Worker:
         self._lifespans = registry.lifespans
         self._declarations = [task.declaration() for task in registry]
         self._tasks: dict[str, tuple[Task[..., Any], Executor]] = {
-            task.name: (task, _executor(task, async_executor)) for task in registry
+            task.name: (task.with_hooks(registry.hooks), _executor(task, async_executor))
+            for task in registry
         }
         for task, executor in self._tasks.values():
             check_resources(task, executor, self._lifespans)
+            check_hooks(task, executor)
         self._session = os.urandom(16)
         self._incarnation = os.urandom(16)
 
@@ -134,13 +137,15 @@ class Worker:
         self._threads = ThreadExecutor(self._floor, self._collector.add_from_thread)
         self._asyncio = AsyncioExecutor(self._floor, self._collector.add_from_thread)
         in_processes = [task for task, executor in self._tasks.values() if executor == "process"]
+        common = registry.hooks.each() if in_processes else ()
         entered_there = self._lifespans if in_processes else ()
         self._processes = ProcessExecutor(
             self._floor,
             self._on_body_left,
             settings,
-            [place_of(task) for task in in_processes],
+            [place_of(registry.get(task.name) or task) for task in in_processes],
             [place_of_lifespan(each) for each in entered_there if not each.is_async],
+            [(moment, *place_of_hook(each)) for moment, each in common],
             set_up_processes,
             worker_id,
         )

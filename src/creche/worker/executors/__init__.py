@@ -27,6 +27,8 @@ from creche.worker.failure import failure_of
 
 def succeed(attempt: Attempt, value: Any) -> None:
     """Note what the body returned, as far as it can be sent; else the attempt has failed."""
+    if attempt.task.hooks is not None:
+        attempt.came_to = value
     if value is None:
         attempt.state = JobState.SUCCEEDED
         return
@@ -97,6 +99,8 @@ def fail(attempt: Attempt, error: BaseException, *, is_hopeless: bool = False) -
         attempt.state = JobState.CANCELLED
         attempt.has_seen_stop = True
         return
+    if attempt.task.hooks is not None:
+        attempt.came_to = error
     if not is_hopeless:
         attempt.retry = another_try(attempt.task, error)
     if attempt.executor == "coroutine" and isinstance(error, RuntimeError):

@@ -7,6 +7,7 @@ stopping it cancels that task, and clean-up in a ``finally`` may wait, as asynci
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
 from creche.worker.forks import leave_if_child
+from creche.worker.hooks import HOOKS_S, after_awaited, before_awaited
+
+logger = logging.getLogger("creche.worker")
 
 
 class AsyncioExecutor:
@@ -104,8 +108,21 @@ class AsyncioExecutor:
             del self._tasks[body]
             attempt.run_us = int((perf_counter() - began) * 1_000_000)
             end_by_limit(attempt)
+            if attempt.task.hooks is not None:
+                await _call_hooks(attempt)
             self._floor.leave(attempt)
             self._on_left(attempt)
+
+
+async def _call_hooks(attempt: Attempt) -> None:
+    """Call what comes after a body. It has left: stopping it stops none of them."""
+    attempt.cancel = None
+    try:
+        async with asyncio.timeout(HOOKS_S):
+            await after_awaited(attempt)
+    except (TimeoutError, asyncio.CancelledError):
+        # The loop ends, or an order to stop the body was on its way.
+        logger.error("hooks of %s were cancelled", attempt.task.name)
 
 
 async def _run_body(attempt: Attempt) -> None:
@@ -114,6 +131,8 @@ async def _run_body(attempt: Attempt) -> None:
     try:
         args, kwargs = decode_call(attempt.payload)
         task.signature.check(args, kwargs)
+        if task.hooks is not None:
+            await before_awaited(attempt)
         value: Any = await task.function(*args, **kwargs)
     except asyncio.CancelledError as error:
         leave_if_child(attempt.home.pid, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import logging
 import math
 from collections.abc import Callable
 from time import perf_counter
@@ -18,7 +19,10 @@ from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
 from creche.worker.forks import leave_if_child
+from creche.worker.hooks import HOOKS_S, after_awaited, before_awaited
 from creche.worker.watchdog import Watchdog
+
+logger = logging.getLogger("creche.worker")
 
 
 class CoroutineExecutor:
@@ -71,16 +75,26 @@ class CoroutineExecutor:
         try:
             with attempt.scopes[0] as scope:
                 await run_body(attempt, scope)
+            if attempt.state is None:
+                attempt.state = JobState.CANCELLED
+            attempt.run_us = int((perf_counter() - began) * 1_000_000)
+            end_by_limit(attempt)
+            if attempt.task.hooks is not None:
+                await _call_hooks(attempt)
         finally:
             self._inside.discard(attempt)
             if not self._inside:
                 self._watchdog.disarm()
             self._floor.leave(attempt)
-        if attempt.state is None:
-            attempt.state = JobState.CANCELLED
-        attempt.run_us = int((perf_counter() - began) * 1_000_000)
-        end_by_limit(attempt)
         self._on_left(attempt)
+
+
+async def _call_hooks(attempt: Attempt) -> None:
+    """Call what comes after a body. It has left: stopping it stops none of them."""
+    with trio.move_on_after(HOOKS_S) as scope:
+        await after_awaited(attempt)
+    if scope.cancelled_caught:
+        logger.error("hooks of %s took over %g s, and were cancelled", attempt.task.name, HOOKS_S)
 
 
 async def run_body(attempt: Attempt, scope: trio.CancelScope) -> None:
@@ -95,6 +109,8 @@ async def run_body(attempt: Attempt, scope: trio.CancelScope) -> None:
     try:
         args, kwargs = decode_call(attempt.payload)
         task.signature.check(args, kwargs)
+        if task.hooks is not None:
+            await before_awaited(attempt)
         value: Any = task.function(*args, **kwargs)
         if inspect.isawaitable(value):
             value = await value

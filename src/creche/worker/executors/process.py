@@ -22,6 +22,7 @@ from creche.worker.attempt import Another, Attempt
 from creche.worker.body_process import BodyProcess
 from creche.worker.executors import end_by_limit, fail
 from creche.worker.floor import Floor
+from creche.worker.hooks import after_body
 from creche.worker.process_child import (
     BROKEN,
     CALL,
@@ -47,6 +48,7 @@ class ProcessExecutor:
     Args:
         places: where the processes find the tasks.
         lifespans: where they find the lifespans that they enter.
+        hooks: where they find those that are common to all tasks, with their moments.
         set_up: what each of them calls first, as ``module:name``, and with which words.
         on_left: called when a body has left and freed its slot.
     """
@@ -58,6 +60,7 @@ class ProcessExecutor:
         settings: WorkerSettings,
         places: Iterable[Place],
         lifespans: Iterable[tuple[str, str]],
+        hooks: Iterable[tuple[str, str, str]],
         set_up: Iterable[str],
         worker_id: str,
     ) -> None:
@@ -66,6 +69,7 @@ class ProcessExecutor:
         self._settings = settings
         self._places: list[tuple[Any, ...]] = [(*place,) for place in places]
         self._lifespans = list(lifespans)
+        self._hooks = list(hooks)
         self._set_up = list(set_up)
         self._worker_id = worker_id
         self._processes: set[BodyProcess] = set()
@@ -126,7 +130,7 @@ class ProcessExecutor:
 
     async def _serve(self, process: BodyProcess) -> None:
         first = Start(
-            *(sys.path, self._set_up, self._places, self._lifespans, self._worker_id),
+            *(sys.path, self._set_up, self._places, self._lifespans, self._hooks, self._worker_id),
             self._settings.max_jobs_per_process,
             self._settings.max_memory_per_process_bytes,
         )
@@ -274,9 +278,20 @@ class ProcessExecutor:
         process.attempt = attempt.cancel = None
         process.patience_ends = math.inf
         end_by_limit(attempt)
-        self._floor.leave(attempt)
         if is_reusable:
             self._idle.append(process)
+        if attempt.came_to is not None and self._nursery is not None:
+            # It was failed here, of which hooks in the process cannot know.
+            self._nursery.start_soon(self._leave_after_hooks, attempt)
+            return
+        self._floor.leave(attempt)
+        self._on_left(attempt)
+
+    async def _leave_after_hooks(self, attempt: Attempt) -> None:
+        try:
+            await trio.to_thread.run_sync(after_body, attempt, abandon_on_cancel=True)
+        finally:
+            self._floor.leave(attempt)
         self._on_left(attempt)
 
 

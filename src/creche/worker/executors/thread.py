@@ -15,6 +15,7 @@ from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
 from creche.worker.forks import leave_if_child
+from creche.worker.hooks import after_body, before_body
 
 logger = logging.getLogger("creche.worker")
 
@@ -104,13 +105,15 @@ def _run(attempt: Attempt) -> None:
         end_by_limit(attempt)
         return
     began = perf_counter()
+    # A context of its own, and an empty one: what one body sets, no other sees.
+    context = Context()
     try:
         args, kwargs = decode_call(attempt.payload)
         task = attempt.task
         task.signature.check(args, kwargs)
-        # A context of its own, and an empty one: what one body sets, no other sees.
-        context = Context()
         context.run(current_parent.set, attempt)
+        if task.hooks is not None:
+            context.run(before_body, attempt)
         value = context.run(task.function, *args, **kwargs)
     except BaseException as error:
         leave_if_child(attempt.home.pid, error)
@@ -120,3 +123,5 @@ def _run(attempt: Attempt) -> None:
         succeed(attempt, value)
     attempt.run_us = int((perf_counter() - began) * 1_000_000)
     end_by_limit(attempt)
+    if attempt.task.hooks is not None:
+        context.run(after_body, attempt)
