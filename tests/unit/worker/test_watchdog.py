@@ -16,6 +16,9 @@ from creche.worker.watchdog import Watchdog
 
 pytestmark = pytest.mark.trio
 
+STALL_S = 0.5
+"""Longer than a busy machine keeps the processor from a loop that nothing blocks."""
+
 
 class Listener(logging.Handler):
     """Keeps what the worker logs, and sets an event when it is of the watchdog."""
@@ -57,7 +60,7 @@ async def test_a_task_that_blocks_the_loop_is_named_once_with_its_line(
         waits_in_a_library()
 
     plane = ScriptedPlane()
-    async with running(plane, registry, stall_s=0.02):
+    async with running(plane, registry, stall_s=STALL_S):
         plane.offer(1, "blocks")
         await plane.one(1)
         assert await trio.to_thread.run_sync(listener.gone_on.wait, 60)
@@ -78,7 +81,7 @@ async def test_each_stall_is_told(listener: Listener) -> None:
         assert listener.blocked.wait(60)
 
     plane = ScriptedPlane()
-    async with running(plane, registry, stall_s=0.02):
+    async with running(plane, registry, stall_s=STALL_S):
         for seq in range(1, 4):
             plane.offer(seq, "blocks", seq)
             await plane.one(seq)
@@ -100,7 +103,7 @@ async def test_code_that_a_task_started_is_placed_even_if_its_task_cannot_be_nam
             nursery.start_soon(child)
 
     plane = ScriptedPlane()
-    async with running(plane, registry, stall_s=0.02):
+    async with running(plane, registry, stall_s=STALL_S):
         plane.offer(1, "opens_a_nursery")
         await plane.one(1)
     assert f"test_watchdog.py:{child.__code__.co_firstlineno + 1} in child()" in listener.texts[0]
