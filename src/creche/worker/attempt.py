@@ -187,6 +187,11 @@ class Attempt:
             self.hard_end = self.must_end
 
     @property
+    def ran_us(self) -> int:
+        """How long its body has been in, in microseconds."""
+        return int((self.home.clock() - self.began_at) * 1_000_000)
+
+    @property
     def is_too_late(self) -> bool:
         """Whether its time was up before its body could begin."""
         return self.hard_end <= self.began_at

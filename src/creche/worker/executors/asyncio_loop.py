@@ -12,7 +12,6 @@ import math
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from time import perf_counter
 from typing import Any
 
 from creche.model.job import JobState
@@ -93,7 +92,6 @@ class AsyncioExecutor:
 
     async def _run(self, attempt: Attempt) -> None:
         attempt.begin()
-        began = perf_counter()
         timer: asyncio.TimerHandle | None = None
         body = asyncio.current_task()
         assert body is not None
@@ -106,7 +104,7 @@ class AsyncioExecutor:
             if timer is not None:
                 timer.cancel()
             del self._tasks[body]
-            attempt.run_us = int((perf_counter() - began) * 1_000_000)
+            attempt.run_us = attempt.ran_us
             end_by_limit(attempt)
             if attempt.task.hooks is not None:
                 await _call_hooks(attempt)

@@ -7,7 +7,6 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import trio
@@ -71,13 +70,12 @@ class CoroutineExecutor:
         current_parent.set(attempt)
         attempt.begin()
         attempt.scopes[0].deadline = attempt.hard_end
-        began = perf_counter()
         try:
             with attempt.scopes[0] as scope:
                 await run_body(attempt, scope)
             if attempt.state is None:
                 attempt.state = JobState.CANCELLED
-            attempt.run_us = int((perf_counter() - began) * 1_000_000)
+            attempt.run_us = attempt.ran_us
             end_by_limit(attempt)
             if attempt.task.hooks is not None:
                 await _call_hooks(attempt)

@@ -206,7 +206,7 @@ class ProcessExecutor:
         attempt.retry = None if ended.retry is None else Another(*ended.retry)
         attempt.has_seen_stop = ended.has_seen_stop
         # What it took of the slot, the way there and back included: by this the plane looks ahead.
-        attempt.run_us = _run_us(attempt)
+        attempt.run_us = attempt.ran_us
         if ended.why_used_up:
             logger.info("process %d is replaced: %s", process.pid, ended.why_used_up)
         goes_on = not ended.why_used_up and len(self._idle) < max(1, self._floor.slots)
@@ -256,7 +256,7 @@ class ProcessExecutor:
             return
         died = ProcessDied(process.pid, process.code)
         if process.is_ready:
-            attempt.run_us = _run_us(attempt)
+            attempt.run_us = attempt.ran_us
             attempt.how = _KILLED if process.was_killed else str(died)
         else:
             attempt.how = _NOT_BEGUN
@@ -293,10 +293,6 @@ class ProcessExecutor:
         finally:
             self._floor.leave(attempt)
         self._on_left(attempt)
-
-
-def _run_us(attempt: Attempt) -> int:
-    return int((attempt.home.clock() - attempt.began_at) * 1_000_000)
 
 
 _KILLED = "its process was killed, as its body did not leave"
