@@ -75,6 +75,24 @@ class AttemptsLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSet(Event):
+    """An operator has said what is taken from a queue."""
+
+    queue: str
+    is_paused: bool
+    limit: int | None
+    rate: str | None
+
+    def __str__(self) -> str:
+        said = ["is paused" if self.is_paused else "is taken from"]
+        if self.limit is not None:
+            said.append(f"{self.limit:,} at a time")
+        if self.rate is not None:
+            said.append(f"at {self.rate}")
+        return f"queue {self.queue} {', '.join(said)}"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreFailing(Event):
     """The store takes nothing: submissions are refused and nothing is dispatched."""
 

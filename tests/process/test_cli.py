@@ -424,6 +424,42 @@ def test_every_list_has_a_table_and_a_document(plane: Plane) -> None:
     assert worker["name"] in plane.run("workers", "ls").stdout
 
 
+def test_a_queue_is_paused_limited_and_resumed(plane: Plane) -> None:
+    assert plane.run("queues", "pause", "images").returncode == 0
+    waiting = plane.run("submit", "shape", "y", "--non-blocking").stdout.strip()
+    assert plane.run("result", waiting, "--timeout", "0.5").returncode == 6
+    (row,) = [line for line in lines(plane.run("queues", "ls").stdout) if "images" in line]
+    assert "paused" in row
+    assert plane.run("queues", "resume", "images").returncode == 0
+    assert plane.run("result", waiting).returncode == 0
+    done = plane.run("queues", "limit", "images", "--running", "2", "--rate", "100/m")
+    assert done.stderr == "queue images: 2 at a time, 100/m\n"
+    assert plane.run("queues", "limit", "images", "--no-limit").returncode == 0
+    for words, code, why in (
+        (("pause", "imagse"), 3, "did you mean 'images'?"),
+        (("limit", "images"), 2, "--running N, --rate N/TIME, or --no-limit"),
+        (("limit", "images", "--running", "0"), 2, "a whole number from 1 on"),
+        (("limit", "images", "--rate", "often"), 2, "'often' is no rate"),
+    ):
+        done = plane.run("queues", *words)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert why in done.stderr
+
+
+def test_a_route_that_is_none_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "creche", "control-plane", "--no-gui", "--routes", "mail"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "write PATTERN=QUEUE" in done.stderr
+
+
 def test_lists_of_jobs_are_filtered_limited_and_never_cut(plane: Plane) -> None:
     ids = [plane.run("submit", "hello", "x", "--non-blocking").stdout.strip() for _ in range(3)]
     listed = plane.run("jobs", "ls", "--task", "hello", "--limit", "2", COLUMNS="20")

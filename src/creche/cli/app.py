@@ -41,7 +41,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("cancel", "jobs:cancel", "Cancel a job.", _JOBS),
     ("jobs", "jobs:app", "List jobs.", _JOBS),
     ("list", "tasks:list_tasks", "List the tasks that workers have announced.", _LOOK),
-    ("queues", "queues:app", "List queues and their lanes.", _LOOK),
+    ("queues", "queues:app", "List, pause and limit queues.", _LOOK),
     ("workers", "workers:app", "List workers.", _LOOK),
     ("health", "health:health", "Ask whether the plane is well.", _LOOK),
     ("store", "store:app", "Look after a store file.", _KEEP),

@@ -49,7 +49,7 @@ from creche.cli.processes import (
 )
 from creche.engine.children import Child
 from creche.engine.plane import Running, run_plane
-from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
+from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings, Route
 from creche.errors import ListenError, SettingsError
 from creche.store.base import Durability, Retention
 from creche.store.urls import check_free, make_store
@@ -87,6 +87,7 @@ async def control_plane(
     lease: Seconds = 60.0,
     window: Count = 10_000,
     fairness: Count | None = None,
+    routes: Names | None = None,
     result_cache_size: Count | None = None,
     result_cache_ttl: Seconds | None = None,
     result_cache_bytes: Count | None = None,
@@ -125,6 +126,9 @@ async def control_plane(
         window: Jobs of one lane that are held in memory; what is beyond waits in the store.
         fairness: After so many jobs have overtaken a lower lane it may pass once; strict order
             when not given.
+        routes: Where jobs go whose submission and task name no queue, as PATTERN=QUEUE:
+            mail.*=emails sends those of all tasks whose names begin so to emails. The first that
+            fits counts. Local workers listen there too.
         result_cache_size: How many results are kept: with memory: 10,000, else any number.
         result_cache_ttl: For how many seconds: with memory: an hour, else 7 days.
         result_cache_bytes: For how many bytes of them: with memory: 256 MiB, else 4 GiB.
@@ -145,6 +149,7 @@ async def control_plane(
         drain_s=drain_timeout,
         window=window,
         fairness=fairness,
+        routes=[_route(text) for text in routes or ()],
     )
     try:
         _check_port(*where)
@@ -163,6 +168,15 @@ async def control_plane(
     )
     house = _House(store, store_bytes, settings, local, page, log_level, ready_fd)
     return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
+
+
+def _route(text: str) -> Route:
+    pattern, equals, queue = (part.strip() for part in text.partition("="))
+    if not (pattern and equals and queue) or any(c.isspace() for c in queue):
+        raise SettingsError(
+            f"--routes: {text!r} is no route: write PATTERN=QUEUE, as in 'mail.*=emails'"
+        )
+    return Route(pattern, queue)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -373,6 +387,7 @@ class _LocalWorkers:
             *("--drain-timeout", str(max(self.settings.drain_s, 0.1))),
             *("--grace", str(self.settings.grace_s)),
             *chain.from_iterable(limits),
+            *(part for route in self.settings.routes or () for part in ("--routed", route.queue)),
             *("--log-level", log_level),
             *("--parent-pipe", str(pipe), "--task-modules", *self.modules),
         )

@@ -55,6 +55,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
 )
 
 _REFUSED_CREDENTIALS = frozenset({"credential", "forbidden"})
+_UNKNOWN = frozenset({"unknown-queue"})
 
 
 def exit_of(error: BaseException) -> Exit:
@@ -65,6 +66,8 @@ def exit_of(error: BaseException) -> Exit:
         return Exit.BROKEN_PIPE
     if isinstance(error, errors.Refused) and error.code in _REFUSED_CREDENTIALS:
         return Exit.REFUSED
+    if isinstance(error, errors.Refused) and error.code in _UNKNOWN:
+        return Exit.UNKNOWN_ID
     for kind, code in _BY_ERROR:
         if isinstance(error, kind):
             return code

@@ -1,24 +1,34 @@
-"""`creche queues ls`: lanes, as they are now."""
+"""`creche queues`: lanes, as they are now, and what is taken from a queue."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, Connect, Json
+from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, Json
 from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, print_table
+from creche.errors import SettingsError
+from creche.model.flow import Rate
 
-app = App(name="queues", help="List queues and their lanes.")
+QueueName: TypeAlias = Annotated[
+    str, Parameter(help="The queue's name.", metavar="QUEUE", show_env_var=False)
+]
+New: TypeAlias = Annotated[
+    bool, FLAG, Parameter(help="The queue is new: nobody has named it yet.", show_env_var=False)
+]
+
+app = App(name="queues", help="List, pause and limit queues.")
 
 _COLUMNS = (
     Column("QUEUE", cell("queue"), narrow=Narrow.FOLDED),
     Column("PRIORITY", cell("priority")),
     Column("PARKED", cell("parked"), 1, Narrow.CUT),
+    Column("STATE", cell("state"), 2),
     Column("READY", cell("ready"), is_number=True),
     Column("STORED", cell("stored"), is_number=True),
     Column("DELAYED", cell("delayed"), 3, is_number=True),
@@ -30,9 +40,9 @@ _COLUMNS = (
 async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     """List every lane: the jobs of one queue and one priority, and those parked apart.
 
-    READY is how many are in memory (WINDOW is the room for them), STORED how many wait beyond that
-    in the store, DELAYED how many wait for their time. With --json each lane has its memory
-    channel's statistics as well.
+    READY is how many wait, STORED how many of them are beyond the WINDOW that is in memory,
+    DELAYED how many wait for their time. STATE is paused or limited where nothing is taken, and
+    what was said of the queue. With --json each lane has its memory channel's statistics as well.
     """
     answer = await ask(connect, "queues")
     if as_json:
@@ -44,7 +54,70 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     return Exit.DONE
 
 
+@app.command
+async def pause(queue: QueueName, /, *, connect: Connect = DEFAULT_URL, new: New = False) -> int:
+    """Have nothing taken from a queue until it is resumed; what runs goes on."""
+    await ask(connect, "set-queue", queue=queue, paused=True, is_new=new)
+    say("", f"queue {queue} is paused; `creche queues resume {queue}` ends that")
+    return Exit.DONE
+
+
+@app.command
+async def resume(queue: QueueName, /, *, connect: Connect = DEFAULT_URL) -> int:
+    """Have a paused queue taken from again."""
+    await ask(connect, "set-queue", queue=queue, paused=False)
+    say("", f"queue {queue} is taken from")
+    return Exit.DONE
+
+
+@app.command
+async def limit(
+    queue: QueueName,
+    /,
+    *,
+    connect: Connect = DEFAULT_URL,
+    running: Annotated[Count | None, Parameter(show_env_var=False)] = None,
+    rate: Annotated[str | None, Parameter(show_env_var=False, metavar="N/TIME")] = None,
+    no_limit: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    new: New = False,
+) -> int:
+    """Limit what runs of a queue, on all workers together; what runs goes on.
+
+    Args:
+        running: How many of its jobs run at a time.
+        rate: How many begin in a time: 10/m, 100/30s, 5000/d.
+        no_limit: Take back what was said.
+    """
+    if no_limit == (running is not None or rate is not None):
+        raise SettingsError("how much? say --running N, --rate N/TIME, or --no-limit alone")
+    said: dict[str, Any] = {"limit": None, "rate": None} if no_limit else {}
+    if running is not None:
+        said["limit"] = running
+    if rate is not None:
+        try:
+            said["rate"] = Rate.parse(rate).as_data()
+        except ValueError as error:
+            raise SettingsError(f"--rate: {error}") from None
+    answer = await ask(connect, "set-queue", queue=queue, is_new=new, **said)
+    say("", f"queue {queue}: {_said(answer) or 'no limit'}")
+    return Exit.DONE
+
+
 def _lanes(queues: list[dict[str, Any]]) -> Iterator[Row]:
     for queue in queues:
-        for lane in queue["lanes"]:
-            yield {"queue": queue["queue"], **lane}
+        said = _said(queue)
+        nothing = {"priority": "", "parked": "", "ready": "", "stored": "", "delayed": ""}
+        for lane in queue["lanes"] or [{**nothing, "window": "", "shut": False}]:
+            is_limited = lane["shut"] and not queue["paused"]
+            state = ", ".join(filter(None, ("limited" if is_limited else "", said)))
+            yield {"queue": queue["queue"], **lane, "state": state}
+
+
+def _said(queue: Row) -> str:
+    """Return what was said of a queue, in words."""
+    parts = ["paused"] if queue["paused"] else []
+    if queue["limit"] is not None:
+        parts.append(f"{queue['limit']:,} at a time")
+    if queue["rate"] is not None:
+        parts.append(queue["rate"])
+    return ", ".join(parts)

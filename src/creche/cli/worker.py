@@ -71,6 +71,7 @@ async def worker(
     log_level: LogLevel = "info",
     check: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     grace: Annotated[Seconds, Parameter(show=False, show_env_var=False)] = 15.0,
+    routed: Annotated[list[str] | None, Parameter(show=False, show_env_var=False)] = None,
     parent_pipe: ParentPipe = None,
 ) -> int:
     """Run jobs for a plane.
@@ -104,7 +105,7 @@ async def worker(
     for warning in load(task_modules).warnings:
         # A plane that starts its workers has said so itself, once for all of them.
         logger.log(logging.WARNING if parent_pipe is None else logging.DEBUG, "%s", warning)
-    chosen = queues or _queues_of_tasks()
+    chosen = queues or list(dict.fromkeys([*_queues_of_tasks(), *(routed or ())]))
     made = Worker(
         task_registry,
         dial=partial(trio_ws.dial, connect),

@@ -308,6 +308,18 @@ class BlockingClient:
         """Ask the plane a question, or give it a command, by name; see `Client.ask`."""
         return self._call(lambda client: client.ask(question, params))
 
+    def pause_queue(self, queue: str) -> None:
+        """Have nothing taken from *queue* until it is resumed; see `Client.pause_queue`."""
+        self._call(lambda client: client.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> None:
+        """Have *queue* taken from again; see `Client.resume_queue`."""
+        self._call(lambda client: client.resume_queue(queue))
+
+    def limit_queue(self, queue: str, *, limit: int | None = None, rate: str | None = None) -> None:
+        """Say how many jobs of *queue* run, and how often they begin; see `Client.limit_queue`."""
+        self._call(lambda client: client.limit_queue(queue, limit=limit, rate=rate))
+
     # --- inside ---------------------------------------------------------------------------------
 
     def _open(self) -> _Runtime:

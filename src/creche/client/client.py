@@ -26,7 +26,8 @@ import anyio
 
 from creche.channel.base import Dial
 from creche.channel.handshake import parse_url, with_scheme
-from creche.errors import ClientClosed, SettingsError, UnknownJob
+from creche.errors import ClientClosed, InvalidArguments, SettingsError, UnknownJob
+from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
 from creche.model.priority import Priority
 from creche.peer.handle import JobHandle, to_id
@@ -363,6 +364,39 @@ class Client:
             PlaneUnreachable: no answer within the client's timeout.
         """
         return await self._open().ask(question, params)
+
+    async def pause_queue(self, queue: str) -> None:
+        """Have nothing taken from *queue* until it is resumed. What runs goes on; it is still
+        paused after a restart of the plane. If cancelled, it may be paused or not.
+
+        Raises:
+            Refused: there is no such queue (code ``unknown-queue``).
+            PlaneUnreachable: no answer within the client's timeout.
+        """
+        await self.ask("set-queue", {"queue": queue, "paused": True})
+
+    async def resume_queue(self, queue: str) -> None:
+        """Have *queue* taken from again. Raises as `pause_queue` does."""
+        await self.ask("set-queue", {"queue": queue, "paused": False})
+
+    async def limit_queue(
+        self, queue: str, *, limit: int | None = None, rate: str | None = None
+    ) -> None:
+        """Say how many jobs of *queue* run at a time, and how often they begin (``"100/m"``),
+        whichever workers run them; None: no limit. What runs goes on. It holds until something else
+        is said, after a restart of the plane too.
+
+        Raises:
+            InvalidArguments: *limit* or *rate* is none.
+            Refused: there is no such queue (code ``unknown-queue``).
+            PlaneUnreachable: no answer within the client's timeout.
+        """
+        try:
+            settings = QueueSettings(False, limit, None if rate is None else Rate.parse(rate))
+        except ValueError as error:
+            raise InvalidArguments(str(error)) from None
+        said = settings.as_data()
+        await self.ask("set-queue", {"queue": queue, "limit": said["limit"], "rate": said["rate"]})
 
     def watch_topic(self, topic: str, *, hz: float = 5.0) -> AsyncGenerator[Any, None]:
         """Yield views of *topic* as they change, at most *hz* a second; a slow reader skips to the

@@ -5,13 +5,16 @@ leaves open."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
-from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, LaneKey
+from creche.engine.lanes import DEFAULT_QUEUE, LaneKey, parts_of_park
+from creche.engine.settings import Route
 from creche.errors import RemoteProtocolError
+from creche.model.flow import Flow
 from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import RetryPolicy
@@ -31,12 +34,18 @@ MAX_COMPARED = 300
 """Names that one unknown name is compared with: each takes up to 50 us."""
 
 AT_MOST_ONCE = "at-most-once"
-_PLAIN = ("name", "queue", "priority", "delivery", "retry", "limits")
+_PLAIN = ("name", "queue", "priority", "delivery", "retry", "limits", "flow")
 _SHOWN = ("module", "doc", "executor")
 _SHOWN_LISTS = ("retry_on", "never_retry_on")
 """Names of exceptions: who judges by them is the worker."""
 MAX_SHOWN = 50
 _DELIVERIES = (None, "at-least-once", AT_MOST_ONCE)
+_READERS: tuple[tuple[str, Callable[[Any], object]], ...] = (
+    ("retry", RetryPolicy.from_data),
+    ("limits", TimeLimits.from_data),
+    ("flow", Flow.from_data),
+)
+"""What is checked of a declaration by who knows it."""
 
 
 class Defaults(NamedTuple):
@@ -53,9 +62,11 @@ _NOTHING_SAID = Defaults(None, None, None, None, None)
 
 
 class Catalog:
-    """Every task that was ever announced, with its newest declaration."""
+    """Every task that was ever announced, with its newest declaration; *routes* say to which queues
+    jobs go where neither submission nor task names one."""
 
-    def __init__(self, rows: Iterable[TaskRow]) -> None:
+    def __init__(self, rows: Iterable[TaskRow], routes: Sequence[Route] = ()) -> None:
+        self._routes = routes
         self._declarations: dict[str, dict[str, Any]] = {}
         self._encoded: dict[str, bytes] = {}
         self._size_bytes = 0
@@ -78,6 +89,12 @@ class Catalog:
     def defaults(self, name: str) -> Defaults:
         """Return what the task's announcement says of its jobs."""
         return self._defaults.get(name, _NOTHING_SAID)
+
+    def flow(self, name: str) -> Flow | None:
+        """Return how many of the task's jobs run, if it says so."""
+        declaration = self._declarations.get(name)
+        said = None if declaration is None else declaration.get("flow")
+        return None if said is None else Flow.from_data(said)
 
     def near(self, name: str) -> list[str]:
         """Return known names that *name* may be a slip of; of very many tasks, those are looked at
@@ -124,19 +141,27 @@ class Catalog:
                 f"all tasks together are announced with over {MAX_CATALOG_BYTES:,} bytes"
             )
 
+    def queue_of(self, task: str) -> str:
+        """Return the queue where jobs of *task* go whose submission names none."""
+        said = self.defaults(task).queue
+        if said is not None:
+            return said
+        routes = (route.queue for route in self._routes if fnmatchcase(task, route.pattern))
+        return next(routes, DEFAULT_QUEUE)
+
     def place(self, task: str, key: LaneKey) -> tuple[str, int]:
         """Return the queue and priority at which jobs of a parked lane are taken."""
         queue, priority, _ = key
         said = self.defaults(task)
         if queue is None:
-            queue = said.queue or DEFAULT_QUEUE
+            queue = self.queue_of(task)
         if priority is None:
             priority = Priority.NORMAL if said.priority is None else said.priority
         return queue, priority
 
     def place_of_lane(self, key: LaneKey) -> tuple[str, int]:
         """Return the queue and priority at which a lane is taken from."""
-        return self.place(key[2].removeprefix(PARKED_BY_TASK), key)
+        return self.place(parts_of_park(key[2])[0], key)
 
     def _keep(self, declaration: dict[str, Any], encoded: bytes) -> None:
         name = declaration["name"]
@@ -164,7 +189,7 @@ def _check(declaration: dict[str, Any]) -> dict[str, Any]:
         raise RemoteProtocolError(f"task {name!r} announces a priority that is none")
     if declaration.get("delivery") not in _DELIVERIES:
         raise RemoteProtocolError(f"task {name!r} announces a delivery that is none")
-    for key, read in (("retry", RetryPolicy.from_data), ("limits", TimeLimits.from_data)):
+    for key, read in _READERS:
         if declaration.get(key) is not None:
             try:
                 read(declaration[key])

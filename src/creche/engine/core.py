@@ -20,6 +20,7 @@ from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
 from creche.engine.lanes import READ_AGAIN_S, Lane, Lanes, Space
 from creche.engine.leases import Leases, make_end
+from creche.engine.limits import Limits
 from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
@@ -104,6 +105,7 @@ class Core:
         self.outcomes = Outcomes(self)
         self.delays = Delays(self)
         self.expiries = Expiries(self)
+        self.limits = Limits(self)
         self._deep: set[Lane] = set()
         self._reads: list[set[int]] = []
         """For each read of unfinished jobs that is under way, the seqs of those that have left
@@ -154,7 +156,8 @@ class Core:
         self._knows_ends = recovery.ended > 0
         self.epoch = recovery.epoch
         self.next_seq = recovery.next_seq - 1
-        self.catalog = Catalog(recovery.tasks)
+        self.catalog = Catalog(recovery.tasks, self.settings.routes or ())
+        self.limits.restore(recovery.queues)
         in_use = {
             *(row.lane for row in recovery.held),
             *(count.lane for count in recovery.stored),
@@ -231,6 +234,7 @@ class Core:
     ) -> None:
         """A job has ended: note it, and put it on its way to the disk. No checkpoint."""
         job.state = check_move(job.state, state)
+        self.limits.free(job)
         self.journal.end(job, make_end(job, state, outcome, started_at, self.now()), session, n)
 
     def end_waiting(self, job: Job, state: JobState, outcome: bytes | None) -> None:
@@ -383,6 +387,7 @@ class Core:
             self.journal.task(row)
         if rows:
             news = {row.name for row in rows}
+            self.limits.announced(news)
             for lane in list(self.lanes.by_key.values()):
                 if lane.task in news and None in lane.key[:2]:
                     self.lanes.move(lane, *self.catalog.place_of_lane(lane.key))

@@ -3,11 +3,12 @@ so."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from creche.engine.expiries import make_expired
 from creche.engine.job import Job
-from creche.engine.lanes import PARKED_BY_TASK
+from creche.engine.lanes import PARKED_BY_TASK, Lane
 from creche.engine.sessions import Session
 from creche.model.job import JobState, check_move
 from creche.wire import messages as m
@@ -24,11 +25,18 @@ LEAST_S = 0.00005
 order."""
 
 
+MAX_PARKED = 500
+"""Jobs that are parked in one step of the plane; what is behind them has its turn when that is on
+disk."""
+
+
 class Dispatch:
-    """Hands jobs to workers, and keeps what their runs are thought to take."""
+    """Hands jobs to workers, and keeps what their runs are thought to take. It is a `Turnstile`."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._parked = 0
+        """Jobs that were parked in this step."""
         self._estimates: dict[str, float] = {}
 
     def run(self) -> None:
@@ -37,6 +45,8 @@ class Dispatch:
         core = self._core
         if core.is_stopping or core.journal.failing is not None:
             return
+        self._parked = 0
+        core.limits.let_in()
         settings = core.settings
         look_ahead, look_ahead_s = settings.look_ahead, settings.look_ahead_s
         hungry = [w for w in core.sessions.workers() if w.has_room(look_ahead, look_ahead_s)]
@@ -70,11 +80,25 @@ class Dispatch:
     def _take(self, worker: Session) -> Job | None:
         """Remove and return the next job for a worker whose time is not up."""
         core = self._core
-        while (job := core.lanes.take(worker, self._park)) is not None:
-            if job.expires_at is None or not core.expiries.has_passed(job):
+        while (job := core.lanes.take(worker, self)) is not None:
+            if not self._is_over(job):
                 return job
-            core.end(job, JobState.EXPIRED, make_expired(job), None)
         return None
+
+    def _take_above(self, worker: Session, below: int) -> Job | None:
+        """Likewise, but only what is more urgent than *below*."""
+        while (job := self._core.lanes.take_above(worker, below, self)) is not None:
+            if not self._is_over(job):
+                return job
+        return None
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether the time of a job that was taken is up; then it ends."""
+        core = self._core
+        if job.expires_at is None or not core.expiries.has_passed(job):
+            return False
+        core.end(job, JobState.EXPIRED, make_expired(job), None)
+        return True
 
     def _lease(self, worker: Session, job: Job) -> None:
         core = self._core
@@ -88,6 +112,7 @@ class Dispatch:
         # Now and not on arrival: the task may have been announced since.
         job.is_at_most_once = core.is_at_most_once(job)
         job.estimate_s = self.estimate_s(job.task)
+        core.limits.hold(job)
         worker.lease(job)
         if job.is_at_most_once:
             worker.coming_bytes += len(job.payload)
@@ -101,7 +126,8 @@ class Dispatch:
         priority = job.lane.priority
         # Of most jobs there is nothing to be said.
         options = None
-        if job.tries or job.limits is not None or job.headers is not None:
+        has_more = job.limits is not None or job.headers is not None
+        if job.tries or has_more or job.let_pass:
             options = self._options(job)
         worker.post(
             m.Offer(
@@ -114,6 +140,8 @@ class Dispatch:
         options: m.Facts = {}
         if job.tries:
             options["tries"] = job.tries
+        if job.let_pass:
+            options["let_pass"] = True
         if job.limits is not None:
             limits = job.limits.as_data()
             limits.pop("expires_s", None)  # it begins in time
@@ -137,19 +165,34 @@ class Dispatch:
             if worker.was_wrong or worker.is_congested:
                 continue
             least_urgent = worker.least_urgent()
-            while ahead > 0 and core.lanes.is_waiting(worker, least_urgent):
-                job = self._take(worker)
-                if job is None:
-                    break
+            while ahead > 0 and (job := self._take_above(worker, least_urgent)) is not None:
                 self._lease(worker, job)
                 ahead -= 1
 
-    def _park(self, job: Job) -> None:
-        """A worker of this queue does not know the job's task: it waits beside the lane for one
-        that does, so that it blocks nobody."""
+    # --- what may not run now -------------------------------------------------------------------
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether so many were parked in this step that others should have their turn."""
+        return self._parked >= MAX_PARKED
+
+    def lets_pass(self, job: Job, tasks: Collection[str]) -> bool:
+        """Whether a job that was taken may run on a worker that knows *tasks*. If not, it waits
+        beside its lane, so that it blocks nobody."""
         core = self._core
-        queue, priority = job.lane.queue, job.lane.priority
-        lane = core.lanes.get((queue, priority, PARKED_BY_TASK + job.task), (queue, priority))
+        if job.task in tasks:
+            if not core.limits.any or core.limits.admit(job):
+                return True
+        else:
+            queue, priority = job.lane.queue, job.lane.priority
+            key = (queue, priority, PARKED_BY_TASK + job.task)
+            self.park(job, core.lanes.get(key, (queue, priority)))
+        return False
+
+    def park(self, job: Job, lane: Lane) -> None:
+        """Have a job that was taken wait in *lane*."""
+        core = self._core
+        self._parked += 1
         job.lane = lane
         if job.state is not JobState.PARKED:
             job.state = check_move(job.state, JobState.PARKED)

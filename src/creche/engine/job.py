@@ -10,6 +10,7 @@ from creche.model.limits import TimeLimits
 from creche.store.base import Change
 
 if TYPE_CHECKING:
+    from creche.engine.gates import Gate
     from creche.engine.lanes import Lane
 
 
@@ -26,6 +27,7 @@ class Job:
         "estimate_s",
         "expires_at",
         "failures",
+        "gates",
         "has_begun",
         "headers",
         "holder",
@@ -34,9 +36,11 @@ class Job:
         "is_committed",
         "is_returning",
         "is_stored",
+        "keys",
         "lane",
         "leased_at",
         "leased_priority",
+        "let_pass",
         "limits",
         "losses",
         "options",
@@ -95,6 +99,10 @@ class Job:
         """By when it must have begun (UTC seconds), or, once it has, by when it must be over."""
         self.has_begun = False
         """Whether an attempt is known to have begun: then it has in time."""
+        self.keys: tuple[str, str] | None = None
+        """What tells it apart for its task's limits; None while nobody has asked."""
+        self.gates: tuple[Gate, ...] = ()
+        """The limits that it counts against, while it is leased."""
         self.cancelled: str | None = None
         """Why it was cancelled while it ran, once it was."""
         self.epoch = 0
@@ -102,7 +110,10 @@ class Job:
         """The worker process that has the lease, as `Session.holder`."""
         self.leased_at: float | None = None
         self.leased_priority = 0
-        """Its lane's priority when it was leased: an announcement may move the lane meanwhile."""
+        """Its lane's priority when it was leased: an announcement may move the lane meanwhile. Of a
+        job whose turn came as so many had overtaken it, the most urgent one."""
+        self.let_pass = False
+        """Whether its turn came so, while it is leased."""
         self.estimate_s = 0.0
         """What its run was thought to take when it was leased."""
         self.stale_entries = 0

@@ -22,7 +22,7 @@ from creche.engine.lanes import Lane
 from creche.engine.sessions import Session
 from creche.errors import StoreFull, StoreOverLimit
 from creche.model.job import JobState
-from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, TaskRow, TryRow
+from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, QueueRow, TaskRow, TryRow
 from creche.wire import messages as m
 
 LEASE_S = 0.02
@@ -69,6 +69,7 @@ class Entries:
     def __init__(self) -> None:
         self.lanes: list[Lane] = []
         self.tasks: dict[str, TaskRow] = {}
+        self.queues: dict[str, QueueRow] = {}
         self.arrivals: list[Arrival] = []
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
@@ -94,7 +95,8 @@ class Entries:
         """Whether anything of it goes to disk."""
         return bool(
             self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
-        )
+            or self.queues
+        )  # fmt: skip
 
     def as_batch(self) -> Batch:
         """Return what the store is given. It is made once: jobs go on changing in memory, and what
@@ -132,6 +134,7 @@ class Entries:
             changes=[job.as_change() for job in self.changed.values()],
             tries=self.tries,
             ends=[ending.end for ending in self.endings.values()],
+            queues=list(self.queues.values()),
         )  # fmt: skip
 
 
@@ -193,6 +196,10 @@ class Journal:
     def task(self, row: TaskRow) -> None:
         """A task was announced."""
         self._open.tasks[row.name] = row
+
+    def queue(self, row: QueueRow) -> None:
+        """Something was said of a queue."""
+        self._open.queues[row.name] = row
 
     def arrive(self, arrival: Arrival) -> None:
         """A job was submitted."""

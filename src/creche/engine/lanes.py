@@ -7,7 +7,8 @@ as there is such a tail, arrivals join it.
 
 A job that cannot run now must not block its lane. Jobs of a task that not every worker of the
 queue knows wait in a lane of their own beside it (**parked**), and are taken, by seq among the
-others, for the workers that know it."""
+others, for the workers that know it. So do those that wait for the same limits: their lane is
+**shut**, and not looked into, as long as these have no room."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -33,9 +34,20 @@ DEFAULT_QUEUE = "default"
 PARKED_BY_TASK = "task:"
 """Why jobs are parked: not every worker of the queue, or none at all, knows their task."""
 
+PARKED_BY_LIMIT = "limit:"
+"""Why jobs are parked: as many run as their task says, or as have begun in a time."""
+
+_BETWEEN = "\x1f"
+"""Stands between a task and its keys in what names a lane: no key has it, as none is printed with
+it."""
+
 LaneKey = tuple[str | None, int | None, str]
 """(queue, priority, park): queue and priority are None where the submission left them open and the
-task was never announced; park is "" or ``task:NAME``."""
+task was never announced; park is "", ``task:NAME``, or what `park_by_limit` makes."""
+
+LISTED = 100
+"""Parked lanes of one task and level that are looked into for one job; others have their turn when
+one of these has run empty, or is shut."""
 
 
 READ_AGAIN_S = 5.0
@@ -43,6 +55,28 @@ READ_AGAIN_S = 5.0
 
 JOB_BYTES = 600
 """About what a job takes in memory beside its payload."""
+
+
+def park_by_limit(task: str, keys: tuple[str, str]) -> str:
+    """Return the `park` of the lane where jobs of *task* with these keys wait for its limits."""
+    return _BETWEEN.join((PARKED_BY_LIMIT + task, *keys))
+
+
+def parts_of_park(park: str) -> tuple[str, tuple[str, str]]:
+    """Return the task and the keys that a `park` tells of."""
+    if park.startswith(PARKED_BY_LIMIT):
+        task, key, rate_key = park.removeprefix(PARKED_BY_LIMIT).rsplit(_BETWEEN, 2)
+        return task, (key, rate_key)
+    return park.removeprefix(PARKED_BY_TASK), ("", "")
+
+
+def park_text(park: str) -> str:
+    """Return a `park` as people read it."""
+    if not park.startswith(PARKED_BY_LIMIT):
+        return park
+    task, keys = parts_of_park(park)
+    said = " / ".join(key for key in keys if key)
+    return f"{PARKED_BY_LIMIT}{task}" + (f" ({said})" if said else "")
 
 
 class Space:
@@ -98,7 +132,7 @@ class Lane:
         self.priority = Priority.NORMAL if row.priority is None else row.priority
         """Where it is taken from: the key, and what announcements fill in."""
         self.park = row.park
-        self.task = row.park.removeprefix(PARKED_BY_TASK)
+        self.task = parts_of_park(row.park)[0]
         """The task whose jobs are parked here; "" for a main lane."""
         self._window = window
         self._window_bytes = window_bytes
@@ -114,6 +148,8 @@ class Lane:
         self.level: Level | None = None
         self.is_listed = False
         """Whether `level` looks here for jobs; a parked lane that is empty costs nobody a look."""
+        self.is_shut = False
+        """Whether nobody is to look here, as its jobs wait for a limit."""
         self.held = 0
         """Jobs in memory: waiting here, or on their way here through a commit."""
         self.held_bytes = 0
@@ -259,6 +295,25 @@ class Lane:
         if self._stale > self.held:
             self._sweep()
 
+    def shut(self) -> None:
+        """Have nobody look here: the jobs of this parked lane wait for a limit."""
+        if not self.is_shut:
+            self.is_shut = True
+            if self.level is not None:
+                if self.is_listed:
+                    self.level.unlist(self)
+                self.level.shut.add(self)
+            self.is_listed = False
+
+    def open(self) -> None:
+        """Let it be looked into again."""
+        if self.is_shut:
+            self.is_shut = False
+            if self.level is not None:
+                self.level.shut.discard(self)
+            if self.ready or self.delayed:
+                self._list()
+
     def statistics(self) -> dict[str, Any]:
         """Return what `creche queues ls --json` shows of the channel, and what is beside it."""
         stats = self._inlet.statistics()
@@ -334,38 +389,67 @@ class Lane:
         heapq.heapify(self._front)
 
     def _list(self) -> None:
+        if self.is_shut:
+            return
         self.is_listed = True
         if self.level is not None:
             self.level.list_parked(self)
 
 
+class Turnstile(Protocol):
+    """Who decides whether a job that was taken may run, and parks it if not."""
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether it has parked so many that others should have their turn: there may be more."""
+        ...
+
+    def lets_pass(self, job: Job, tasks: Collection[str]) -> bool:
+        """Whether *job* may run on a worker that knows *tasks*."""
+        ...
+
+
 class Level:
     """One priority of one queue: the lane that every worker may take from, and the parked ones."""
 
-    __slots__ = ("main", "overtaken", "parked")
+    __slots__ = ("coming", "main", "overtaken", "parked", "shut")
 
     def __init__(self) -> None:
         self.main: Lane | None = None
         self.parked: dict[str, list[Lane]] = {}
         """By task, those that have jobs; submissions of one task that left different things open
         meet here."""
+        self.coming: dict[str, OrderedDict[Lane, None]] = {}
+        """Likewise, those beyond `LISTED`."""
+        self.shut: set[Lane] = set()
+        """Parked lanes that nobody is to look into."""
         self.overtaken = 0
         """Jobs of higher levels that were taken while one of this level waited."""
 
     def list_parked(self, lane: Lane) -> None:
         """Look into a parked *lane* from now on: it has a job."""
-        self.parked.setdefault(lane.task, []).append(lane)
+        lanes = self.parked.setdefault(lane.task, [])
+        if len(lanes) < LISTED:
+            lanes.append(lane)
+        else:
+            self.coming.setdefault(lane.task, OrderedDict())[lane] = None
 
     def unlist(self, lane: Lane) -> None:
         """Look into a parked *lane* no more."""
-        lanes = self.parked[lane.task]
-        lanes.remove(lane)
+        lanes, coming = self.parked[lane.task], self.coming.get(lane.task)
+        if coming is not None and lane in coming:
+            del coming[lane]
+        else:
+            lanes.remove(lane)
+            if coming:
+                lanes.append(coming.popitem(last=False)[0])
+        if not coming:
+            self.coming.pop(lane.task, None)
         if not lanes:
             del self.parked[lane.task]
 
-    def take(self, tasks: Collection[str], divert: Callable[[Job], None]) -> Job | None:
-        """Return the oldest job of one of *tasks*; give what the lane's next worker does not know
-        to *divert*, which parks it."""
+    def take(self, tasks: Collection[str], turnstile: Turnstile) -> Job | None:
+        """Return the oldest job of one of *tasks* that may run; others are parked meanwhile."""
         while True:
             lane = self.main
             best: Lane | None = lane
@@ -377,9 +461,10 @@ class Level:
             if best is None:
                 return None
             job = best.take()
-            if job is None or job.task in tasks:
+            if job is None or turnstile.lets_pass(job, tasks):
                 return job
-            divert(job)
+            if turnstile.is_tired:
+                return None
 
     def _parked_for(self, tasks: Collection[str]) -> list[Lane]:
         """Return the parked lanes of *tasks*; those that have run empty are not looked into again
@@ -404,6 +489,9 @@ class Level:
             yield self.main
         for lanes in self.parked.values():
             yield from lanes
+        for coming in self.coming.values():
+            yield from coming
+        yield from self.shut
 
     def has_job_for(self, tasks: Collection[str]) -> bool:
         """Whether a job in memory waits here that may be of one of *tasks*."""
@@ -447,6 +535,8 @@ class Lanes:
         self.by_key: dict[LaneKey, Lane] = {}
         self.by_number: dict[int, Lane] = {}
         self.queues: dict[str, list[Level | None]] = {}
+        self.shut_queues: set[str] = set()
+        """Those that nothing is taken from: they are paused, or a limit of theirs has no room."""
 
     def restore(
         self,
@@ -490,48 +580,56 @@ class Lanes:
             lane.level.unlist(lane)
         self._place(lane, queue, priority)
 
-    def take(self, session: Session, divert: Callable[[Job], None]) -> Job | None:
+    def take(self, session: Session, turnstile: Turnstile) -> Job | None:
         """Remove and return the next job for a worker: by its order of queues, then priority, then
         seq. No checkpoint."""
         for queue in session.queues:
             levels = self.queues.get(queue)
-            if levels is None:
+            if levels is None or queue in self.shut_queues:
                 continue
             if self._fairness is not None:
-                job = self._take_overtaken(levels, session, divert)
+                job = self._take_overtaken(levels, session, turnstile)
                 if job is not None:
                     return job
             for priority, level in enumerate(levels):
                 if level is None:
                     continue
-                job = level.take(session.tasks, divert)
+                job = level.take(session.tasks, turnstile)
                 if job is not None:
                     if self._fairness is not None:
                         self._count_overtakes(levels, priority, session)
                     return job
-                if level.is_being_read_for(session.tasks):
+                if turnstile.is_tired or level.is_being_read_for(session.tasks):
                     # What comes from the store in a moment is more urgent than what is below.
                     return None
         return None
 
-    def is_waiting(self, session: Session, below: int) -> bool:
-        """Whether a job more urgent than priority *below* may wait for this worker."""
+    def take_above(self, session: Session, below: int, turnstile: Turnstile) -> Job | None:
+        """Remove and return a job for a worker that is more urgent than priority *below*."""
         for queue in session.queues:
             levels = self.queues.get(queue)
-            for level in levels[:below] if levels is not None else ():
-                if level is not None and level.has_job_for(session.tasks):
-                    return True
-        return False
+            if levels is None or queue in self.shut_queues:
+                continue
+            for level in levels[:below]:
+                if level is not None:
+                    job = level.take(session.tasks, turnstile)
+                    if job is not None:
+                        return job
+                    if turnstile.is_tired:
+                        return None
+        return None
 
     def _take_overtaken(
-        self, levels: list[Level | None], session: Session, divert: Callable[[Job], None]
+        self, levels: list[Level | None], session: Session, turnstile: Turnstile
     ) -> Job | None:
         assert self._fairness is not None
         for level in levels:
             if level is not None and level.overtaken >= self._fairness:
                 level.overtaken = 0
-                job = level.take(session.tasks, divert)
+                job = level.take(session.tasks, turnstile)
                 if job is not None:
+                    # Where it is run it must not be overtaken again.
+                    job.let_pass = True
                     return job
         return None
 
@@ -556,7 +654,9 @@ class Lanes:
             level.main, lane.is_listed = lane, True
             return
         lane.level = level
-        if lane.is_listed:
+        if lane.is_shut:
+            level.shut.add(lane)
+        elif lane.is_listed:
             level.list_parked(lane)
 
     def _level(self, queue: str, priority: int) -> Level:

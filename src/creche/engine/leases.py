@@ -212,6 +212,7 @@ class Leases:
     def orphan(self, job: Job) -> None:
         """A job was leased when the last epoch ended: it waits for its worker to name it."""
         self._orphans.setdefault(job.holder or "", {})[job.seq] = job
+        self._core.limits.hold(job)
 
     def end_of_grace(self) -> None:
         """Workers of the last epoch had their time to come back: what they held is lost."""
@@ -262,6 +263,7 @@ class Leases:
 
     def _free_unbegun(self, job: Job) -> None:
         """Give back a job that its worker had not begun: it must still begin in time."""
+        self._core.limits.give_back(job)
         if not job.has_begun and not job.tries:
             job.expires_at = self._core.submissions.expires_at(job)
         self._free(job)
@@ -276,9 +278,9 @@ class Leases:
         self._take_back(job)
         self._core.journal.requeue(job)
 
-    @staticmethod
-    def _take_back(job: Job) -> None:
+    def _take_back(self, job: Job) -> None:
         """Nobody has the job any more, which is not on disk yet."""
+        self._core.limits.free(job)
         job.holder = None
         job.leased_at = None
         job.is_returning = True
@@ -294,6 +296,7 @@ class Leases:
         job.has_begun = True
         job.begin()
         job.estimate_s = self._core.dispatch.estimate_s(job.task)
+        self._core.limits.hold(job)
         session.lease(job)
         self._core.journal.change(job)
 

@@ -214,7 +214,7 @@ class Session:
         """Note that the worker has an attempt of *job*."""
         self.leased[job.seq] = job
         self.load_s += job.estimate_s
-        job.leased_priority = job.lane.priority
+        job.leased_priority = Priority.CRITICAL if job.let_pass else job.lane.priority
         self._by_priority[job.leased_priority] += 1
 
     def release(self, job: Job) -> None:
@@ -222,6 +222,7 @@ class Session:
         del self.leased[job.seq]
         self.load_s = max(0.0, self.load_s - job.estimate_s) if self.leased else 0.0
         self._by_priority[job.leased_priority] -= 1
+        job.let_pass = False
 
     def least_urgent(self) -> int:
         """Return the lowest priority among the leased jobs (the largest number)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from creche.store.base import Retention
 from creche.wire import codec
@@ -16,6 +18,14 @@ DISK_RETENTION = Retention(
     max_count=None, max_bytes=4 * 1024 * 1024 * 1024, max_age_s=7 * 24 * 3600.0
 )
 """What a plane with a store on disk keeps of its ended jobs."""
+
+
+class Route(NamedTuple):
+    """Jobs of tasks whose names fit *pattern* (``*``, ``?`` and ``[...]``, as for files) go to
+    *queue*."""
+
+    pattern: str
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,9 @@ class PlaneSettings:
     """Lanes in memory: of queues that clients name, and of tasks that not every worker knows."""
     fairness: int | None = None
     """After so many jobs have overtaken a lower lane it may pass once; None: strict order."""
+    routes: Sequence[Route] | None = None
+    """Where jobs go whose submission and task name no queue: the first route whose pattern fits the
+    task's name counts."""
     look_ahead_s: float = 0.005
     """How much measured work a worker is given beyond its slots."""
     look_ahead: int = 512

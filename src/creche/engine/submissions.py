@@ -16,6 +16,7 @@ from creche.engine.journal import Arrival
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
 from creche.engine.sessions import Session
 from creche.errors import RemoteProtocolError, StoreError
+from creche.model.flow import MAX_KEY_LENGTH
 from creche.model.headers import checked_headers
 from creche.model.ids import made_at
 from creche.model.job import JobState
@@ -28,7 +29,9 @@ from creche.wire.payload import decode_value, encode_value
 if TYPE_CHECKING:
     from creche.engine.core import Core
 
-_OPTIONS = frozenset({"delay_s", "delivery", "due_at", "headers", "limits", "parent", "retry"})
+_OPTIONS = frozenset(
+    {"delay_s", "delivery", "due_at", "headers", "keys", "limits", "parent", "retry"}
+)
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
 MAX_WARNED = 1000
@@ -93,6 +96,8 @@ class Submissions:
             self._submitted_before(session, message, job)
             return
         refusal = self._refusal(session, message)
+        if refusal is None and core.limits.any:
+            refusal = core.limits.refusal(message)
         if refusal is not None:
             session.post(m.Declined(message.n, *refusal))
             return
@@ -109,8 +114,8 @@ class Submissions:
             return
         if message.task not in core.catalog and message.task not in session.warned:
             self._warn_unknown(session, message)
-        if message.queue is not None and message.queue not in session.warned_queues:
-            self._warn_unheard(session, message)
+        if lane.queue != DEFAULT_QUEUE and lane.queue not in session.warned_queues:
+            self._warn_unheard(session, message, lane.queue)
         if not core.spills and parent is None and (lane.waiting or not lane.has_room):
             self._wait(session, message, lane)
         else:
@@ -359,7 +364,7 @@ class Submissions:
 
     def _lane(self, message: m.Submit) -> Lane | None:
         """Return the lane where a new job waits, None when there are too many; looked up once for
-        all that say the same."""
+        all that say the same. What others of its kind wait for is looked at each time."""
         key = (message.task, message.queue, message.priority)
         lane = self._lanes.get(key)
         if lane is None:
@@ -368,6 +373,8 @@ class Submissions:
                 if len(self._lanes) >= MAX_REMEMBERED:
                     self._lanes.clear()
                 self._lanes[key] = lane
+        if lane is not None and self._core.limits.any:
+            return self._core.limits.lane_of(message, lane)
         return lane
 
     def _find_lane(self, message: m.Submit) -> Lane | None:
@@ -378,7 +385,7 @@ class Submissions:
         said = core.catalog.defaults(task)
         queue, priority = message.queue, message.priority
         if task in core.catalog:
-            queue = queue or said.queue or DEFAULT_QUEUE
+            queue = queue or core.catalog.queue_of(task)
             if priority is None:
                 priority = Priority.NORMAL if said.priority is None else said.priority
         else:
@@ -417,11 +424,9 @@ class Submissions:
             )
         )
 
-    def _warn_unheard(self, session: Session, message: m.Submit) -> None:
-        """Tell the submitter that nobody listens on the queue it has named, if others are there to
+    def _warn_unheard(self, session: Session, message: m.Submit, queue: str) -> None:
+        """Tell the submitter that nobody listens on the queue of its job, if others are there to
         listen; once a session and queue."""
-        queue = message.queue
-        assert queue is not None
         is_heard = self._heard.get(queue)
         if is_heard is None:
             workers = self._core.sessions.workers()
@@ -478,12 +483,22 @@ def _check_options(options: m.Facts) -> tuple[str, str] | None:
         return "bad-delay", "delay_s and due_at both say when: give one of them"
     if limits is not None and _is_in_vain(limits, options):
         return "bad-limits", "it would expire before its time has come: it could never run"
+    if not _are_keys(options.get("keys")):
+        return "bad-key", f"keys are two texts of up to {MAX_KEY_LENGTH} printable characters"
     parent = options.get("parent")
     if parent is not None and not (
         isinstance(parent, list) and len(parent) == 3 and all(type(n) is int for n in parent)
     ):
         return "bad-parent", "a parent is [seq, epoch, attempt]"
     return None
+
+
+def _are_keys(keys: object) -> bool:
+    return keys is None or (
+        isinstance(keys, list)
+        and len(keys) == 2
+        and all(isinstance(k, str) and len(k) <= MAX_KEY_LENGTH and k.isprintable() for k in keys)
+    )
 
 
 def _is_in_vain(limits: TimeLimits, options: m.Facts) -> bool:

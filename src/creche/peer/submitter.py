@@ -201,7 +201,10 @@ class Submitter:
         if not isinstance(task, Task):
             raise no_task(task)
         task.signature.check(args, kwargs)
-        handle: JobHandle[R] = await self._submit(task.name, args, kwargs, task.options, watch=True)
+        keys = task.flow.keys(task.name, args, kwargs)
+        handle: JobHandle[R] = await self._submit(
+            task.name, args, kwargs, task.options, watch=True, keys=keys
+        )
         return handle
 
     async def delay(
@@ -223,10 +226,12 @@ class Submitter:
         """
         name = name_of(task)
         options = checked_options(queue, priority, countdown, eta)
+        keys: list[str] | None = None
         if isinstance(task, Task):
             task.signature.check(args, kwargs)
             options = options.over(task.options)
-        return await self._submit(name, args, kwargs, options, watch=False)
+            keys = task.flow.keys(name, args, kwargs)
+        return await self._submit(name, args, kwargs, options, watch=False, keys=keys)
 
     async def submit_many(
         self,
@@ -252,8 +257,10 @@ class Submitter:
         with self._time_limit() as limit:
             for i, call in enumerate(calls):
                 args, kwargs = parts_of(call)
+                said = extras
                 if known is not None:
                     known.signature.check(args, kwargs)
+                    said = _with_keys(extras, known.flow.keys(name, args, kwargs))
                 payload = self._encode(args, kwargs)
                 if not self._credit.has_room(len(payload)):
                     self._extend(limit)
@@ -261,7 +268,7 @@ class Submitter:
                 elif i % _CHUNK == _CHUNK - 1:
                     self._extend(limit)
                     await anyio.lowlevel.checkpoint()
-                handles.append(self._begin(group, name, payload, options, extras, watch))
+                handles.append(self._begin(group, name, payload, options, said, watch))
             is_whole = True
             while group.left:
                 left = group.left
@@ -407,9 +414,10 @@ class Submitter:
         options: SubmitOptions,
         *,
         watch: bool,
+        keys: list[str] | None,
     ) -> JobHandle[Any]:
         payload = self._encode(args, kwargs)
-        extras = self._extras(options)
+        extras = _with_keys(self._extras(options), keys)
         group = _Group()
         handle: JobHandle[Any] | None = None
         with self._time_limit():
@@ -615,6 +623,11 @@ class Submitter:
             self._asking.on_view(message)
         else:
             raise RemoteProtocolError(f"the plane sent a {type(message).__name__} to a client")
+
+
+def _with_keys(extras: m.Facts | None, keys: list[str] | None) -> m.Facts | None:
+    """Return what is said beside a submission's own fields, and the keys of its call, if any."""
+    return extras if keys is None else {**(extras or {}), "keys": keys}
 
 
 def _limit(welcome: m.Welcome, name: str) -> int:

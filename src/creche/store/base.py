@@ -127,6 +127,13 @@ class TaskRow(NamedTuple):
     announced_at: float
 
 
+class QueueRow(NamedTuple):
+    """What an operator has said of a queue, as CBOR; None: nothing any more."""
+
+    name: str
+    settings: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How long outcomes are kept: whichever limit is met first, oldest end first. None: no limit.
@@ -148,7 +155,7 @@ class Batch:
 
     Within a batch a job appears once in `jobs` at most, and once in `changes` or `ends` at most
     (the journal folds); it may appear in `jobs` and in one of the others. `jobs` are ordered by
-    seq. Lanes and tasks that are there already are replaced.
+    seq. Lanes, tasks and queues that are there already are replaced.
     """
 
     lanes: list[LaneRow] = field(default_factory=list)
@@ -158,6 +165,7 @@ class Batch:
     tries: list[TryRow] = field(default_factory=list)
     """Of jobs that are unfinished or end with this batch."""
     ends: list[End] = field(default_factory=list)
+    queues: list[QueueRow] = field(default_factory=list)
 
 
 class Duplicate(NamedTuple):
@@ -283,6 +291,8 @@ class Recovery:
     """When the time of the first stored delayed job comes."""
     next_expiry_at: float | None = None
     """When the first unfinished job expires."""
+    queues: Sequence[QueueRow] = ()
+    """Those of which something is said."""
 
 
 class Pruned(NamedTuple):

@@ -38,6 +38,7 @@ from creche.store.base import (
     NewJob,
     OutcomeRow,
     Pruned,
+    QueueRow,
     Recovery,
     Retention,
     TaskRow,
@@ -157,6 +158,7 @@ class MemoryStore:
         self._in_order = True
         self._lanes: dict[int, LaneRow] = {}
         self._tasks: dict[str, TaskRow] = {}
+        self._queues: dict[str, QueueRow] = {}
         self._ids: dict[bytes, int] = {}
         self._jobs: dict[int, NewJob] = {}
         # A job's seq is in exactly one of these three. The last two are in the order of the moves.
@@ -204,6 +206,7 @@ class MemoryStore:
             delayed=[DelayCount(*count) for count in sorted(self._delayed.items()) if count[1]],
             next_due_at=self._due.first_after(-math.inf),
             next_expiry_at=self._expiring.first_after(-math.inf),
+            queues=[self._queues[name] for name in sorted(self._queues)],
         )
         await trio.lowlevel.checkpoint()
         return recovery
@@ -216,6 +219,11 @@ class MemoryStore:
             self._lanes[lane.lane] = lane
         for task in batch.tasks:
             self._tasks[task.name] = task
+        for queue in batch.queues:
+            if queue.settings is None:
+                self._queues.pop(queue.name, None)
+            else:
+                self._queues[queue.name] = queue
         self._insert(batch.jobs, refused)
         self._change(changes)
         self._try(row for row in batch.tries if row.seq not in refused)

@@ -39,6 +39,7 @@ from creche.store.base import (
     LaneRow,
     OutcomeRow,
     Pruned,
+    QueueRow,
     Recovery,
     Retention,
     TaskRow,
@@ -128,8 +129,8 @@ class SqliteStore:
             with trio.CancelScope(shield=True):
                 await self._stop()
             raise
-        ledger_id, epoch, next_seq, lanes, stored, tasks, ended, delayed, *moments = found
-        next_due_at, next_expiry_at = moments
+        ledger_id, epoch, next_seq, lanes, stored, tasks, ended, delayed, *others = found
+        next_due_at, next_expiry_at, queues = others
         return Recovery(
             ledger="main",
             id=ledger_id,
@@ -143,6 +144,7 @@ class SqliteStore:
             delayed=[DelayCount(*row) for row in delayed],
             next_due_at=next_due_at,
             next_expiry_at=next_expiry_at,
+            queues=[QueueRow(*row) for row in queues],
         )
 
     async def _read_held(self) -> list[JobRow]:
@@ -167,6 +169,7 @@ class SqliteStore:
             _change_columns(batch),
             [(*row[:2], int(row.state), *row[3:]) for row in batch.tries],
             _end_columns(batch),
+            [tuple(queue) for queue in batch.queues],
         )
         return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
 

@@ -139,6 +139,7 @@ class Ledger:
             execute("SELECT lane, count(*) FROM job WHERE stored = 2 GROUP BY lane").fetchall(),
             self._next_due(),
             self._next_expiry(),
+            execute("SELECT name, settings FROM queue ORDER BY name").fetchall(),
         )
 
     # --- committing -----------------------------------------------------------------------------
@@ -151,6 +152,7 @@ class Ledger:
         changes: Columns,
         tries: list[Row],
         ends: Columns,
+        queues: Sequence[Row] = (),
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -164,6 +166,8 @@ class Ledger:
                 self._db.executemany("INSERT OR REPLACE INTO lane VALUES (?,?,?,?)", lanes)
             if tasks:
                 self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?)", tasks)
+            if queues:
+                self._set_queues(queues)
             repeats: dict[int, bytes] = {}
             if jobs:
                 repeats = self._insert_jobs(jobs, tally)
@@ -179,6 +183,13 @@ class Ledger:
                 self._end(ends, tally)
             existing = self._standing(repeats.values()) if repeats else {}
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
+
+    def _set_queues(self, queues: Sequence[Row]) -> None:
+        said = [row for row in queues if row[1] is not None]
+        self._db.executemany("INSERT OR REPLACE INTO queue VALUES (?,?)", said)
+        self._db.executemany(
+            "DELETE FROM queue WHERE name = ?", [row[:1] for row in queues if row[1] is None]
+        )
 
     def _check_size(self, jobs: Columns) -> None:
         """Refuse new jobs in a file that is over its limit. It is looked at now and then: that

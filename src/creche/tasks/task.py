@@ -28,6 +28,7 @@ from typing import (
 
 from creche.errors import TaskDefinitionError
 from creche.model.limits import TimeLimits
+from creche.tasks.flow import NO_FLOW, KeyLike, TaskFlow, make_flow
 from creche.tasks.hooks import Hooks, HooksLike, make_hooks
 from creche.tasks.lifespan import bind, find_resources
 from creche.tasks.options import (
@@ -78,6 +79,10 @@ class TaskOptions(TypedDict, total=False):
     after: HooksLike | None
     on_error: HooksLike | None
     on_retry: HooksLike | None
+    limit: int | None
+    key: KeyLike | None
+    rate: str | None
+    rate_key: KeyLike | None
     registry: Registry | None
 
 
@@ -117,6 +122,8 @@ class Task(Generic[P, R_co]):
     """And what is not, though `retry_on` has it."""
     hooks: Hooks | None
     """What a worker calls around its bodies; None when there is nothing."""
+    flow: TaskFlow
+    """How many of its jobs run at a time, and how often they begin."""
 
     def __init__(
         self,
@@ -130,6 +137,7 @@ class Task(Generic[P, R_co]):
         *,
         says_executor: bool = False,
         hooks: Hooks | None = None,
+        flow: TaskFlow = NO_FLOW,
     ) -> None:
         # First, as it copies the function's own attributes, and ours must win.
         functools.update_wrapper(self, function)
@@ -150,6 +158,7 @@ class Task(Generic[P, R_co]):
         self.retry_on = retry_on
         self.never_retry_on = never_retry_on
         self.hooks = hooks
+        self._whole_flow = self.flow = flow
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Coroutine[Any, Any, R_co]:
         """Call the function, here and now. No job is made."""
@@ -193,7 +202,8 @@ class Task(Generic[P, R_co]):
         (text) are None where the task leaves them open. A task with retries has ``retry``, as
         `RetryPolicy.from_data` takes it, and the names of the exceptions in ``retry_on`` and
         ``never_retry_on``; one with time limits has ``limits``, as `TimeLimits.from_data` takes
-        them. Options of a view are not in it.
+        them; one of which so many jobs run has ``flow``, as `Flow.from_data` takes it. Options of
+        a view are not in it.
         """
         priority = self.defaults.priority
         declared: dict[str, Any] = {
@@ -208,6 +218,8 @@ class Task(Generic[P, R_co]):
         }
         if self.defaults.limits is not None:
             declared["limits"] = self.defaults.limits.as_data()
+        if self.flow.said:
+            declared["flow"] = self.flow.said.as_data()
         if self.defaults.retry:
             declared["retry"] = dict(self.defaults.retry)
             declared["retry_on"] = [each.__qualname__ for each in self.retry_on]
@@ -218,6 +230,8 @@ class Task(Generic[P, R_co]):
         """Take parameters of these types, and those that say `Resource`, out of the signature."""
         self.resources = find_resources(self.function, provided)
         self.signature = self._whole_signature.without(self.resources)
+        names = [parameter.name for parameter in self._whole_signature.parameters]
+        self.flow = self._whole_flow.without(f"task {self.name!r}", names, self.resources)
 
     def with_resources(self, values: Iterable[tuple[Any, Any]]) -> Self:
         """Return a view of this task whose function is handed what it wants of *values*, types with
@@ -339,6 +353,12 @@ def task(subject: Any = None, /, **options: Any) -> Any:
         before, after, on_error, on_retry: functions of one argument, a `HookInfo`, or lists of
             them, that are called before a body, after one that has succeeded, when one has failed,
             and before one that is not the first try at its job.
+        limit: how many of its jobs run at a time, on all workers together.
+        key: for what *limit* holds, each apart: the name of a parameter (``"user_id"``), with a
+            path into it (``"order.customer"``), or a function of the arguments. Who submits by
+            name has no function: that is refused then.
+        rate: how many of its jobs begin in a time: ``"10/m"``, ``"100/30s"``.
+        rate_key: for what *rate* holds, each apart: as *key*.
         registry: where the task is entered; the one that `creche worker` reads when not given.
 
     Raises:
@@ -373,6 +393,7 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         *(function, name, signature, executor, options, *judged),
         says_executor=says_executor,
         hooks=make_hooks(where, given) or None,
+        flow=make_flow(where, given, function),
     )
     registry: Registry | None = given.get("registry")
     (task_registry if registry is None else registry).register(made)

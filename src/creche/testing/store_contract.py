@@ -31,6 +31,7 @@ from creche.store.base import (
     LaneRow,
     OutcomeRow,
     Pruned,
+    QueueRow,
     Retention,
     Store,
     TaskRow,
@@ -241,6 +242,20 @@ class StoreContract:
         found = await store.open(NOW)
         assert list(found.lanes) == [LaneRow(1, "q", 0, "p")]
         assert list(found.tasks) == [TaskRow("t", b"2", 2)]
+        await store.aclose()
+
+    async def test_what_is_said_of_queues_is_kept_until_it_is_taken_back(
+        self, connect: Connect
+    ) -> None:
+        store = bounded(connect())
+        assert list((await store.open(NOW)).queues) == []
+        await store.commit(Batch(queues=[QueueRow("mail", b"1"), QueueRow("slow", b"2")]))
+        await store.commit(Batch(queues=[QueueRow("slow", b"3"), QueueRow("other", b"4")]))
+        await store.commit(Batch(queues=[QueueRow("mail", None), QueueRow("unknown", None)]))
+        await store.aclose()
+        store = bounded(connect())
+        found = await store.open(NOW)
+        assert sorted(found.queues) == [QueueRow("other", b"4"), QueueRow("slow", b"3")]
         await store.aclose()
 
     @pytest.mark.parametrize(

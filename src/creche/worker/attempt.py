@@ -110,6 +110,7 @@ class Attempt:
         "task",
         "token",
         "tries",
+        "urgency",
         "waits",
     )
 
@@ -122,6 +123,9 @@ class Attempt:
         self.is_threaded = executor == "thread"
         seq, epoch, number, self.id, _, self.priority, self.payload, options = offer
         self.token: Token = (seq, epoch, number)
+        # By what it waits for a slot: its priority, unless its turn has come all the same.
+        is_let_pass = options is not None and options.get("let_pass") is True
+        self.urgency = 0 if is_let_pass else self.priority
         self.offered_plane = home.plane
         self.stage = Stage.WAITING
         # Why it was told to stop; None while it was not.

@@ -67,7 +67,7 @@ class Floor:
 
     def add(self, attempt: Attempt) -> None:
         """Let *attempt* wait for a slot."""
-        entry = (attempt.priority, attempt.token, attempt)
+        entry = (attempt.urgency, attempt.token, attempt)
         with self.lock:
             heapq.heappush(self._waiting, entry)
 

@@ -30,15 +30,20 @@ def make_floor(slots: int = 2, max_lent: int = 3) -> Floor:
     return floor
 
 
-def make_attempt(floor: Floor, seq: int, priority: int = 2, is_threaded: bool = True) -> Attempt:
+def make_attempt(
+    floor: Floor,
+    seq: int,
+    priority: int = 2,
+    is_threaded: bool = True,
+    options: dict[str, Any] | None = None,
+) -> Attempt:
     """Return an attempt that is not on the floor yet."""
     # The floor asks nobody for a submitter.
     home = Home("w", floor, cast(Any, None))
     known = registry.get("work")
     assert known is not None
-    return Attempt(
-        home, known, "thread" if is_threaded else "coroutine", offer(seq, "work", priority=priority)
-    )
+    made = offer(seq, "work", priority=priority)._replace(options=options)
+    return Attempt(home, known, "thread" if is_threaded else "coroutine", made)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000)), unique_by=lambda x: x[1]))
@@ -55,6 +60,15 @@ def test_the_most_urgent_begins_first_and_the_oldest_among_equals(
         attempt = floor.swap(attempt)
     assert taken == sorted(jobs)
     assert floor.running == 0
+
+
+def test_one_whose_turn_has_come_is_not_overtaken_again() -> None:
+    floor = make_floor(slots=1)
+    floor.add(make_attempt(floor, 2, priority=0))
+    floor.add(make_attempt(floor, 1, priority=3, options={"let_pass": True}))
+    attempt = floor.take()
+    assert attempt is not None
+    assert (attempt.token[0], attempt.priority) == (1, 3)
 
 
 def test_a_thread_leaves_the_most_urgent_to_the_loop_if_it_is_a_coroutine() -> None:
