@@ -93,6 +93,18 @@ class QueueSet(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled(Event):
+    """A plane has another number of local workers from now on."""
+
+    before: int
+    now: int
+
+    def __str__(self) -> str:
+        why = "jobs wait" if self.now > self.before else "fewer are enough"
+        return f"{self.now} local workers instead of {self.before}: {why}"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreFailing(Event):
     """The store takes nothing: submissions are refused and nothing is dispatched."""
 

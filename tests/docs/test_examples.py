@@ -11,6 +11,7 @@ The page says where things listen; here they listen on free ports, told by the e
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shlex
@@ -116,7 +117,7 @@ class Reader:
 
     def _command(self, command: str, *, may_fail: bool = False) -> str:
         for beginning, is_ready in READY.items():
-            if command.startswith(beginning):
+            if command.startswith(f"{beginning} "):
                 self._start(command, is_ready)
                 return ""
         command = command.replace("127.0.0.1:8000", self._app)
@@ -254,9 +255,25 @@ def test_every_example_of_a_page_runs_in_its_order(page: Path, reader: Reader) -
 
 def test_no_block_is_of_a_kind_that_is_not_run() -> None:
     # Drawings, a notation, and a settings file that test_command_line.py reads.
-    shown = {"", "text", "cddl", "toml"}
+    shown = {"", "text", "cddl", "toml", "ini"}
     kinds = {block.language for page in PAGES for block in blocks_of(page)}
     assert kinds - shown <= LANGUAGES
+
+
+def test_a_unit_of_systemd_starts_a_command_that_there_is() -> None:
+    units = [b for page in PAGES for b in blocks_of(page) if b.language == "ini"]
+    assert units
+    for unit in units:
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        parser.read_string(unit.text)
+        program, command, *words = shlex.split(parser["Service"]["ExecStart"])
+        assert program.endswith("/creche")
+        done = subprocess.run(
+            [sys.executable, "-m", "creche", command, "--help"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert all(word in done.stdout for word in words if word.startswith("--"))
 
 
 def test_the_quick_start_and_the_readme_are_among_the_pages() -> None:

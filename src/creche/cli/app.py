@@ -42,7 +42,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("jobs", "jobs:app", "List jobs.", _JOBS),
     ("list", "tasks:list_tasks", "List the tasks that workers have announced.", _LOOK),
     ("queues", "queues:app", "List, pause and limit queues.", _LOOK),
-    ("workers", "workers:app", "List workers.", _LOOK),
+    ("workers", "workers:app", "List, drain, resize and stop workers.", _LOOK),
     ("health", "health:health", "Ask whether the plane is well.", _LOOK),
     ("store", "store:app", "Look after a store file.", _KEEP),
     ("bench", "bench:bench", "Measure this machine: jobs a second, latency, CPU a job.", _KEEP),

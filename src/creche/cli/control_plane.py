@@ -47,8 +47,10 @@ from creche.cli.processes import (
     stop_signals,
     wait_for_parent_to_end,
 )
+from creche.cli.systemd import Manager
 from creche.engine.children import Child
 from creche.engine.plane import Running, run_plane
+from creche.engine.scaling import Pool, Scale
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings, Route
 from creche.errors import ListenError, SettingsError
 from creche.store.base import Durability, Retention
@@ -73,6 +75,7 @@ async def control_plane(
     store: Annotated[str, Parameter(metavar="STORE")] = "sqlite:creche.db",
     store_bytes: Count | None = None,
     workers: CountOrNone = 1,
+    max_workers: Count | None = None,
     concurrency: Count = 10,
     async_executor: AsyncExecutor = "coroutine",
     max_jobs_per_process: Count | None = None,
@@ -91,6 +94,7 @@ async def control_plane(
     result_cache_size: Count | None = None,
     result_cache_ttl: Seconds | None = None,
     result_cache_bytes: Count | None = None,
+    reload: Annotated[bool, FLAG] = False,
     log_level: LogLevel = "info",
     worker_id: Annotated[str, Parameter(show=False)] = "local",
     ready_fd: Annotated[int | None, Parameter(show=False, show_env_var=False)] = None,
@@ -108,6 +112,7 @@ async def control_plane(
         store_bytes: How large the store's file may become before it takes no new jobs; 64 GiB
             when not given.
         workers: How many local worker processes to run.
+        max_workers: How many there may be while jobs wait; as many as --workers when not given.
         concurrency: How many jobs each of them runs at a time.
         async_executor: Where they run async def tasks that do not say it themselves: coroutine
             (on Trio) or asyncio.
@@ -132,6 +137,7 @@ async def control_plane(
         result_cache_size: How many results are kept: with memory: 10,000, else any number.
         result_cache_ttl: For how many seconds: with memory: an hour, else 7 days.
         result_cache_bytes: For how many bytes of them: with memory: 256 MiB, else 4 GiB.
+        reload: Start local workers anew when Python files change: for development.
         worker_id: What the local workers' names begin with.
     """
     if task_modules == []:
@@ -161,13 +167,23 @@ async def control_plane(
     # The plane never imports user code, so a child finds out whether the workers will be able to.
     modules = (task_modules or []) if workers else []
     tasks = await _check(modules) if modules else []
+    if max_workers is not None and not 0 < workers <= max_workers:
+        raise SettingsError(
+            f"--max-workers {max_workers}, and --workers {workers}: there is at least 1 worker, "
+            "and no more than the most"
+        )
     local = _LocalWorkers(
-        *(modules, tasks, workers if modules else 0, concurrency, async_executor, worker_id),
+        *(modules, tasks, workers if modules else 0, max_workers or workers),
+        *(concurrency, async_executor, worker_id),
         settings,
         (max_jobs_per_process, max_memory_per_process),
+        reload,
     )
-    house = _House(store, store_bytes, settings, local, page, log_level, ready_fd)
-    return await _until_stopped(house.plane(*where), house.tell, drain_timeout, parent_pipe)
+    manager = Manager.of_this_process()
+    house = _House(store, store_bytes, settings, local, page, log_level, ready_fd, manager)
+    return await _until_stopped(
+        house.plane(*where), house.tell, drain_timeout, parent_pipe, manager
+    )
 
 
 def _route(text: str) -> Route:
@@ -202,20 +218,23 @@ class _House:
     page: _Page | None
     log_level: str
     ready_fd: int | None
+    manager: Manager
 
     def plane(self, host: str, port: int) -> Callable[..., Any]:
         """Return what runs the plane, once it is told when to stop."""
         listen: Listen = _Listener(host, port)
         make = partial(make_store, self.store, self.store_bytes)
-        return partial(run_plane, make, listen, self.settings, children=self.children)
+        pool = self.pool if self.local.number else None
+        return partial(run_plane, make, listen, self.settings, children=self.children, pool=pool)
 
     def children(self, running: Running) -> list[Child]:
         """Return what the plane keeps running beside itself."""
         url = running.addresses[0]
-        found = self.local.children(url, self.log_level)
-        if self.page is not None:
-            found.append(self.page.child(url, self.log_level))
-        return found
+        return [] if self.page is None else [self.page.child(url, self.log_level)]
+
+    def pool(self, running: Running) -> Pool:
+        """Return the local workers that it keeps running."""
+        return self.local.pool(running.addresses[0], self.log_level)
 
     async def tell(self, running: Running, stop: trio.Event) -> None:
         """Say that the plane is ready, unless *stop* is set by then."""
@@ -226,6 +245,7 @@ class _House:
         if stop.is_set():
             return
         _print_banner(running, self.store, self.page, self.local)
+        self.manager.tell("READY=1", f"STATUS=listening at {running.addresses[0]}")
         if self.ready_fd is not None:
             _tell_parent(self.ready_fd, running)
 
@@ -266,6 +286,7 @@ async def _until_stopped(
     on_ready: Callable[[Running, trio.Event], Awaitable[None]],
     drain_s: float,
     parent_pipe: int | None,
+    manager: Manager,
 ) -> Exit:
     """Run the plane until a signal has stopped it; the second one does not wait."""
     stop = trio.Event()
@@ -281,6 +302,7 @@ async def _until_stopped(
                         nursery.cancel_scope.cancel()
                         return
                     say("", f"stopping; running jobs have {drain_s:g} s (again: stop at once)")
+                    manager.tell("STOPPING=1")
                     stop.set()
 
         async def on_orphaned(pipe: int) -> None:
@@ -293,6 +315,7 @@ async def _until_stopped(
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(on_signals)
+        nursery.start_soon(manager.keep_alive)
         if parent_pipe is not None:
             nursery.start_soon(on_orphaned, parent_pipe)
         nursery.start_soon(plane)
@@ -363,18 +386,23 @@ class _LocalWorkers:
     modules: Sequence[str]
     tasks: Sequence[str]
     number: int
+    most: int
     concurrency: int
     async_executor: AsyncExecutor
     prefix: str
     settings: PlaneSettings
-    used_up: tuple[int | None, int | None] = (None, None)
+    used_up: tuple[int | None, int | None]
     """After how many jobs, and over how many bytes, their processes are replaced."""
+    reload: bool
 
-    def children(self, url: str, log_level: str) -> list[Child]:
-        """Return what the plane is to keep running."""
+    def pool(self, url: str, log_level: str) -> Pool:
+        """Return the workers that the plane is to keep running, as many as are needed."""
+        return Pool(self._children(url, log_level), Scale(self.number, self.most))
+
+    def _children(self, url: str, log_level: str) -> list[Child]:
         # The plane's pid is in the names: after a crash the old workers may still be there for
         # their grace, and two of one name cannot be told apart.
-        names = [f"{self.prefix}-{os.getpid()}-{n}" for n in range(1, self.number + 1)]
+        names = [f"{self.prefix}-{os.getpid()}-{n}" for n in range(1, self.most + 1)]
         return [Child(name, partial(self._argv, name, url, log_level)) for name in names]
 
     def _argv(self, name: str, url: str, log_level: str, pipe: int) -> Sequence[str]:
@@ -387,6 +415,7 @@ class _LocalWorkers:
             *("--drain-timeout", str(max(self.settings.drain_s, 0.1))),
             *("--grace", str(self.settings.grace_s)),
             *chain.from_iterable(limits),
+            *(["--reload"] if self.reload else []),
             *(part for route in self.settings.routes or () for part in ("--routed", route.queue)),
             *("--log-level", log_level),
             *("--parent-pipe", str(pipe), "--task-modules", *self.modules),

@@ -55,7 +55,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
 )
 
 _REFUSED_CREDENTIALS = frozenset({"credential", "forbidden"})
-_UNKNOWN = frozenset({"unknown-queue"})
+_UNKNOWN = frozenset({"unknown-queue", "unknown-worker"})
 
 
 def exit_of(error: BaseException) -> Exit:

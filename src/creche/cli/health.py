@@ -16,6 +16,7 @@ from creche.cli.output import moment_text, print_json, wrapped
 async def health(
     *,
     ready: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    worker: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
     timeout: Annotated[Seconds, Parameter(show_env_var=False)] = 2.0,
     connect: Connect = DEFAULT_URL,
     as_json: Json = False,
@@ -27,8 +28,12 @@ async def health(
     Args:
         ready: Exit code 1 unless the plane has recovered and its store takes jobs. Workers do not
             count.
+        worker: Ask after one worker instead: exit code 1 unless it is connected, and, with
+            --ready, takes jobs.
         timeout: How many seconds the plane has to answer.
     """
+    if worker is not None:
+        return await _worker_health(worker, connect, timeout, ready, as_json)
     answer = await ask(connect, "health", timeout)
     if as_json:
         print_json(answer)
@@ -36,6 +41,18 @@ async def health(
         print(wrapped(_line(answer, is_short=sys.stdout.isatty()), sys.stdout))
     takes_jobs = answer["ready"] and not answer.get("failing")
     return Exit.FAILED if ready and not takes_jobs else Exit.DONE
+
+
+async def _worker_health(name: str, url: str, timeout_s: float, ready: bool, as_json: bool) -> Exit:
+    answer = await ask(url, "workers", timeout_s)
+    row = next((row for row in answer["workers"] if row["name"] == name), None)
+    state = "unknown" if row is None else row["state"]
+    if as_json:
+        print_json({"worker": row})
+    else:
+        print(f"worker {name} is {state}")
+    is_well = state == "connected" or (state == "draining" and not ready)
+    return Exit.DONE if is_well else Exit.FAILED
 
 
 def _line(answer: dict[str, Any], *, is_short: bool) -> str:

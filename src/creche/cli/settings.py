@@ -59,7 +59,7 @@ SHARED = frozenset(
 )
 """The options that may stand outside of a table; what is not here is a typing mistake."""
 
-_ALONE = frozenset({"gui-insecure", "no-gui", "routes", "store-bytes"})
+_ALONE = frozenset({"gui-insecure", "max-workers", "no-gui", "reload", "routes", "store-bytes"})
 """What has a variable beside those. A test holds both against the application."""
 
 _OTHERS = frozenset({"CRECHE_CONFIG", "CRECHE_DEBUG"})

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, NoReturn
@@ -31,11 +31,13 @@ from creche.cli.options import (
 )
 from creche.cli.processes import (
     ParentPipe,
+    argv,
     ignore_terminal,
     look_for_cycles_rarely,
     stop_signals,
     wait_for_parent_to_end,
 )
+from creche.cli.systemd import Manager
 from creche.errors import ClientClosed, SettingsError
 from creche.tasks import LoadReport, load, task_registry
 from creche.tasks.options import AsyncExecutor
@@ -69,6 +71,8 @@ async def worker(
     max_jobs_per_process: Count | None = None,
     max_memory_per_process: Bytes | None = None,
     log_level: LogLevel = "info",
+    burst: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    reload: Annotated[bool, FLAG] = False,
     check: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     grace: Annotated[Seconds, Parameter(show=False, show_env_var=False)] = 15.0,
     routed: Annotated[list[str] | None, Parameter(show=False, show_env_var=False)] = None,
@@ -93,6 +97,9 @@ async def worker(
         max_jobs_per_process: After so many jobs, a process for tasks with executor="process" is
             replaced by a fresh one.
         max_memory_per_process: One that has more in memory after a job is replaced, too: 512MiB.
+        burst: Leave when nothing waits that this worker may run; jobs for later are not waited for.
+        reload: Start anew when Python files change, in the working directory or beside the task
+            modules: for development.
         check: Import the task modules, print what is in them as JSON, and leave.
     """
     ignore_terminal(parent_pipe)
@@ -102,7 +109,8 @@ async def worker(
         return _check(task_modules)
     look_for_cycles_rarely()
     logs.set_up(log_level)
-    for warning in load(task_modules).warnings:
+    report = load(task_modules)
+    for warning in report.warnings:
         # A plane that starts its workers has said so itself, once for all of them.
         logger.log(logging.WARNING if parent_pipe is None else logging.DEBUG, "%s", warning)
     chosen = queues or list(dict.fromkeys([*_queues_of_tasks(), *(routed or ())]))
@@ -115,6 +123,7 @@ async def worker(
         concurrency=concurrency,
         async_executor=async_executor,
         set_up_processes=(f"{logs.__name__}:{logs.set_up.__name__}", log_level),
+        is_burst=burst,
         settings=WorkerSettings(
             drain_s=drain_timeout,
             max_jobs_per_process=max_jobs_per_process,
@@ -122,7 +131,19 @@ async def worker(
         ),
         version=__version__,
     )
-    return await _Shift(made, parent_pipe, grace).run()
+    # Of a worker that a plane has started, it is the plane that systemd hears of.
+    manager = Manager(None) if parent_pipe is not None else Manager.of_this_process()
+    shift = _Shift(made, parent_pipe, grace, manager)
+    return await shift.run(partial(_watch_code, report.modules, task_modules) if reload else None)
+
+
+async def _watch_code(
+    loaded: Sequence[str], modules: Sequence[str], on_new: Callable[[], None]
+) -> None:
+    # Most workers do without, and importing it takes time.
+    from creche.cli.reload import watch_code
+
+    await watch_code(loaded, modules, on_new)
 
 
 def _check(modules: Sequence[str]) -> Exit:
@@ -152,37 +173,53 @@ def _queues_of_tasks() -> list[str]:
 class _Shift:
     """One worker from its start to its end: who may end it, and what is said meanwhile."""
 
-    def __init__(self, worker: Worker, parent_pipe: int | None, grace_s: float) -> None:
+    def __init__(
+        self, worker: Worker, parent_pipe: int | None, grace_s: float, manager: Manager
+    ) -> None:
         self._worker = worker
         self._parent_pipe = parent_pipe
         self._grace_s = grace_s
+        self._manager = manager
         self._asked = 0
+        self._starts_anew = False
         self._is_told = trio.Event()
         self._code = Exit.DONE
 
-    async def run(self) -> Exit:
+    async def run(self, watch: Callable[[Callable[[], None]], Awaitable[None]] | None) -> Exit:
+        """Work until told to stop; *watch* calls what it is given when the code has changed."""
         async with trio.open_nursery() as nursery:
+            if watch is not None:
+                nursery.start_soon(watch, self._on_new_code)
             nursery.start_soon(self._on_signals)
             nursery.start_soon(self._tell)
             nursery.start_soon(self._leave_for_good)
+            nursery.start_soon(self._manager.keep_alive)
             if self._parent_pipe is not None:
                 nursery.start_soon(self._on_orphaned, self._parent_pipe)
             await self._worker.run()
             nursery.cancel_scope.cancel()
-        if self._worker.running:
+        if self._worker.running or self._starts_anew:
             self._end_process()
         return self._code
+
+    def _on_new_code(self) -> None:
+        """Start anew, unless the worker was to leave anyway."""
+        if not self._worker.is_draining or self._starts_anew:
+            self._starts_anew = True
+            self._worker.begin_drain("its code has changed")
 
     async def _on_signals(self) -> None:
         with stop_signals(self._parent_pipe) as signals:
             async for number in signals:
                 self._asked += 1
+                self._starts_anew = False
                 self._is_told.set()
                 if self._asked > 1:
                     self._code = Exit(128 + number)
                 if self._asked > 2:
                     # Not by cancelling: a body may shield itself from that.
                     self._end_process()
+                self._manager.tell("STOPPING=1")
                 self._worker.begin_drain("it was told to stop")
 
     async def _on_orphaned(self, parent_pipe: int) -> None:
@@ -212,6 +249,7 @@ class _Shift:
                 "worker %s is connected to %s, listening on %s",
                 *(self._worker.worker_id, link.url, ", ".join(self._worker.queues)),
             )
+            self._manager.tell("READY=1", f"STATUS=connected to {link.url}")
             notice_s = FIRST_NOTICE_S
             while link.is_connected:  # noqa: ASYNC110 - see below
                 # Resuming is the link's business and takes milliseconds: this only tells of it.
@@ -230,4 +268,9 @@ class _Shift:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed, or never there
                 stream.flush()
+        if self._starts_anew:
+            if self._parent_pipe is not None:
+                os.set_inheritable(self._parent_pipe, True)
+            command = argv(*sys.argv[1:])
+            os.execv(command[0], list(command))
         os._exit(self._code)

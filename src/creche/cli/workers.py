@@ -1,16 +1,37 @@
-"""`creche workers ls`: who runs jobs."""
+"""`creche workers`: who runs jobs, and how many each of them runs."""
 
 from __future__ import annotations
 
-from cyclopts import App
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, TypeAlias
 
-from creche.cli.connection import ask
+import trio
+from cyclopts import App, Parameter
+
+from creche.cli.connection import ask, open_client
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, Connect, Json
+from creche.cli.options import DEFAULT_URL, FLAG, Connect, CountOrNone, Json, SecondsOrNone
 from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
+from creche.client.client import Client
+from creche.errors import SettingsError
 
-app = App(name="workers", help="List workers.")
+LOOK_S = 0.2
+"""How often a command that waits for workers looks at them."""
+
+WorkerNames: TypeAlias = Annotated[
+    str,
+    Parameter(help="The workers' names.", metavar="WORKER", show_env_var=False),
+]
+All: TypeAlias = Annotated[
+    bool, FLAG, Parameter(name="--all", help="All workers.", show_env_var=False)
+]
+Wait: TypeAlias = Annotated[
+    SecondsOrNone | None,
+    Parameter(help="Wait until that is done, for so many seconds at the most.", show_env_var=False),
+]
+
+app = App(name="workers", help="List, drain, resize and stop workers.")
 
 
 def _running(row: Row) -> str:
@@ -42,3 +63,91 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
         if left_out := answer["workers_left_out"]:
             say("", f"and {left_out:,} more workers, by name behind these")
     return Exit.DONE
+
+
+@app.command
+async def drain(
+    *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = DEFAULT_URL
+) -> int:
+    """Have workers take nothing new and stay; what runs goes on, what has not begun goes back.
+
+    It holds until `creche workers resume`, or until the worker is started anew.
+    """
+    return await _tell(workers, every, connect, {"slots": 0}, wait, _has_nothing)
+
+
+@app.command
+async def resume(*workers: WorkerNames, every: All = False, connect: Connect = DEFAULT_URL) -> int:
+    """Have workers run as many jobs at a time as they were started for."""
+    return await _tell(workers, every, connect, {"slots": None})
+
+
+@app.command
+async def resize(
+    worker: Annotated[str, Parameter(help="The worker's name.", show_env_var=False)],
+    slots: Annotated[CountOrNone, Parameter(help="How many.", show_env_var=False)],
+    /,
+    *,
+    connect: Connect = DEFAULT_URL,
+) -> int:
+    """Have a worker run so many jobs at a time, until it is started anew; what runs goes on."""
+    return await _tell([worker], False, connect, {"slots": slots})
+
+
+@app.command
+async def stop(
+    *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = DEFAULT_URL
+) -> int:
+    """Have workers take nothing new and leave when their jobs are done, as SIGTERM does.
+
+    A plane's local workers are started again: that makes it a restart.
+    """
+    return await _tell(workers, every, connect, {"leave": True}, wait, _is_another)
+
+
+async def _tell(
+    names: Collection[str],
+    every: bool,
+    url: str,
+    command: dict[str, Any],
+    wait_s: float | None = None,
+    is_done: Callable[[Row, Row | None], bool] | None = None,
+) -> Exit:
+    """Tell workers, and wait for each if that is wanted. The first that is not known ends it, and
+    nobody was told then."""
+    if every == bool(names):
+        raise SettingsError("which workers? name them, or say --all alone")
+    async with open_client(url) as client:
+        before = await _look(client)
+        for name in names:
+            if name not in before:
+                await client.ask("set-worker", {"worker": name, **command})  # it is refused
+        told = {name: before[name] for name in (before if every else names)}
+        for name in told:
+            await client.ask("set-worker", {"worker": name, **command})
+        what = "1 worker was told" if len(told) == 1 else f"{len(told):,} workers were told"
+        say("", what)
+        if wait_s is None or is_done is None:
+            return Exit.DONE
+        with trio.move_on_after(wait_s):
+            while True:
+                now = await _look(client)
+                left = [name for name, row in told.items() if not is_done(row, now.get(name))]
+                if not left:
+                    return Exit.DONE
+                await trio.sleep(LOOK_S)
+        say("warning", f"not done within {wait_s:g} s, and going on: {', '.join(left)}")
+        return Exit.WAITED_OUT
+
+
+async def _look(client: Client) -> dict[str, Row]:
+    answer = await client.ask("workers")
+    return {row["name"]: row for row in answer["workers"]}
+
+
+def _has_nothing(before: Row, now: Row | None) -> bool:
+    return now is None or not (now["running"] or now["look_ahead"])
+
+
+def _is_another(before: Row, now: Row | None) -> bool:
+    return now is None or now["since"] != before["since"] or now["pid"] != before["pid"]

@@ -121,6 +121,15 @@ def make_app(live: Live, *, hosts: Collection[str] | None, beat_s: float = BEAT_
     async def livez() -> Response:
         return Response("ok\n", mimetype="text/plain")
 
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        overview = await live.newest()
+        plane = overview["plane"]
+        why = overview["why"] if not overview["reachable"] else plane.get("failing")
+        if overview["reachable"] and plane["ready"] and not why:
+            return Response("ok\n", mimetype="text/plain")
+        return problem(503, why or "the plane is not ready")
+
     return app
 
 

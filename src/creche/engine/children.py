@@ -36,12 +36,15 @@ class Child:
     """How long it may take to end after SIGTERM, before its group is killed."""
 
 
-async def supervise(child: Child) -> None:
-    """Keep *child* running until cancelled; then end it, with SIGTERM first, and reap it."""
+async def supervise(child: Child, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    """Keep *child* running until cancelled, or until it has ended and is not wanted any more. One
+    that runs when this is cancelled is ended, with SIGTERM first, and reaped."""
     delay_s = child.retry_min_s
     while True:
         began = trio.current_time()
         code = await _run_once(child)
+        if not is_wanted():
+            return
         if code == USAGE_ERROR:
             logger.error("%s cannot run (code %d); it is not started again", child.name, code)
             return

@@ -604,6 +604,19 @@ class Lanes:
                     return None
         return None
 
+    def ready_for(self, session: Session, *, is_now: bool = False) -> int:
+        """Return how many jobs wait in lanes that a worker may take from, or, unless only what it
+        may take now is asked for, will when a limit has room again."""
+        return sum(
+            lane.ready
+            for queue in session.queues
+            if queue not in self.shut_queues
+            for level in self.queues.get(queue, ())
+            if level is not None
+            for lane in level.lanes()
+            if (not lane.park or lane.task in session.tasks) and not (is_now and lane.is_shut)
+        )
+
     def take_above(self, session: Session, below: int, turnstile: Turnstile) -> Job | None:
         """Remove and return a job for a worker that is more urgent than priority *below*."""
         for queue in session.queues:

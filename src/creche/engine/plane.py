@@ -28,6 +28,7 @@ from creche.channel.base import Listen
 from creche.engine.children import Child, supervise
 from creche.engine.conversation import Conversations
 from creche.engine.core import Core
+from creche.engine.scaling import Pool
 from creche.engine.settings import PlaneSettings
 from creche.engine.views import Views
 from creche.errors import CrecheError, ListenError, StoreError
@@ -63,6 +64,7 @@ async def run_plane(
     settings: PlaneSettings = DEFAULT_SETTINGS,
     *,
     children: Callable[[Running], Sequence[Child]] = lambda running: (),
+    pool: Callable[[Running], Pool] | None = None,
     stop: trio.Event | None = None,
     clock: Callable[[], float] = time.time,
     draw: Callable[[], float] = random.random,
@@ -75,6 +77,7 @@ async def run_plane(
         make_store: makes the store, not yet opened; called for each epoch.
         listen: listens for peers; called for each epoch, and must bind the same address again.
         children: processes to keep running beside the core once it is ready.
+        pool: those of which there are as many as are needed.
         clock: UTC seconds.
         draw: random numbers in [0, 1), for the delays between tries.
         subscribers: told what happens; the log by default.
@@ -98,6 +101,7 @@ async def run_plane(
             listen,
             settings,
             children,
+            pool,
             trio.Event() if stop is None else stop,
             clock,
             draw,
@@ -115,6 +119,7 @@ async def _run_epochs(
     listen: Listen,
     settings: PlaneSettings,
     children: Callable[[Running], Sequence[Child]],
+    pool: Callable[[Running], Pool] | None,
     stop: trio.Event,
     clock: Callable[[], float],
     draw: Callable[[], float],
@@ -131,6 +136,8 @@ async def _run_epochs(
                 reported = True
                 for child in children(running):
                     beside.start_soon(supervise, child)
+                if pool is not None:
+                    beside.start_soon(pool(running).run, lambda: core)
                 task_status.started(running)
 
         pause_s = RESTART_S

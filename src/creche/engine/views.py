@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from difflib import get_close_matches
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from creche.engine.lanes import park_text
+from creche.engine.operating import NOTHING_SAID, Operating
+from creche.engine.questions import BadQuestion
 from creche.engine.sessions import Session
-from creche.engine.submissions import MAX_NAME, headers_in
-from creche.errors import CrecheError, RemoteProtocolError, StoreError, StoreUnavailable
+from creche.engine.submissions import headers_in
+from creche.errors import RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
-from creche.model.flow import QueueSettings
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -37,7 +37,6 @@ logger = logging.getLogger("creche.plane")
 
 VERSION = version("creche")
 MAX_ROWS = 1000
-NOTHING_SAID = QueueSettings()
 MIN_HZ, MAX_HZ = 0.1, 10.0
 RECENT = 50
 """Jobs in the overview."""
@@ -50,18 +49,6 @@ OVERVIEW_LANES = 400
 OVERVIEW_WORKERS = 200
 
 
-class BadQuestion(CrecheError):
-    """A question's parameters are not what it takes."""
-
-    code = "bad-question"
-
-
-class UnknownQueue(BadQuestion):
-    """Nobody has named such a queue."""
-
-    code = "unknown-queue"
-
-
 class Views:
     """Answers questions and publishes topics."""
 
@@ -72,12 +59,12 @@ class Views:
             "job": self._job,
             "jobs": self._jobs,
             "queues": self._queues,
-            "set-queue": self._set_queue,
             "workers": self._workers,
             "tasks": self._tasks,
             "task": self._task,
             "store": self._store,
             "overview": self._overview,
+            **Operating(core).questions,
         }
         self._topics: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
             "overview": self._overview,
@@ -227,34 +214,6 @@ class Views:
             "lanes_left_out": lanes_left_out,
         }
 
-    async def _set_queue(self, params: m.Facts) -> dict[str, Any]:
-        """Say what is taken from a queue; answered when it is on disk."""
-        core = self._core
-        queue = _text(params, "queue")
-        if queue is None or not 0 < len(queue) <= MAX_NAME:
-            raise BadQuestion(f"queue is a name of 1 to {MAX_NAME} characters")
-        known = self._known_queues()
-        if queue not in known and not params.get("is_new"):
-            near = get_close_matches(queue, known, 3)
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else _listed(known)
-            raise UnknownQueue(f"there is no queue {queue!r}: {hint}")
-        said = core.limits.queues.get(queue, NOTHING_SAID)
-        try:
-            changes = {name: params[name] for name in ("paused", "limit", "rate") if name in params}
-            settings = QueueSettings.from_data(said.as_data() | changes)
-        except ValueError as error:
-            raise BadQuestion(str(error)) from None
-        if settings != said:
-            core.limits.set_queue(queue, settings)
-        await core.journal.wait_drained()
-        return {"queue": queue, **settings.as_shown()}
-
-    def _known_queues(self) -> set[str]:
-        core = self._core
-        listened = {queue for worker in core.sessions.workers() for queue in worker.queues}
-        announced = {str(d["queue"]) for d in core.catalog if d.get("queue")}
-        return {*core.lanes.queues, *listened, *announced, *core.limits.queues}
-
     async def _workers(self, params: m.Facts) -> dict[str, Any]:
         return self._describe_workers(MAX_WORKERS, with_tasks=True)
 
@@ -394,12 +353,6 @@ def _describe_lane(lane: Lane) -> dict[str, Any]:
         "ready": lane.ready,
         **lane.statistics(),
     }
-
-
-def _listed(names: set[str]) -> str:
-    some = sorted(names)[:10]
-    more = f" and {len(names) - len(some):,} more" if len(names) > len(some) else ""
-    return f"there are {', '.join(some)}{more}" if some else "none was used yet"
 
 
 def _text(params: Mapping[str, Any], name: str) -> str | None:

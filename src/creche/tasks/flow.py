@@ -4,7 +4,8 @@ keys of a call."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from creche.errors import InvalidArguments, TaskDefinitionError
@@ -22,6 +23,20 @@ class TaskFlow(NamedTuple):
     said: Flow = Flow()
     key: Callable[..., Any] | None = None
     rate_key: Callable[..., Any] | None = None
+
+    def without(self, where: str, parameters: Sequence[str], left_out: Collection[str]) -> TaskFlow:
+        """Return the same for calls that leave out some of the *parameters*.
+
+        Raises:
+            TaskDefinitionError: a key names one of those.
+        """
+        if not left_out:
+            return self
+        key, rate_key = (
+            _key_without(where, key, parameters, left_out)
+            for key in (self.said.key, self.said.rate_key)
+        )
+        return self._replace(said=replace(self.said, key=key, rate_key=rate_key))
 
     def keys(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str] | None:
         """Return the keys of a call, for the limit and for the rate; None if there are none.
@@ -105,6 +120,21 @@ def _key_in(
         except ValueError:
             default = ""
     return Key(name, position, path, default)
+
+
+def _key_without(
+    where: str, key: Key | None, parameters: Sequence[str], left_out: Collection[str]
+) -> Key | None:
+    if key is None or key.is_code:
+        return key
+    if key.parameter in left_out:
+        raise TaskDefinitionError(
+            f"{where}: a key names {key.parameter!r}, which its worker hands it: no call says it"
+        )
+    if key.position is None:
+        return key
+    before = parameters[: key.position]
+    return replace(key, position=sum(name not in left_out for name in before))
 
 
 def _key_of(

@@ -85,6 +85,7 @@ class Cluster:
         concurrency: int = 10,
         async_executor: AsyncExecutor = "coroutine",
         worker_settings: WorkerSettings = _WORKER_DEFAULTS,
+        is_burst: bool = False,
         tasks: Iterable[Task[..., Any]] | None = None,
     ) -> Worker:
         """Start a worker and return it when the plane has welcomed it. It runs until drained, or
@@ -101,6 +102,7 @@ class Cluster:
             concurrency=concurrency,
             async_executor=async_executor,
             settings=worker_settings,
+            is_burst=is_burst,
             draw=lambda: 0.5,
         )
         await self._nursery.start(worker.run)

@@ -290,11 +290,19 @@ class Drain(NamedTuple):
     why: str
 
 
+class Resize(NamedTuple):
+    """Run so many attempts at a time from now on; None: as many as at the start. At 0, take nothing
+    new, hand back what was not begun, and stay."""
+
+    slots: int | None
+
+
 Message: TypeAlias = (
     Hello | Welcome | Refusal | Goodbye | Ping | Pong | Piece
     | Submit | Accepted | Declined | Warned | Watch | Unwatch | Ended | Missing | Received | Cancel
     | Ask | Answer | AskFailed | Subscribe | Unsubscribe | View
     | Announce | Capacity | Offer | Finished | TryAgain | Settled | HandBack | Stop | Drain
+    | Resize
 )  # fmt: skip
 
 KIND_OF: dict[type[Any], int] = {
@@ -330,6 +338,7 @@ KIND_OF: dict[type[Any], int] = {
     Stop: 54,
     Drain: 55,
     TryAgain: 56,
+    Resize: 57,
 }
 """Every message class, and the integer it is on the wire."""
 

@@ -43,7 +43,7 @@ _ANSWERING = (
 )  # fmt: skip
 _BOTH = (m.Ping, m.Pong, m.Piece)
 _WORKING = (m.Announce, m.Capacity, m.Finished, m.TryAgain, m.HandBack)
-_EMPLOYING = (m.Offer, m.Settled, m.Stop, m.Drain)
+_EMPLOYING = (m.Offer, m.Settled, m.Stop, m.Drain, m.Resize)
 
 
 def _moves() -> dict[tuple[Role, Phase, type[Any]], Phase]:

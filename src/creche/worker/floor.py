@@ -61,6 +61,13 @@ class Floor:
         """Let attempts begin, or let none."""
         self._limit = self.slots if is_open else 0
 
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on; what runs in one that is gone goes on."""
+        with self.lock:
+            self.slots = slots
+            if self._limit:
+                self._limit = slots
+
     def lease_until(self, end: float) -> None:
         """Let attempts begin until *end* (of `time.perf_counter`, which threads can read)."""
         self._lease_end = end

@@ -39,6 +39,7 @@ from creche.wire import messages as m
 from creche.wire.session import Role
 from creche.worker.ahead import LookAhead
 from creche.worker.attempt import Attempt, Home
+from creche.worker.burst import leave_when_empty
 from creche.worker.collector import Collector
 from creche.worker.executors import end_by_stop
 from creche.worker.executors.asyncio_loop import AsyncioExecutor
@@ -75,6 +76,7 @@ class Worker:
         async_executor: where ``async def`` tasks run that do not say it themselves.
         set_up_processes: what each process for ``executor="process"`` calls before it imports the
             tasks: a function as ``module:name``, and texts for it.
+        is_burst: leave when nothing waits that it may run.
         version: the version of this package, to be shown beside the worker.
         draw: random numbers in [0, 1), for the delays between two dials.
     """
@@ -90,6 +92,7 @@ class Worker:
         concurrency: int = 10,
         async_executor: AsyncExecutor = "coroutine",
         set_up_processes: Sequence[str] = (),
+        is_burst: bool = False,
         settings: WorkerSettings = _SETTINGS,
         link_settings: LinkSettings = _LINK_SETTINGS,
         limits: codec.Limits = codec.DEFAULT_LIMITS,
@@ -131,6 +134,8 @@ class Worker:
             self.link, timeout_s=submit_timeout_s, on_warning=self._on_warning
         )
         self._collector = Collector(self._collect, lambda: self._floor.has_waiting)
+        self._concurrency = concurrency
+        self._is_burst = is_burst
         self._floor = Floor(concurrency, max_lent=settings.max_lent, on_lent=self._collector.nudge)
         self._home = Home(worker_id, self._floor, self.submitter)
         self._reports = Reports(max_count=settings.unsettled, max_bytes=settings.unsettled_bytes)
@@ -229,6 +234,13 @@ class Worker:
                     services.start_soon(self._lease.run)
                     services.start_soon(self._ahead.run)
                     services.start_soon(self._collector.run)
+                    if self._is_burst:
+                        services.start_soon(
+                            leave_when_empty,
+                            *(self.worker_id, self.submitter),
+                            lambda: not (self._holdings.held or self._reports),
+                            lambda: self.begin_drain("nothing is left to do"),
+                        )
                     await self._begun.wait()
                     task_status.started()
                     await self._leaving.begun.wait()
@@ -257,6 +269,19 @@ class Worker:
         self._adjust()
         self._hand_back(self._floor.drop_all())
         self._begun.set()
+
+    def resize(self, slots: int | None) -> None:
+        """Run so many bodies at a time from now on; None: as many as at the start. What runs goes
+        on. At 0 what has not begun is handed back, and nothing new is taken."""
+        slots = self._concurrency if slots is None else slots
+        if slots == self._floor.slots or self._leaving.is_begun:
+            return
+        logger.info("worker %s has %d slots from now on", self.worker_id, slots)
+        self._floor.resize(slots)
+        self._adjust()
+        if not slots:
+            self._hand_back(self._floor.drop_all())
+        self._pump()
 
     def plane_ended(self, grace_s: float) -> None:
         """The plane's process is gone, and this worker, which was its child, is to go too.
@@ -394,6 +419,8 @@ class Worker:
             elif kind is m.Drain:
                 if not self._leaving.is_begun:
                     self.begin_drain(message.why)  # type: ignore[union-attr]
+            elif kind is m.Resize:
+                self.resize(message.slots)  # type: ignore[union-attr]
             else:
                 rest.append(message)
         if unknown:

@@ -193,6 +193,20 @@ async def test_the_page_loads_nothing_from_elsewhere_and_has_no_inline_code(
             assert (await page.get(f"/static/{name}")).status_code == 200
 
 
+async def test_it_is_ready_when_its_plane_takes_jobs(autojump_clock: object) -> None:
+    async with open_page() as page:
+        with trio.fail_after(30):
+            while (ready := await page.get("/readyz")).status_code != 200:
+                await trio.sleep(0.1)
+        assert (ready.status_code, await ready.get_data(as_text=True)) == (200, "ok\n")
+        page.lose_plane()
+        await trio.sleep(1)
+        answer = await page.get("/readyz")
+        assert answer.status_code == 503
+        assert json.loads(await answer.get_data(as_text=True))["detail"]
+        assert (await page.get("/livez")).status_code == 200
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8080", "LOCALHOST:1", "[::1]", "[::1]:8080"]
 )

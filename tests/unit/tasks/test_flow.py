@@ -47,6 +47,18 @@ def test_the_keys_of_a_call_are_those_that_its_task_names():
     assert made(any_keyword, limit=1, key="user").flow.said.key == Key("user", None)
 
 
+def test_what_a_worker_hands_to_a_body_is_no_part_of_a_key():
+    def charge(db: dict, user, cache: set, order): ...
+
+    limited = made(charge, limit=1, key="order.id", rate="1/s", rate_key="user")
+    limited.look_for_resources([dict, set])
+    assert limited.flow.keys("charge", ["ann", {"id": 7}], {}) == ["7", "ann"]
+    assert limited.declaration()["flow"]["key"]["position"] == 1
+    handed = made(charge, limit=1, key="db")
+    with pytest.raises(TaskDefinitionError, match="a key names 'db', which its worker hands it"):
+        handed.look_for_resources([dict])
+
+
 def test_a_key_may_be_a_function_of_the_arguments():
     limited = made(by_user, limit=1, key=lambda user, **rest: user % 10)
     assert limited.declaration()["flow"]["key"] == {"is_code": True}

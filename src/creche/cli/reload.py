@@ -1,0 +1,56 @@
+"""Starting a worker anew when its code has changed, while one works on that."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import trio
+from watchfiles import PythonFilter, awatch
+
+from creche.cli.processes import argv
+
+logger = logging.getLogger("creche.worker")
+
+CHECK_S = 60.0
+"""How long importing the changed modules may take."""
+
+
+async def watch_code(
+    loaded: Sequence[str], modules: Sequence[str], on_new: Callable[[], None]
+) -> None:
+    """Call *on_new* whenever a Python file has changed, beside the *loaded* modules or below the
+    working directory, if the task *modules*, as they are named to a worker, can still be imported.
+    If not, the child that has tried says why, and the worker goes on with what it has. Runs until
+    cancelled."""
+    folders = _folders(loaded)
+    logger.info("watching %s for changes", ", ".join(map(str, folders)))
+    async for changes in awatch(*folders, watch_filter=PythonFilter(), raise_interrupt=False):
+        names = sorted({_short(Path(path)) for _, path in changes})
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        logger.info("changed: %s%s", ", ".join(names[:3]), more)
+        if await _can_be_imported(modules):
+            on_new()
+        else:
+            logger.error("the worker goes on with the code that it has")
+
+
+async def _can_be_imported(modules: Sequence[str]) -> bool:
+    with trio.move_on_after(CHECK_S):
+        command = argv("worker", "--check", "--task-modules", *modules)
+        return (await trio.run_process(command, capture_stdout=True, check=False)).returncode == 0
+    return False
+
+
+def _folders(modules: Iterable[str]) -> list[Path]:
+    """Return what is watched: no folder twice, and none that is in another."""
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
+    found = {Path.cwd().resolve(), *(Path(file).resolve().parent for file in files if file)}
+    return sorted(one for one in found if not any(above in found for above in one.parents))
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd().resolve()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

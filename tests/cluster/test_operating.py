@@ -1,0 +1,112 @@
+"""An operator drains, resizes and stops workers; a worker that leaves when nothing is left."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from creche.errors import Refused
+from creche.tasks.registry import Registry
+from creche.tasks.task import task
+from creche.testing.cluster import open_cluster
+
+pytestmark = pytest.mark.trio
+
+
+@task(registry=Registry())
+async def nap(seconds: float) -> float:
+    await trio.sleep(seconds)
+    return seconds
+
+
+async def states(client) -> dict[str, tuple[str, int, int]]:
+    rows = (await client.ask("workers"))["workers"]
+    return {row["name"]: (row["state"], row["slots"], row["running"]) for row in rows}
+
+
+async def test_a_drained_worker_takes_nothing_new_and_stays_until_it_is_resumed(autojump_clock):
+    async with open_cluster([nap], workers=0) as cluster, cluster.client() as client:
+        await cluster.add_worker("a", concurrency=2)
+        running = await client.submit_many(nap, [(10,), (10,)])
+        await trio.sleep(1)
+        await client.ask("set-worker", {"worker": "a", "slots": 0})
+        waiting = await client.submit(nap, 1)
+        for handle in running:
+            assert await handle.result() == 10
+        await trio.sleep(50)
+        assert await states(client) == {"a": ("draining", 0, 0)}
+        await cluster.kill_plane()
+        await cluster.start_plane()
+        await trio.sleep(50)
+        assert await states(client) == {"a": ("draining", 0, 0)}
+        await client.ask("set-worker", {"worker": "a", "slots": None})
+        assert await waiting.result() == 1
+        assert await states(client) == {"a": ("connected", 2, 0)}
+
+
+async def test_what_a_drained_worker_has_not_begun_is_run_by_another(autojump_clock):
+    async with open_cluster([nap], workers=0) as cluster, cluster.client() as client:
+        await cluster.add_worker("a", concurrency=1)
+        # What is done in no time is looked ahead to; then it takes long.
+        for handle in await client.submit_many(nap, [(0,)] * 50):
+            await handle.result()
+        handles = await client.submit_many(nap, [(30,)] * 5)
+        await trio.sleep(0.01)
+        await client.ask("set-worker", {"worker": "a", "slots": 0})
+        await cluster.add_worker("b", concurrency=5)
+        with trio.fail_after(35):
+            for handle in handles:
+                await handle.result()
+
+
+async def test_a_worker_is_resized_while_it_runs(autojump_clock):
+    async with open_cluster([nap], workers=0) as cluster, cluster.client() as client:
+        worker = await cluster.add_worker("a", concurrency=2)
+        handles = await client.submit_many(nap, [(10,)] * 12)
+        await trio.sleep(1)
+        assert worker.running == 2
+        await client.ask("set-worker", {"worker": "a", "slots": 6})
+        await trio.sleep(1)
+        assert worker.running == 6
+        await client.ask("set-worker", {"worker": "a", "slots": 1})
+        await trio.sleep(12)
+        assert worker.running == 1
+        with trio.fail_after(100):
+            for handle in handles:
+                await handle.result()
+
+
+async def test_a_stopped_worker_leaves_when_its_jobs_are_done(autojump_clock):
+    async with open_cluster([nap], workers=0) as cluster, cluster.client() as client:
+        worker = await cluster.add_worker("a")
+        handle = await client.submit(nap, 10)
+        await trio.sleep(1)
+        await client.ask("set-worker", {"worker": "a", "leave": True})
+        assert await handle.result() == 10
+        with trio.fail_after(5):
+            await worker.has_left.wait()
+        assert await states(client) == {}
+        with pytest.raises(Refused, match="there is no worker 'a': there is none yet"):
+            await client.ask("set-worker", {"worker": "a", "leave": True})
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**6, "many", 1.5])
+async def test_a_number_of_slots_that_is_none_is_refused(autojump_clock, wrong):
+    async with open_cluster([nap]) as cluster, cluster.client() as client:
+        (name,) = await states(client)
+        with pytest.raises(Refused, match="slots is a whole number from 0 to 100,000, or null"):
+            await client.ask("set-worker", {"worker": name, "slots": wrong})
+        with pytest.raises(Refused, match=f"did you mean {name!r}"):
+            await client.ask("set-worker", {"worker": f"{name}x", "slots": 1})
+
+
+async def test_a_burst_worker_runs_what_waits_and_leaves(autojump_clock):
+    async with open_cluster([nap], workers=0) as cluster, cluster.client() as client:
+        handles = await client.submit_many(nap, [(2,)] * 30)
+        later = await client.submit(nap.with_options(countdown=1000), 1)
+        worker = await cluster.add_worker("burst", concurrency=5, is_burst=True)
+        with trio.fail_after(20):
+            await worker.has_left.wait()
+            for handle in handles:
+                assert await handle.result() == 2
+        assert (await later.status()).word == "delayed"

@@ -1,0 +1,186 @@
+"""What an operator does to workers, with real processes: drain, stop, burst, reload, systemd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.process.test_cli import (
+    BOUND_S,
+    TASKS,
+    Plane,
+    creche,
+    environment,
+    lines,
+    start,
+    until,
+    wait_for_workers,
+)
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """One plane with two local workers of one slot each."""
+    folder = tmp_path_factory.mktemp("plane")
+    (folder / "tasks.py").write_text(TASKS)
+    options = ("--task-modules", "tasks", "--workers", "2", "--concurrency", "1")
+    made = start(folder, "--no-gui", *options)
+    try:
+        wait_for_workers(made, 2)
+        yield made
+    finally:
+        made.end()
+
+
+def names_of(plane: Plane) -> list[str]:
+    return sorted(row["name"] for row in plane.data("workers", "ls")["workers"])
+
+
+def test_a_drained_worker_leaves_its_jobs_to_the_other_until_it_is_resumed(plane: Plane) -> None:
+    first, second = names_of(plane)
+    done = plane.run("workers", "drain", first, "--wait", "30")
+    assert (done.returncode, done.stderr) == (0, "1 worker was told\n")
+    for _ in range(3):
+        assert plane.run("submit", "add", "1").returncode == 0
+    workers = {row["worker"] for row in plane.data("jobs", "ls", "--limit", "3")["jobs"]}
+    assert workers == {second}
+    assert plane.run("health", "--worker", first).stdout == f"worker {first} is draining\n"
+    assert plane.run("health", "--worker", first, "--ready").returncode == 1
+    assert plane.run("workers", "resume", first).returncode == 0
+    until(lambda: plane.run("health", "--worker", first, "--ready").returncode == 0, "it is back")
+    assert plane.run("health", "--worker", "nobody").returncode == 1
+
+
+def test_a_worker_is_resized(plane: Plane) -> None:
+    name = names_of(plane)[0]
+    assert plane.run("workers", "resize", name, "7").returncode == 0
+
+    def slots() -> int:
+        rows = plane.data("workers", "ls")["workers"]
+        return int(next(row["slots"] for row in rows if row["name"] == name))
+
+    until(lambda: slots() == 7, "it has seven slots")
+    assert plane.run("workers", "resume", "--all").returncode == 0
+    until(lambda: slots() == 1, "it has one again")
+
+
+def test_a_local_worker_that_is_stopped_is_started_again(plane: Plane) -> None:
+    name = names_of(plane)[0]
+    done = plane.run("workers", "stop", name, "--wait", "30")
+    assert done.returncode == 0, done.stderr
+    wait_for_workers(plane, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (("drain",), 2, "which workers? name them, or say --all alone"),
+        (("stop", "x", "--all"), 2, "which workers? name them, or say --all alone"),
+        (("drain", "nobody"), 3, "there is no worker 'nobody'"),
+        (("resize", "nobody", "1"), 3, "there is no worker 'nobody'"),
+        (("resize", "nobody", "-1"), 2, "a whole number from 0 on"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_is_refused(
+    plane: Plane, words: tuple[str, ...], code: int, why: str
+) -> None:
+    done = plane.run("workers", *words)
+    assert done.returncode == code
+    assert why in done.stderr
+
+
+def test_a_burst_worker_leaves_when_nothing_waits(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    made = start(tmp_path, "--no-gui", "--store", "memory:")
+    try:
+        ids = [made.run("submit", "add", str(n), "--non-blocking").stdout.strip() for n in range(3)]
+        words = ("worker", "--burst", "--task-modules", "tasks", "--connect", made.url)
+        done = creche(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "nothing is left to do" in done.stderr
+        assert [made.run("result", each).stdout for each in ids] == ["10\n", "11\n", "12\n"]
+    finally:
+        made.end()
+
+
+def test_a_worker_starts_anew_with_changed_code_and_keeps_what_cannot_be_imported(
+    tmp_path: Path,
+) -> None:
+    module = tmp_path / "tasks.py"
+    module.write_text("from creche import task\n\n@task\ndef answer():\n    return 'old'\n")
+    options = ("--no-gui", "--store", "memory:", "--task-modules", "tasks", "--reload")
+    made = start(tmp_path, *options)
+    try:
+        wait_for_workers(made, 1)
+        until(lambda: "for changes" in made.log.read_text(), "it watches")
+        assert made.run("submit", "answer").stdout == "old\n"
+        module.write_text("this is no Python\n")
+        until(lambda: "goes on with the code" in made.log.read_text(), "it says what is wrong")
+        assert made.run("submit", "answer").stdout == "old\n"
+        module.write_text("from creche import task\n\n@task\ndef answer():\n    return 'new'\n")
+        until(lambda: made.run("submit", "answer").stdout == "new\n", "the new code runs")
+        assert len(made.data("workers", "ls")["workers"]) == 1
+    finally:
+        made.end()
+
+
+def test_systemd_hears_that_a_plane_is_ready_lives_and_stops(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(BOUND_S)
+        manager.bind(str(tmp_path / "notify"))
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "creche", "control-plane", "--no-gui"),
+                *("--listen", "ws://127.0.0.1:0", "--store", "memory:"),
+            ],
+            cwd=tmp_path,
+            env=environment(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            heard: list[str] = []
+
+            def hears(line: str) -> None:
+                while line not in heard:
+                    heard.extend(lines(manager.recv(1000).decode()))
+
+            hears("READY=1")
+            assert any(line.startswith("STATUS=listening at ws://") for line in heard)
+            heard.clear()
+            hears("WATCHDOG=1")
+            os.kill(process.pid, signal.SIGTERM)
+            hears("STOPPING=1")
+            assert process.wait(BOUND_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_there_are_more_local_workers_while_jobs_wait_and_a_bound_that_is_none_is_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    options = ("--workers", "1", "--max-workers", "2", "--concurrency", "1")
+    made = start(tmp_path, "--no-gui", "--store", "memory:", "--task-modules", "tasks", *options)
+    try:
+        wait_for_workers(made, 1)
+        ids = [made.run("submit", "nap", "3", "--non-blocking").stdout.strip() for _ in range(6)]
+        wait_for_workers(made, 2)
+        assert "2 local workers instead of 1: jobs wait" in made.log.read_text()
+        assert all(made.run("result", each).returncode == 0 for each in ids)
+        workers = {row["worker"] for row in made.data("jobs", "ls")["jobs"]}
+        assert len(workers) == 2
+    finally:
+        made.end()
+    words = ("control-plane", "--no-gui", "--workers", "3", "--max-workers", "2")
+    done = creche(*words, "--task-modules", "tasks", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--max-workers 2, and --workers 3" in done.stderr
