@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from creche.client.blocking import BlockingClient, BlockingJobHandle
     from creche.client.client import Client
+    from creche.client.schedules import ScheduleInfo
     from creche.errors import (
         ChannelBroken,
         ChannelClosed,
@@ -56,12 +57,14 @@ if TYPE_CHECKING:
         TaskLoadError,
         TooLarge,
         UnknownJob,
+        UnknownSchedule,
     )
     from creche.model.job import JobState
     from creche.model.priority import Priority, TaskPriority
     from creche.peer.handle import JobHandle
     from creche.tasks.hooks import hook
     from creche.tasks.lifespan import Resource, lifespan
+    from creche.tasks.schedules import Schedule
     from creche.tasks.task import Task, task
     from creche.worker.context import JobContext, current_job
     from creche.worker.hooks import HookInfo
@@ -105,6 +108,8 @@ __all__ = [
     "ResultForgotten",
     "ResultTimeout",
     "Retry",
+    "Schedule",
+    "ScheduleInfo",
     "ScopeFull",
     "SettingsError",
     "Snooze",
@@ -124,6 +129,7 @@ __all__ = [
     "TaskPriority",
     "TooLarge",
     "UnknownJob",
+    "UnknownSchedule",
     "current_job",
     "hook",
     "lifespan",
@@ -140,6 +146,8 @@ _ELSEWHERE = {
     "JobState": "creche.model.job",
     "Priority": "creche.model.priority",
     "Resource": "creche.tasks.lifespan",
+    "Schedule": "creche.tasks.schedules",
+    "ScheduleInfo": "creche.client.schedules",
     "Task": "creche.tasks.task",
     "TaskPriority": "creche.model.priority",
     "current_job": "creche.worker.context",

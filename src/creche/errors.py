@@ -313,6 +313,18 @@ class UnknownJob(CrecheError):
         return f"no job {self.job_id}: the id is unknown to this plane, or was pruned long ago"
 
 
+class UnknownSchedule(CrecheError):
+    """The plane has no schedule of this name; the sentence has near ones."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name, why)
+        self.name = name
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
 class ResultForgotten(UnknownJob):
     """The job ran to its end, but its result is older than the plane keeps results."""
 

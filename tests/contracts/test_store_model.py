@@ -23,6 +23,7 @@ from creche.store.base import (
     NewJob,
     Recovery,
     Retention,
+    ScheduleRow,
     Store,
     TryRow,
 )
@@ -124,6 +125,8 @@ def draw_batch(draw: Any, plan: Plan) -> Batch:
     if draw(st.booleans()):
         park = draw(st.sampled_from(["", "paused"]))
         batch.lanes.append(LaneRow(draw(st.sampled_from(LANES)), "mail", 1, park))
+    for name in draw(st.sets(st.sampled_from(["nightly", "hourly"]))):
+        batch.schedules.append(ScheduleRow(name, draw(st.none() | blobs)))
     return batch
 
 
@@ -166,7 +169,7 @@ def as_sets(found: Recovery) -> tuple[Any, ...]:
     return (
         *(found.ledger, found.epoch, found.next_seq, found.ended, list(found.held)),
         *(sorted(found.lanes), sorted(found.stored), sorted(found.tasks)),
-        *(sorted(found.delayed), found.next_due_at, found.next_expiry_at),
+        *(sorted(found.delayed), found.next_due_at, found.next_expiry_at, list(found.schedules)),
     )
 
 

@@ -41,6 +41,7 @@ from creche.cli.systemd import Manager
 from creche.errors import ClientClosed, SettingsError
 from creche.tasks import LoadReport, load, task_registry
 from creche.tasks.options import AsyncExecutor
+from creche.worker.announcing import announced
 from creche.worker.runner import Worker
 from creche.worker.settings import WorkerSettings
 
@@ -156,7 +157,7 @@ def _check(modules: Sequence[str]) -> Exit:
         document = {
             "v": 1,
             "modules": report.modules,
-            "tasks": [task_registry.get(name).declaration() for name in report.tasks],  # type: ignore[union-attr]
+            "tasks": [announced(task_registry.get(name).declaration()) for name in report.tasks],  # type: ignore[union-attr]
             "queues": _queues_of_tasks(),
             "warnings": report.warnings,
         }

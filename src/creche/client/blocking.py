@@ -33,6 +33,7 @@ from anyio.from_thread import start_blocking_portal
 
 from creche.channel.base import Channel, Dial
 from creche.client.client import Client, websocket_dial
+from creche.client.schedules import BlockingScheduleVerbs
 from creche.errors import ClientClosed
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -94,7 +95,7 @@ class BlockingJobHandle(str, Generic[R]):
         return self._client.cancel(self, reason)
 
 
-class BlockingClient:
+class BlockingClient(BlockingScheduleVerbs):
     """The verbs of `Client`, each of which blocks the calling thread until it is done.
 
     It connects when it is entered (``with BlockingClient() as client``) or first used, and is

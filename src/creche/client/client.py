@@ -26,6 +26,7 @@ import anyio
 
 from creche.channel.base import Dial
 from creche.channel.handshake import parse_url, with_scheme
+from creche.client.schedules import ScheduleVerbs
 from creche.errors import ClientClosed, InvalidArguments, SettingsError, UnknownJob
 from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
@@ -50,7 +51,7 @@ GOODBYE_S = 1.0
 logger = logging.getLogger("creche.client")
 
 
-class Client:
+class Client(ScheduleVerbs):
     """A session with the plane, under asyncio or Trio: ``async with Client() as client``.
 
     Entering waits until a plane has answered; leaving says goodbye and ends whatever still waits

@@ -12,6 +12,7 @@ from heapq import nsmallest
 from typing import Any, NamedTuple
 
 from creche.engine.lanes import DEFAULT_QUEUE, LaneKey, parts_of_park
+from creche.engine.schedule import check_declared
 from creche.engine.settings import Route
 from creche.errors import RemoteProtocolError
 from creche.model.flow import Flow
@@ -196,6 +197,11 @@ def _check(declaration: dict[str, Any]) -> dict[str, Any]:
             except ValueError as error:
                 raise RemoteProtocolError(f"task {name!r}: {error}") from None
     kept = {key: declaration[key] for key in _PLAIN if key in declaration}
+    if declaration.get("schedule") is not None:
+        try:
+            kept["schedule"] = check_declared(declaration["schedule"])
+        except ValueError as error:
+            raise RemoteProtocolError(f"task {name!r}: {error}") from None
     for key in _SHOWN:
         if isinstance(declaration.get(key), str):
             kept[key] = declaration[key]

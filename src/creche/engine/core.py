@@ -22,6 +22,7 @@ from creche.engine.lanes import READ_AGAIN_S, Lane, Lanes, Space
 from creche.engine.leases import Leases, make_end
 from creche.engine.limits import Limits
 from creche.engine.outcomes import Outcomes, make_cancelled
+from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
 from creche.engine.submissions import Submissions, restore_options
@@ -106,6 +107,7 @@ class Core:
         self.delays = Delays(self)
         self.expiries = Expiries(self)
         self.limits = Limits(self)
+        self.schedules = Schedules(self)
         self._deep: set[Lane] = set()
         self._reads: list[set[int]] = []
         """For each read of unfinished jobs that is under way, the seqs of those that have left
@@ -173,6 +175,7 @@ class Core:
             self.lanes.by_number[delayed.lane].delayed = delayed.stored
         self.delays.restore(sum(d.stored for d in recovery.delayed), recovery.next_due_at)
         self.expiries.restore(recovery.next_expiry_at)
+        self.schedules.restore(recovery.schedules)
         for row in recovery.held:
             job = self.revive(row)
             if row.state in (JobState.RUNNING, JobState.CANCELLING):
@@ -208,6 +211,7 @@ class Core:
             await nursery.start(self.timers.run)
             self.delays.begin()
             self.expiries.begin()
+            self.schedules.begin()
             nursery.start_soon(self._prune)
             nursery.start_soon(self._close_in_time)
             task_status.started()
@@ -267,6 +271,11 @@ class Core:
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 
+    async def cancel_these(self, ids: Sequence[bytes], why: str) -> None:
+        """Cancel as `cancel` does, with nobody to answer to."""
+        await self._cancel_some(ids, why)
+        self.journal.wake()
+
     async def _cancel_some(self, ids: Sequence[bytes], why: str) -> list[int | None]:
         outcome = make_cancelled(why)
         states: list[int | None] = []
@@ -276,7 +285,7 @@ class Core:
                 # On their way to the disk: whether they are new is only known then.
                 await self.journal.wait_drained()
             withdrawn |= {i for i in ids if i not in self.by_id and self.submissions.withdraw(i)}
-            rows, ended = await self._find([i for i in ids if i not in withdrawn])
+            rows, ended = await self.find([i for i in ids if i not in withdrawn])
             # Submitted again meanwhile: which job has that id is not known yet.
             if not any(self._is_arriving(job_id) for job_id in ids):
                 break
@@ -297,7 +306,7 @@ class Core:
 
     async def expire(self, ids: Sequence[bytes]) -> None:
         """End those of these jobs that wait, and whose time is up."""
-        found, _ = await self._find(ids)
+        found, _ = await self.find(ids)
         # No checkpoint below. What is not ended stays where it is, in the store: the clock may have
         # been set back since it was said to have expired.
         now = self.now()
@@ -313,8 +322,18 @@ class Core:
                 self.end_waiting(job, JobState.EXPIRED, make_expired(job))
         self.journal.wake()
 
+    async def unfinished(self, ids: Collection[bytes]) -> set[bytes]:
+        """Return which of these jobs have not ended. Still true when it returns."""
+        rows, _ = await self.find(list(ids))
+        return {
+            job_id
+            for job_id in ids
+            if job_id in rows
+            or ((job := self.by_id.get(job_id)) is not None and not job.state.has_ended)
+        }
+
     def _unfinished(self, job_id: bytes, rows: Mapping[bytes, JobRow]) -> Job | None:
-        """Return the unfinished job of an id: from memory, or made of what `_find` has found."""
+        """Return the unfinished job of an id: from memory, or made of what `find` has found."""
         job = self.by_id.get(job_id)
         if job is None and job_id in rows:
             job = self.revive(rows[job_id])
@@ -325,7 +344,7 @@ class Core:
         job = self.by_id.get(job_id)
         return job is not None and not job.is_committed
 
-    async def _find(
+    async def find(
         self, ids: Sequence[bytes]
     ) -> tuple[Mapping[bytes, JobRow], Mapping[bytes, OutcomeRow]]:
         """Return what the store has of the jobs that are not in memory: of unfinished ones, and of
@@ -383,6 +402,7 @@ class Core:
         rows = self.catalog.announce(declarations, self.now(), session.began)
         session.tasks = frozenset(str(d["name"]) for d in declarations)
         self.workers_changed()
+        self.schedules.announce(declarations, self.now() - trio.current_time() + session.began)
         for row in rows:
             self.journal.task(row)
         if rows:
@@ -516,6 +536,8 @@ class Core:
             settled.setdefault(session, []).append(n)
         for session, ns in settled.items():
             session.post(m.Settled(ns))
+        if self.schedules.waiting:
+            self.schedules.ended(ending.job for ending in entries.endings.values())
         for gone in self._reads:
             gone.update(entries.endings)
         self._ends_since_prune += len(entries.endings)

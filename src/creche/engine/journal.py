@@ -22,7 +22,17 @@ from creche.engine.lanes import Lane
 from creche.engine.sessions import Session
 from creche.errors import StoreFull, StoreOverLimit
 from creche.model.job import JobState
-from creche.store.base import Batch, Duplicate, End, LedgerStore, NewJob, QueueRow, TaskRow, TryRow
+from creche.store.base import (
+    Batch,
+    Duplicate,
+    End,
+    LedgerStore,
+    NewJob,
+    QueueRow,
+    ScheduleRow,
+    TaskRow,
+    TryRow,
+)
 from creche.wire import messages as m
 
 LEASE_S = 0.02
@@ -74,6 +84,9 @@ class Entries:
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
         self.endings: dict[int, Ending] = {}
+        self.schedules: dict[str, ScheduleRow] = {}
+        self.unfired: dict[str, ScheduleRow] = {}
+        """What is to be written of these schedules if the jobs of the batch are taken out."""
         self.settled: list[tuple[Session, int]] = []
         self.requeued: list[Job] = []
         self.spilled: list[Job] = []
@@ -95,7 +108,7 @@ class Entries:
         """Whether anything of it goes to disk."""
         return bool(
             self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
-            or self.queues
+            or self.queues or self.schedules
         )  # fmt: skip
 
     def as_batch(self) -> Batch:
@@ -109,8 +122,10 @@ class Entries:
         """Remove and return the submissions. Nothing else is said of their jobs: before its first
         commit a job is neither cancelled nor dispatched."""
         taken, self.arrivals = self.arrivals, []
+        self.schedules.update(self.unfired)
         if self._batch is not None:
             self._batch.jobs = []
+            self._batch.schedules = list(self.schedules.values())
         return taken
 
     def add_probe(self, lane: Lane) -> None:
@@ -135,6 +150,7 @@ class Entries:
             tries=self.tries,
             ends=[ending.end for ending in self.endings.values()],
             queues=list(self.queues.values()),
+            schedules=list(self.schedules.values()),
         )  # fmt: skip
 
 
@@ -200,6 +216,12 @@ class Journal:
     def queue(self, row: QueueRow) -> None:
         """Something was said of a queue."""
         self._open.queues[row.name] = row
+
+    def schedule(self, row: ScheduleRow, unfired: ScheduleRow) -> None:
+        """A schedule stands otherwise. Where it has fired, this comes before its job; *unfired* is
+        what holds if the store takes no jobs."""
+        self._open.schedules[row.name] = row
+        self._open.unfired[row.name] = unfired
 
     def arrive(self, arrival: Arrival) -> None:
         """A job was submitted."""

@@ -250,6 +250,19 @@ class Submissions:
         if message.flags & m.WATCH:
             self._core.outcomes.watch_job(session, job)
 
+    # --- from schedules -------------------------------------------------------------------------
+
+    def lane_with_room(self, message: m.Submit) -> Lane | None:
+        """Return where a job would wait, None if there is no room for it now."""
+        lane = self._lane(message)
+        if lane is None or (not self._core.spills and (lane.waiting or not lane.has_room)):
+            return None
+        return lane
+
+    def arrive(self, session: Session, message: m.Submit, lane: Lane) -> None:
+        """Put a job of the plane's own on its way: *session* is told when it is on disk."""
+        self._arrive(session, message, lane, None)
+
     # --- on the way -----------------------------------------------------------------------------
 
     def _arrive(self, session: Session, message: m.Submit, lane: Lane, parent: Job | None) -> None:
@@ -314,7 +327,7 @@ class Submissions:
             return "uncertain", "sent again too late to tell whether it was accepted: not run"
         if message.options is None:
             return None
-        return _check_options(message.options) or self._limits_refusal(message)
+        return check_options(message.options) or self._limits_refusal(message)
 
     def _limits_refusal(self, message: m.Submit) -> tuple[str, str] | None:
         """Return how the limits that a submission says, over those that its task announces,
@@ -454,7 +467,8 @@ def _is_nested(message: m.Submit) -> bool:
     return message.options is not None and message.options.get("parent") is not None
 
 
-def _check_options(options: m.Facts) -> tuple[str, str] | None:
+def check_options(options: m.Facts) -> tuple[str, str] | None:
+    """Return what is wrong with a submission's options, as a code and a sentence, or None."""
     unknown = options.keys() - _OPTIONS
     if unknown:
         return "unknown-option", f"this plane does not know the option {min(unknown)!r}"

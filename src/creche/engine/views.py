@@ -18,6 +18,7 @@ import trio
 from creche.engine.lanes import park_text
 from creche.engine.operating import NOTHING_SAID, Operating
 from creche.engine.questions import BadQuestion
+from creche.engine.schedule_commands import ScheduleCommands
 from creche.engine.sessions import Session
 from creche.engine.submissions import headers_in
 from creche.errors import RemoteProtocolError, StoreError, StoreUnavailable
@@ -65,6 +66,7 @@ class Views:
             "store": self._store,
             "overview": self._overview,
             **Operating(core).questions,
+            **ScheduleCommands(core).questions,
         }
         self._topics: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
             "overview": self._overview,

@@ -134,6 +134,13 @@ class QueueRow(NamedTuple):
     settings: bytes | None
 
 
+class ScheduleRow(NamedTuple):
+    """A schedule as it stands, as CBOR that the store carries unread; None removes it."""
+
+    name: str
+    data: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How long outcomes are kept: whichever limit is met first, oldest end first. None: no limit.
@@ -155,7 +162,7 @@ class Batch:
 
     Within a batch a job appears once in `jobs` at most, and once in `changes` or `ends` at most
     (the journal folds); it may appear in `jobs` and in one of the others. `jobs` are ordered by
-    seq. Lanes, tasks and queues that are there already are replaced.
+    seq. Lanes, tasks, queues and schedules that are there already are replaced.
     """
 
     lanes: list[LaneRow] = field(default_factory=list)
@@ -166,6 +173,7 @@ class Batch:
     """Of jobs that are unfinished or end with this batch."""
     ends: list[End] = field(default_factory=list)
     queues: list[QueueRow] = field(default_factory=list)
+    schedules: list[ScheduleRow] = field(default_factory=list)
 
 
 class Duplicate(NamedTuple):
@@ -293,6 +301,8 @@ class Recovery:
     """When the first unfinished job expires."""
     queues: Sequence[QueueRow] = ()
     """Those of which something is said."""
+    schedules: Sequence[ScheduleRow] = ()
+    """By name."""
 
 
 class Pruned(NamedTuple):

@@ -41,6 +41,7 @@ from creche.store.base import (
     QueueRow,
     Recovery,
     Retention,
+    ScheduleRow,
     TaskRow,
     TryRow,
 )
@@ -159,6 +160,7 @@ class MemoryStore:
         self._lanes: dict[int, LaneRow] = {}
         self._tasks: dict[str, TaskRow] = {}
         self._queues: dict[str, QueueRow] = {}
+        self._schedules: dict[str, ScheduleRow] = {}
         self._ids: dict[bytes, int] = {}
         self._jobs: dict[int, NewJob] = {}
         # A job's seq is in exactly one of these three. The last two are in the order of the moves.
@@ -207,6 +209,7 @@ class MemoryStore:
             next_due_at=self._due.first_after(-math.inf),
             next_expiry_at=self._expiring.first_after(-math.inf),
             queues=[self._queues[name] for name in sorted(self._queues)],
+            schedules=[self._schedules[name] for name in sorted(self._schedules)],
         )
         await trio.lowlevel.checkpoint()
         return recovery
@@ -228,6 +231,11 @@ class MemoryStore:
         self._change(changes)
         self._try(row for row in batch.tries if row.seq not in refused)
         self._end(ends)
+        for schedule in batch.schedules:
+            if schedule.data is None:
+                self._schedules.pop(schedule.name, None)
+            else:
+                self._schedules[schedule.name] = schedule
         duplicates = [
             Duplicate(seq, existing, self._state(existing)) for seq, existing in refused.items()
         ]

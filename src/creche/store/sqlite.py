@@ -42,6 +42,7 @@ from creche.store.base import (
     QueueRow,
     Recovery,
     Retention,
+    ScheduleRow,
     TaskRow,
     TryRow,
 )
@@ -125,6 +126,7 @@ class SqliteStore:
             await self._start()
             found = await self._calls.ask("open", now, os.getpid(), self._lock_wait_s)
             held = await self._read_held()
+            schedules = await self._read_schedules()
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._stop()
@@ -145,6 +147,7 @@ class SqliteStore:
             next_due_at=next_due_at,
             next_expiry_at=next_expiry_at,
             queues=[QueueRow(*row) for row in queues],
+            schedules=schedules,
         )
 
     async def _read_held(self) -> list[JobRow]:
@@ -155,6 +158,14 @@ class SqliteStore:
         ):
             held += map(_job_row, rows)
         return held
+
+    async def _read_schedules(self) -> list[ScheduleRow]:
+        found: list[ScheduleRow] = []
+        while rows := await self._calls.ask(
+            "read_schedules", found[-1].name if found else "", PIECE_JOBS, PIECE_BYTES
+        ):
+            found += map(ScheduleRow._make, rows)
+        return found
 
     async def commit(self, batch: Batch) -> Sequence[Duplicate]:
         """See `LedgerStore.commit`."""
@@ -170,6 +181,7 @@ class SqliteStore:
             [(*row[:2], int(row.state), *row[3:]) for row in batch.tries],
             _end_columns(batch),
             [tuple(queue) for queue in batch.queues],
+            [tuple(schedule) for schedule in batch.schedules],
         )
         return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
 

@@ -153,6 +153,7 @@ class Ledger:
         tries: list[Row],
         ends: Columns,
         queues: Sequence[Row] = (),
+        schedules: Sequence[Row] = (),
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -181,6 +182,8 @@ class Ledger:
                 self._try(tries)
             if ends:
                 self._end(ends, tally)
+            if schedules:
+                self._schedule(schedules)
             existing = self._standing(repeats.values()) if repeats else {}
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
 
@@ -373,6 +376,13 @@ class Ledger:
             ),
         )
 
+    def _schedule(self, rows: Sequence[Row]) -> None:
+        kept = [row for row in rows if row[1] is not None]
+        self._db.executemany("INSERT OR REPLACE INTO schedule VALUES (?,?)", kept)
+        removed = [row[:1] for row in rows if row[1] is None]
+        self._db.executemany("DELETE FROM schedule WHERE name = ?", removed)
+        self._unmeasured_bytes += sum(len(data) for _, data in kept)
+
     # --- reading --------------------------------------------------------------------------------
 
     def read_held(self, after_seq: int, max_jobs: int, max_bytes: int) -> list[Row]:
@@ -432,6 +442,22 @@ class Ledger:
             f"SELECT min(expires_at) {_EXPIRING} > ?", (after,)
         ).fetchone()[0]
         return found
+
+    def read_schedules(self, after: str, most: int, max_bytes: int) -> list[Row]:
+        """Return the next schedules by name as `ScheduleRow` tuples, and no further one once they
+        are over *max_bytes*."""
+        rows: list[Row] = []
+        size = 0
+        with _reading():
+            for row in self._db.execute(
+                "SELECT name, data FROM schedule WHERE name > ? ORDER BY name LIMIT ?",
+                (after, most),
+            ):
+                rows.append(row)
+                size += len(row[1])
+                if size > max_bytes:
+                    break
+        return rows
 
     def outcomes(self, ids: list[bytes], max_bytes: int | None) -> list[Row]:
         """Return the jobs of these ids as `OutcomeRow` tuples."""

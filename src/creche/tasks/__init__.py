@@ -5,6 +5,7 @@ from __future__ import annotations
 from creche.model.priority import TaskPriority
 from creche.tasks.options import Delivery, Executor, PriorityLike, SubmitOptions
 from creche.tasks.registry import LoadReport, Registry, load, task_registry
+from creche.tasks.schedules import Schedule
 from creche.tasks.signature import Kind, Parameter, Signature
 from creche.tasks.task import (
     AsyncTask,
@@ -23,6 +24,7 @@ __all__ = [
     "Parameter",
     "PriorityLike",
     "Registry",
+    "Schedule",
     "Signature",
     "SubmitOptions",
     "SyncTask",

@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from types import CodeType, FrameType
 from typing import (
     Any,
@@ -47,6 +48,7 @@ from creche.tasks.options import (
     refuse_unknown,
 )
 from creche.tasks.registry import Registry, task_registry
+from creche.tasks.schedules import Schedule, check_schedule, make_schedule
 from creche.tasks.signature import Signature, printable
 
 P = ParamSpec("P")
@@ -83,6 +85,13 @@ class TaskOptions(TypedDict, total=False):
     key: KeyLike | None
     rate: str | None
     rate_key: KeyLike | None
+    cron: str | None
+    tz: str | None
+    every: float | timedelta | None
+    repeat_interval: float | None
+    repeat_count: int | None
+    repeat_until: datetime | str | None
+    schedule: Schedule | None
     registry: Registry | None
 
 
@@ -124,6 +133,8 @@ class Task(Generic[P, R_co]):
     """What a worker calls around its bodies; None when there is nothing."""
     flow: TaskFlow
     """How many of its jobs run at a time, and how often they begin."""
+    schedule: Schedule | None
+    """When the plane submits it by itself."""
 
     def __init__(
         self,
@@ -138,6 +149,7 @@ class Task(Generic[P, R_co]):
         says_executor: bool = False,
         hooks: Hooks | None = None,
         flow: TaskFlow = NO_FLOW,
+        schedule: Schedule | None = None,
     ) -> None:
         # First, as it copies the function's own attributes, and ours must win.
         functools.update_wrapper(self, function)
@@ -159,6 +171,7 @@ class Task(Generic[P, R_co]):
         self.never_retry_on = never_retry_on
         self.hooks = hooks
         self._whole_flow = self.flow = flow
+        self.schedule = schedule
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Coroutine[Any, Any, R_co]:
         """Call the function, here and now. No job is made."""
@@ -195,15 +208,16 @@ class Task(Generic[P, R_co]):
         return view
 
     def declaration(self) -> dict[str, Any]:
-        """Return what a worker announces about this task, as CBOR and JSON can carry it.
+        """Return what a worker announces about this task.
 
         ``name``, ``module``, ``doc`` (first line) and ``executor`` are texts, ``signature`` is
         `Signature.data`; ``queue`` (text), ``priority`` (0 critical to 3 low) and ``delivery``
         (text) are None where the task leaves them open. A task with retries has ``retry``, as
         `RetryPolicy.from_data` takes it, and the names of the exceptions in ``retry_on`` and
         ``never_retry_on``; one with time limits has ``limits``, as `TimeLimits.from_data` takes
-        them; one of which so many jobs run has ``flow``, as `Flow.from_data` takes it. Options of
-        a view are not in it.
+        them; one of which so many jobs run has ``flow``, as `Flow.from_data` takes it. One with a
+        schedule has its ``rule``, as `Rule.from_data` takes it, and ``args`` and ``kwargs`` as they
+        are: a worker encodes them. Options of a view are not in it.
         """
         priority = self.defaults.priority
         declared: dict[str, Any] = {
@@ -224,6 +238,8 @@ class Task(Generic[P, R_co]):
             declared["retry"] = dict(self.defaults.retry)
             declared["retry_on"] = [each.__qualname__ for each in self.retry_on]
             declared["never_retry_on"] = [each.__qualname__ for each in self.never_retry_on]
+        if self.schedule is not None:
+            declared["schedule"] = self.schedule.declared()
         return declared
 
     def look_for_resources(self, provided: Iterable[Any]) -> None:
@@ -231,7 +247,10 @@ class Task(Generic[P, R_co]):
         self.resources = find_resources(self.function, provided)
         self.signature = self._whole_signature.without(self.resources)
         names = [parameter.name for parameter in self._whole_signature.parameters]
-        self.flow = self._whole_flow.without(f"task {self.name!r}", names, self.resources)
+        where = f"task {self.name!r}"
+        self.flow = self._whole_flow.without(where, names, self.resources)
+        if self.schedule is not None:
+            check_schedule(where, self.schedule, self.signature)
 
     def with_resources(self, values: Iterable[tuple[Any, Any]]) -> Self:
         """Return a view of this task whose function is handed what it wants of *values*, types with
@@ -359,6 +378,11 @@ def task(subject: Any = None, /, **options: Any) -> Any:
             name has no function: that is refused then.
         rate: how many of its jobs begin in a time: ``"10/m"``, ``"100/30s"``.
         rate_key: for what *rate* holds, each apart: as *key*.
+        cron: submit it at these times, in the zone *tz* (UTC): ``"0 3 * * *"``, ``"@daily"``.
+        every: submit it each so many seconds.
+        schedule: a `Schedule`, which can say more than these two, as the job's arguments.
+        repeat_interval, repeat_count, repeat_until: FastWorker's names: as ``every``, and how
+            often, and until when.
         registry: where the task is entered; the one that `creche worker` reads when not given.
 
     Raises:
@@ -394,9 +418,14 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         says_executor=says_executor,
         hooks=make_hooks(where, given) or None,
         flow=make_flow(where, given, function),
+        schedule=make_schedule(where, given),
     )
-    registry: Registry | None = given.get("registry")
-    (task_registry if registry is None else registry).register(made)
+    given_registry: Registry | None = given.get("registry")
+    registry = task_registry if given_registry is None else given_registry
+    if made.schedule is not None and not registry.lifespans:
+        # What lifespans hand to it is no argument: where there are any, registering it looks.
+        check_schedule(where, made.schedule, signature)
+    registry.register(made)
     return made
 
 

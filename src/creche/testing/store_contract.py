@@ -33,6 +33,7 @@ from creche.store.base import (
     Pruned,
     QueueRow,
     Retention,
+    ScheduleRow,
     Store,
     TaskRow,
 )
@@ -256,6 +257,36 @@ class StoreContract:
         store = bounded(connect())
         found = await store.open(NOW)
         assert sorted(found.queues) == [QueueRow("other", b"4"), QueueRow("slow", b"3")]
+        await store.aclose()
+
+    async def test_schedules_are_there_when_it_is_opened_again(self, connect: Connect) -> None:
+        """As they were said last, by name, however many and large they are."""
+        store = bounded(connect())
+        assert list((await store.open(NOW)).schedules) == []
+        many = [ScheduleRow(f"every-{n:04}", b"x" * n * 50) for n in range(2500)]
+        await store.commit(Batch(schedules=[*reversed(many), ScheduleRow("nightly", b"1")]))
+        again = [ScheduleRow("nightly", b"2"), ScheduleRow("every-0007", None)]
+        await store.commit(Batch(jobs=[new_job(1)], schedules=again))
+        await store.commit(Batch(schedules=[ScheduleRow("never was", None)]))
+        await store.aclose()
+        store = bounded(connect())
+        found = await store.open(NOW)
+        assert list(found.schedules) == [*many[:7], *many[8:], ScheduleRow("nightly", b"2")]
+        assert found.next_seq == 2
+        await store.aclose()
+
+    async def test_a_schedule_of_a_batch_that_is_refused_stands_as_before(
+        self, connect: Connect
+    ) -> None:
+        store = bounded(connect())
+        await store.open(NOW)
+        await store.commit(Batch(jobs=[new_job(1)], schedules=[ScheduleRow("nightly", b"1")]))
+        wrong = Batch(changes=[change(77)], schedules=[ScheduleRow("nightly", b"2")])
+        with pytest.raises(StoreError):
+            await store.commit(wrong)
+        await store.aclose()
+        store = bounded(connect())
+        assert list((await store.open(NOW)).schedules) == [ScheduleRow("nightly", b"1")]
         await store.aclose()
 
     @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from creche.wire import codec
 from creche.wire import messages as m
 from creche.wire.session import Role
 from creche.worker.ahead import LookAhead
+from creche.worker.announcing import announced
 from creche.worker.attempt import Attempt, Home
 from creche.worker.burst import leave_when_empty
 from creche.worker.collector import Collector
@@ -108,7 +109,7 @@ class Worker:
         self._version = version
         registry.look_for_resources()
         self._lifespans = registry.lifespans
-        self._declarations = [task.declaration() for task in registry]
+        self._declarations = [announced(task.declaration()) for task in registry]
         self._tasks: dict[str, tuple[Task[..., Any], Executor]] = {
             task.name: (task.with_hooks(registry.hooks), _executor(task, async_executor))
             for task in registry

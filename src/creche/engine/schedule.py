@@ -1,0 +1,236 @@
+"""One schedule in the plane's memory: its rule, what it submits, and how far it has come."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from creche.errors import RemoteProtocolError
+from creche.model.ids import id_to_text
+from creche.model.schedule import Rule, firing_draw
+from creche.store.base import ScheduleRow
+from creche.wire import messages as m
+from creche.wire.payload import decode_value, encode_value
+
+MAX_SCHEDULE_BYTES = 64 * 1024
+"""The arguments of one schedule, encoded: they are written with each firing."""
+
+Source: TypeAlias = Literal["code", "api"]
+"""Where a schedule is from: declared with its task, or made at run time."""
+
+
+class Standing(NamedTuple):
+    """How far a schedule has come. Moments are UTC seconds."""
+
+    reached: float
+    """Up to here every moment of its rule is decided: fired, or passed over."""
+    fired: int = 0
+    missed: int = 0
+    """Moments that nobody could fire, and that the rule says to pass over."""
+    overlapped: int = 0
+    """Moments passed over because the last job was unfinished."""
+    moment: float | None = None
+    """The moment of the last firing; None if that was by hand."""
+    fired_at: float | None = None
+    job: bytes | None = None
+    """The job of the last firing."""
+
+
+class Work(NamedTuple):
+    """What a firing submits: as a submission says it."""
+
+    task: str
+    payload: bytes
+    queue: str | None = None
+    priority: int | None = None
+    options: m.Facts | None = None
+
+
+class Schedule:
+    """A schedule. `uncommitted` is how it stood before firings that are on their way to disk."""
+
+    __slots__ = (
+        "declared_at",
+        "due_at",
+        "made_at",
+        "module",
+        "name",
+        "on_way",
+        "paused_at",
+        "problem",
+        "request",
+        "rule",
+        "size_bytes",
+        "source",
+        "standing",
+        "try_at",
+        "uncommitted",
+        "undeclared_at",
+        "waits_for",
+        "work",
+    )
+
+    def __init__(
+        self, name: str, source: Source, rule: Rule | None, work: Work, now: float
+    ) -> None:
+        self.name = name
+        self.source: Source = source
+        self.rule = rule
+        """None: it cannot be read by this plane; `problem` says why."""
+        self.problem: str | None = None
+        self.work = work
+        self.module = ""
+        """Where its task is declared, of one that is from code."""
+        self.declared_at = 0.0
+        """When the process began that declared it last."""
+        self.undeclared_at: float | None = None
+        """Since when the code declares it no more."""
+        self.made_at = now
+        """From when intervals without a start are counted."""
+        self.paused_at: float | None = None
+        self.request = b""
+        """What made it: the same request, asked again, finds it made."""
+        self.standing = Standing(now)
+        self.uncommitted: Standing | None = None
+        self.on_way = 0
+        """Firings on their way to the disk."""
+        self.waits_for: bytes | None = None
+        """The job whose end its next firing waits for."""
+        self.try_at = 0.0
+        """It does not fire before this moment: there was no room for its job."""
+        self.due_at = math.inf
+        """When it is to be looked at next."""
+        self.size_bytes = 0
+
+    # --- when -----------------------------------------------------------------------------------
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it fires when its time comes, if it ever does."""
+        return (
+            self.rule is not None
+            and self.paused_at is None
+            and self.undeclared_at is None
+            and (self.rule.count is None or self.standing.fired < self.rule.count)
+        )
+
+    def draw(self, moment: float) -> float:
+        """Return the random number of a firing; it is the same after a restart."""
+        return firing_draw(self.name, moment)
+
+    def next_moment(self) -> float | None:
+        """Return the next moment that is not decided yet, whether it will fire then or not."""
+        if self.rule is None:
+            return None
+        return self.rule.next_after(self.standing.reached, self.made_at)
+
+    def next_due_at(self) -> float:
+        """Return when it is to fire next, infinity if it is not."""
+        moment = self.next_moment() if self.is_active else None
+        if moment is None or self.rule is None:
+            return math.inf
+        return max(moment + self.rule.put_off_s(self.draw(moment)), self.try_at)
+
+    @property
+    def state(self) -> str:
+        """One word for how it is."""
+        if self.problem is not None:
+            return "broken"
+        if self.undeclared_at is not None:
+            return "undeclared"
+        if self.paused_at is not None:
+            return "paused"
+        return "active" if self.is_active and self.next_moment() is not None else "ended"
+
+    # --- as a row -------------------------------------------------------------------------------
+
+    def row(self, standing: Standing | None = None) -> ScheduleRow:
+        """Return what the store keeps of it, if it stands so."""
+        data = {
+            "source": self.source,
+            "rule": None if self.rule is None else self.rule.as_data(),
+            "work": list(self.work),
+            "module": self.module,
+            "declared_at": self.declared_at,
+            "undeclared_at": self.undeclared_at,
+            "made_at": self.made_at,
+            "paused_at": self.paused_at,
+            "request": self.request,
+            "standing": list(standing or self.standing),
+        }
+        return ScheduleRow(self.name, encode_value(data))
+
+    @classmethod
+    def from_row(cls, row: ScheduleRow) -> Schedule:
+        """Read what was kept. What this version cannot read does not fire, and says so."""
+        assert row.data is not None
+        problem: str | None = None
+        rule: Rule | None = None
+        try:
+            data: dict[str, Any] = decode_value(row.data)
+            work, standing = Work(*data["work"]), Standing(*data["standing"])
+        except (RemoteProtocolError, LookupError, TypeError) as error:
+            data, problem = {}, f"what the store has of it cannot be read: {error}"
+            work, standing = Work("", b""), Standing(0.0)
+        try:
+            if problem is None:
+                rule = Rule.from_data(data["rule"])
+        except ValueError as error:
+            problem = str(error)
+        self = cls(row.name, data.get("source", "api"), rule, work, data.get("made_at", 0.0))
+        self.problem = problem
+        self.standing = standing
+        for key in ("module", "declared_at", "undeclared_at", "paused_at", "request"):
+            if key in data:
+                setattr(self, key, data[key])
+        self.size_bytes = len(row.data)
+        return self
+
+    # --- as people see it -----------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as people look at it."""
+        standing, rule = self.standing, self.rule
+        due_at = self.next_due_at()
+        return {
+            "name": self.name,
+            "source": self.source,
+            "state": self.state,
+            "problem": self.problem,
+            "task": self.work.task,
+            "queue": self.work.queue,
+            "priority": self.work.priority,
+            "rule": None if rule is None else rule.as_data(),
+            "words": "" if rule is None else rule.words(),
+            "module": self.module,
+            "made_at": self.made_at,
+            "paused_at": self.paused_at,
+            "undeclared_at": self.undeclared_at,
+            "next_at": self.next_moment() if self.is_active else None,
+            "next_due_at": None if math.isinf(due_at) else due_at,
+            "waits_for": None if self.waits_for is None else id_to_text(self.waits_for),
+            "fired": standing.fired,
+            "missed": standing.missed,
+            "overlapped": standing.overlapped,
+            "last_moment": standing.moment,
+            "last_fired_at": standing.fired_at,
+            "last_job": None if standing.job is None else id_to_text(standing.job),
+            "payload_bytes": len(self.work.payload),
+        }
+
+
+def check_declared(declared: Any) -> dict[str, Any]:
+    """Return what is kept of the schedule in a task's declaration.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(declared, dict):
+        raise ValueError("its schedule is no map")
+    rule = Rule.from_data(declared.get("rule"))
+    payload = declared.get("payload")
+    if not isinstance(payload, str):
+        raise ValueError("the arguments of its schedule are hexadecimal digits")
+    if len(bytes.fromhex(payload)) > MAX_SCHEDULE_BYTES:
+        raise ValueError(f"the arguments of its schedule have over {MAX_SCHEDULE_BYTES:,} bytes")
+    return {"rule": rule.as_data(), "payload": payload}
