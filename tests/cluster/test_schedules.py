@@ -18,6 +18,10 @@ from creche.model.ids import id_from_text, id_to_text, made_at
 from creche.model.schedule import firing_id
 from creche.store.base import Batch, ScheduleRow, Store
 from creche.store.memory import MemoryStore
+from creche.tasks.registry import Registry
+from creche.tasks.schedules import Schedule
+from creche.tasks.task import task
+from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
 from creche.wire.payload import encode_call, encode_value
 
@@ -185,7 +189,7 @@ async def test_jitter_puts_a_firing_off_by_chance_and_the_same_after_a_restart(
 
 
 async def test_many_that_are_due_together_all_fire(autojump_clock: object) -> None:
-    number = PIECE * 2 + 7
+    number = PIECE * 4 + 7
     async with (
         open_house(patient()) as house,
         house.client().connected() as client,
@@ -411,6 +415,22 @@ async def test_under_queue_the_next_firing_waits_for_the_last_job(autojump_clock
         assert (await shown(client))["waits_for"] is None
         assert await offers(worker, 1) == [40]
         assert not house.core.schedules.waiting
+
+
+async def test_what_was_run_by_hand_counts_as_the_last_job(autojump_clock: object) -> None:
+    async with (
+        open_house(patient()) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        await create(client, "it", every=10, start=START + 10)
+        await client.ask("run-schedule", name="it", id=b"0123456789abcdef")
+        offer = await worker.hear(m.Offer)
+        await worker.hears_nothing(m.Offer, 35)
+        assert (await shown(client))["overlapped"] == 3
+        await worker.finish(offer)
+        assert await offers(worker, 1) == [40]
 
 
 async def test_under_replace_the_older_job_is_cancelled(autojump_clock: object) -> None:
@@ -643,7 +663,11 @@ async def test_a_command_is_on_disk_when_it_is_answered(autojump_clock: object) 
 async def test_what_cannot_be_read_of_a_schedule_does_not_stop_the_plane(
     autojump_clock: object,
 ) -> None:
-    store = DiskLike()
+    class Open(DiskLike):
+        def rows(self) -> list[ScheduleRow]:
+            return list(self._schedules.values())
+
+    store = Open()
     async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
         good = await create(client, "good", every=10)
     row = next(row for row in (await store.open(0.0)).schedules)
@@ -661,6 +685,11 @@ async def test_what_cannot_be_read_of_a_schedule_does_not_stop_the_plane(
         }  # fmt: skip
         assert "has no 'evvry'" in found["newer"]["problem"]
         assert found["good"]["made_at"] == good["made_at"]
+        # It is kept for a version that can read it, whatever is done to it by this one.
+        await client.ask("pause-schedule", name="newer")
+        (kept,) = [row for row in store.rows() if row.name == "newer"]
+        assert kept.data is not None
+        assert b"evvry" in kept.data
         for name in ("garbage", "newer", "odd"):
             await client.ask("delete-schedule", name=name, request=name.encode().ljust(16))
 
@@ -798,3 +827,37 @@ async def test_one_that_was_made_at_run_time_is_not_replaced_by_code(
             rule={"every": 5}, request=b"x" * 16,
         )  # fmt: skip
         assert code == "exists"
+
+
+# --- with real workers ---------------------------------------------------------------------------
+
+ran: list[tuple[float, str]] = []
+
+
+@task(registry=Registry(), schedule=Schedule(every=60, overlap="allow", args=("tick",)))
+async def note(text: str) -> None:
+    ran.append((trio.current_time(), text))
+    await trio.sleep(90)
+
+
+async def test_a_task_runs_by_the_rule_that_it_declares_over_restarts_of_the_plane(
+    autojump_clock: object,
+) -> None:
+    ran.clear()
+    store = DiskLike()
+    async with open_cluster([note], make_store=lambda: store) as cluster:
+        began = trio.current_time()
+        await trio.sleep(70)
+        await cluster.kill_plane()
+        await trio.sleep(5)
+        await cluster.start_plane()
+        await trio.sleep(120)
+        async with cluster.client() as client:
+            (info,) = await client.schedules()
+            assert (info.name, info.source, info.fired, info.missed) == ("note", "code", 3, 0)
+            paused = await client.pause_schedule("note")
+            assert paused.next_at is None
+        await trio.sleep(300)
+    assert [(round(at - began), text) for at, text in ran] == [
+        (60, "tick"), (120, "tick"), (180, "tick"),
+    ]  # fmt: skip

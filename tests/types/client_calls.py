@@ -126,3 +126,23 @@ def names_are_what_they_are_called() -> None:
     urgent: Priority = TaskPriority.CRITICAL
     assert_type(current_job().priority, Priority)
     print(urgent, creche.Klient)  # type: ignore[attr-defined]
+
+
+# --- schedules ----------------------------------------------------------------------------------
+
+
+async def schedules(client: Client) -> None:
+    made = await client.create_schedule("nightly", fetch, creche.Schedule(every=60, args=("u",)))
+    assert_type(made, creche.ScheduleInfo)
+    assert_type(await client.schedules(), list[creche.ScheduleInfo])
+    assert_type(await client.run_schedule("nightly"), JobHandle[Any])
+    await client.create_schedule("nightly", fetch, "0 3 * * *")  # type: ignore[arg-type]
+
+
+def blocking_schedules(client: BlockingClient) -> None:
+    assert_type(client.pause_schedule("nightly"), creche.ScheduleInfo)
+    assert_type(client.run_schedule("nightly"), BlockingJobHandle[Any])
+
+
+@task(cron="0 3 * * *", tz="Europe/Paris")
+def by_cron() -> None: ...

@@ -40,6 +40,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("result", "jobs:result", "Wait for a job and print its result.", _JOBS),
     ("cancel", "jobs:cancel", "Cancel a job.", _JOBS),
     ("jobs", "jobs:app", "List jobs.", _JOBS),
+    ("schedules", "schedules:app", "Have jobs submitted at their times.", _JOBS),
     ("list", "tasks:list_tasks", "List the tasks that workers have announced.", _LOOK),
     ("queues", "queues:app", "List, pause and limit queues.", _LOOK),
     ("workers", "workers:app", "List, drain, resize and stop workers.", _LOOK),

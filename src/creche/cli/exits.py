@@ -55,8 +55,16 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
     (errors.JobEnded, Exit.CANCELLED),
 )
 
-_REFUSED_CREDENTIALS = frozenset({"credential", "forbidden"})
-_UNKNOWN = frozenset({"unknown-queue", "unknown-worker"})
+_BY_REFUSAL = {
+    "credential": Exit.REFUSED,
+    "forbidden": Exit.REFUSED,
+    "bad-question": Exit.USAGE,
+    "bad-schedule": Exit.USAGE,
+    "unknown-queue": Exit.UNKNOWN_ID,
+    "unknown-schedule": Exit.UNKNOWN_ID,
+    "unknown-worker": Exit.UNKNOWN_ID,
+}
+"""By the code of what a plane refuses; other refusals are failures."""
 
 
 def exit_of(error: BaseException) -> Exit:
@@ -65,10 +73,8 @@ def exit_of(error: BaseException) -> Exit:
         return Exit.INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return Exit.BROKEN_PIPE
-    if isinstance(error, errors.Refused) and error.code in _REFUSED_CREDENTIALS:
-        return Exit.REFUSED
-    if isinstance(error, errors.Refused) and error.code in _UNKNOWN:
-        return Exit.UNKNOWN_ID
+    if isinstance(error, errors.Refused) and error.code in _BY_REFUSAL:
+        return _BY_REFUSAL[error.code]
     for kind, code in _BY_ERROR:
         if isinstance(error, kind):
             return code

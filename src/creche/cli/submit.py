@@ -84,7 +84,7 @@ async def submit(
     try:
         async with open_client(connect, min(timeout, SUBMIT_S)) as client:
             declaration = await client.ask("task", {"name": name})
-            call_args, call_kwargs = _call(declaration, texts, kwargs or (), json_args)
+            call_args, call_kwargs = read_call(declaration, texts, kwargs or (), json_args)
             options = SubmitOptions(queue, priority, countdown=countdown, eta=eta)
             handle = await _submit(client, name, call_args, call_kwargs, options)
             if non_blocking:
@@ -117,7 +117,7 @@ def _told(
     return task, words if args is None else tuple(args)
 
 
-def _call(
+def read_call(
     declaration: Any, words: tuple[str, ...], kwargs: list[str] | tuple[()], json_args: str | None
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the call's arguments, checked if its signature is known: nothing is sent before."""

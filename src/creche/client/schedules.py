@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from creche.errors import InvalidArguments, Refused, UnknownSchedule
 from creche.model.ids import id_to_text, new_id
+from creche.model.priority import Priority
 from creche.peer.handle import JobHandle
 from creche.tasks.schedules import Schedule
 from creche.tasks.task import Task
@@ -91,11 +92,14 @@ class ScheduleVerbs(ABC):
         task: Task[..., Any] | str,
         schedule: Schedule,
         *,
+        queue: str | None = None,
+        priority: Priority | str | None = None,
         if_exists: IfExists = "refuse",
     ) -> ScheduleInfo:
         """Have the plane submit jobs of *task* by itself, and return when that is on disk.
 
-        Where jobs go, and what else holds for each of them, is said by ``task.with_options(...)``.
+        Where jobs go, and what else holds for each of them, is said by ``task.with_options(...)``,
+        or, of a task that is given by its name, by *queue* and *priority*.
 
         Raises:
             InvalidArguments: the schedule's arguments do not fit the task; nothing was sent.
@@ -106,6 +110,10 @@ class ScheduleVerbs(ABC):
             PlaneUnreachable: no answer within the client's timeout; it may have been made.
         """
         params = {"rule": schedule.rule.as_data(), **_work(task, schedule)}
+        if queue is not None:
+            params["queue"] = queue
+        if priority is not None:
+            params["priority"] = int(_parsed(priority))
         request = os.urandom(16)
         try:
             return await self._about(name, "create-schedule", params, request=request)
@@ -231,11 +239,15 @@ class BlockingScheduleVerbs(ABC):
         task: Task[..., Any] | str,
         schedule: Schedule,
         *,
+        queue: str | None = None,
+        priority: Priority | str | None = None,
         if_exists: IfExists = "refuse",
     ) -> ScheduleInfo:
         """Have the plane submit jobs by itself; see `Client.create_schedule`."""
         return self._call(
-            lambda client: client.create_schedule(name, task, schedule, if_exists=if_exists)
+            lambda client: client.create_schedule(
+                name, task, schedule, queue=queue, priority=priority, if_exists=if_exists
+            )
         )
 
     def schedules(self) -> list[ScheduleInfo]:
@@ -297,6 +309,13 @@ def _work(task: Task[..., Any] | str, schedule: Schedule | None) -> dict[str, An
             "options": {key: value for key, value in extras.items() if value} or None,
         }
     return work if schedule is None else {**work, "payload": _payload(schedule)}
+
+
+def _parsed(priority: Priority | str) -> Priority:
+    try:
+        return Priority.parse(priority)
+    except ValueError as error:
+        raise InvalidArguments(str(error)) from None
 
 
 def _payload(schedule: Schedule) -> bytes:

@@ -66,6 +66,7 @@ class Schedule:
         "try_at",
         "uncommitted",
         "undeclared_at",
+        "unread",
         "waits_for",
         "work",
     )
@@ -78,6 +79,8 @@ class Schedule:
         self.rule = rule
         """None: it cannot be read by this plane; `problem` says why."""
         self.problem: str | None = None
+        self.unread: Any = None
+        """A rule that this version cannot read: another one may."""
         self.work = work
         self.module = ""
         """Where its task is declared, of one that is from code."""
@@ -148,7 +151,7 @@ class Schedule:
         """Return what the store keeps of it, if it stands so."""
         data = {
             "source": self.source,
-            "rule": None if self.rule is None else self.rule.as_data(),
+            "rule": self.unread if self.rule is None else self.rule.as_data(),
             "work": list(self.work),
             "module": self.module,
             "declared_at": self.declared_at,
@@ -179,6 +182,7 @@ class Schedule:
             problem = str(error)
         self = cls(row.name, data.get("source", "api"), rule, work, data.get("made_at", 0.0))
         self.problem = problem
+        self.unread = data.get("rule")
         self.standing = standing
         for key in ("module", "declared_at", "undeclared_at", "paused_at", "request"):
             if key in data:

@@ -22,7 +22,7 @@ from creche.wire import messages as m
 if TYPE_CHECKING:
     from creche.engine.core import Core
 
-MAX_ANSWERED = 1000
+MAX_ANSWERED = 200
 """Schedules in one answer."""
 
 MAX_REMOVED = 1000

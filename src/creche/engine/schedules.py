@@ -40,7 +40,7 @@ MAX_SCHEDULES = 10_000
 MAX_SCHEDULES_BYTES = 64 * 1024 * 1024
 """All of them."""
 
-PIECE = 100
+PIECE = 50
 """Schedules that fire in one step of the plane; other work goes on between."""
 
 AT_A_TIME = 100
@@ -168,7 +168,7 @@ class Schedules:
         """Fire what is due, piece after piece. What cannot be found out is tried again."""
         taken: list[Schedule] = []
         try:
-            while taken := self._take_due():
+            while not self._core.is_stopping and (taken := self._take_due()):
                 await self._fire_some(taken)
                 taken = []
                 await trio.lowlevel.checkpoint()
@@ -201,14 +201,20 @@ class Schedules:
             unfinished.difference_update(replaced)
         # No checkpoint below: what is decided for each schedule is noted at once.
         for schedule in taken:
-            if self.by_name.get(schedule.name) is schedule and not schedule.on_way:
-                self._fire_one(schedule, unfinished)
+            if self.by_name.get(schedule.name) is not schedule or schedule.on_way:
+                continue  # what is on its way has it looked at again
+            rule = schedule.rule
+            is_other = schedule.standing.job not in last and schedule.standing.job is not None
+            if rule is None or (is_other and rule.overlap != "allow"):
+                self.rearm(schedule)  # it was changed, or run by hand, meanwhile
+            else:
+                self._fire_one(schedule, rule, unfinished)
         core.journal.wake()
 
-    def _fire_one(self, schedule: Schedule, unfinished: Collection[bytes]) -> None:
-        rule, standing, now = schedule.rule, schedule.standing, self._core.now()
-        if rule is None or schedule.next_due_at() > now:
-            self.rearm(schedule)  # it was changed meanwhile
+    def _fire_one(self, schedule: Schedule, rule: Rule, unfinished: Collection[bytes]) -> None:
+        standing, now = schedule.standing, self._core.now()
+        if schedule.next_due_at() > now:
+            self.rearm(schedule)  # it was changed or paused meanwhile
             return
         decided = self._decide(schedule, rule, now)
         if standing.job in unfinished and decided.moments:

@@ -26,6 +26,9 @@ from cronsim import CronSim, CronSimError
 MAX_LENGTH = 500
 """Characters of an expression: all minutes, one by one, are 170."""
 
+_REMEMBERED = 32
+"""Answers that an expression keeps."""
+
 _WEEK_S = 7 * 86_400
 """No zone sets its clocks there and back within a week."""
 
@@ -80,9 +83,18 @@ class Cron:
         self.is_time_of_day = not any(field.startswith("*") for field in times)
         """Whether it comes once where clocks are changed, or whenever the clock shows it."""
         self._expression = " ".join(self.fields)
+        self._found: dict[float, float | None] = {}
+        """What was answered last: whoever fires asks several times."""
 
     def next_after(self, moment: float) -> float | None:
         """Return the first moment (UTC seconds) after *moment*, None if there is none for long."""
+        if moment not in self._found:
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[moment] = self._next(moment)
+        return self._found[moment]
+
+    def _next(self, moment: float) -> float | None:
         try:
             return self._next_of_day(moment) if self.is_time_of_day else self._next_passing(moment)
         except (OverflowError, ValueError):
