@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from creche.client.client import Client
     from creche.client.schedules import ScheduleInfo
     from creche.errors import (
+        BadFilter,
         ChannelBroken,
         ChannelClosed,
         ClientClosed,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BadFilter",
     "BlockingClient",
     "BlockingJobHandle",
     "ChannelBroken",

@@ -50,6 +50,20 @@ class SettingsError(DefinitionError):
     """An option, an environment variable or a settings file holds something unusable."""
 
 
+class BadFilter(DefinitionError):
+    """A filter of jobs cannot be read. *position* is where, in characters from 1."""
+
+    def __init__(self, text: str, position: int, why: str) -> None:
+        super().__init__(text, position, why)
+        self.text = text
+        self.position = position
+        self.why = why
+
+    def __str__(self) -> str:
+        shown = self.text if len(self.text) <= 100 else f"{self.text[:99]}…"
+        return f"in the filter {shown!r}, at character {self.position}: {self.why}"
+
+
 class Retry(CrecheError):
     """Raised in a task's body: this try has failed, and the job is to be tried again, in
     *countdown* seconds, or after the delay of its retry policy. It counts as one of its retries;

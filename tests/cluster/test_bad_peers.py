@@ -168,9 +168,9 @@ async def test_questions_that_cannot_be_are_answered_with_what_can(autojump_cloc
             ("weather", {}, "there are: "),
             ("job", {"id": "text"}, "16 bytes"),
             ("jobs", {"limit": 0}, "from 1 to"),
-            ("jobs", {"states": ["asleep"]}, "use one of"),
-            ("jobs", {"states": "queued"}, "list of texts"),
-            ("jobs", {"task": 5}, "task is a text"),
+            ("jobs", {"filter": "state:asleep"}, "use one of"),
+            ("jobs", {"filter": ["state:queued"]}, "filter is a text"),
+            ("jobs", {"task": "echo"}, "jobs takes filter, before_seq, limit, and not 'task'"),
             ("task", {}, "name of a task"),
         ]:
             await client.say(m.Ask(1, question, params))
@@ -224,7 +224,7 @@ async def test_views_follow_what_happens_and_end_with_their_reader(autojump_cloc
 class SlowHistory(MemoryStore):
     """A store whose history gives up."""
 
-    async def jobs(self, **filters):
+    async def jobs(self, filter, **where):
         await trio.lowlevel.checkpoint()
         raise StoreError("the question took longer than 2 s")
 

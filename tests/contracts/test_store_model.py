@@ -14,6 +14,7 @@ import trio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from creche.model.filter import Filter
 from creche.model.job import JobState
 from creche.store.base import (
     Batch,
@@ -151,8 +152,9 @@ async def both(stores: tuple[Store, Store], call: str, *args: Any, **kwargs: Any
 async def look_at_all(stores: tuple[Store, Store], plan: Plan) -> None:
     await both(stores, "counts")
     await both(stores, "jobs", limit=100)
-    await both(stores, "jobs", limit=3, before_seq=plan.next_seq // 2, task="send")
-    await both(stores, "jobs", states=[JobState.RUNNING], queue="mail")
+    page = Filter.parse("task:send")
+    await both(stores, "jobs", page, limit=3, before_seq=plan.next_seq // 2)
+    await both(stores, "jobs", Filter.parse("state:running queue:mail"))
     await both(stores, "find", plan.ids)
     await both(stores, "outcomes", plan.ids)
     for lane in LANES:

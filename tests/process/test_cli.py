@@ -471,6 +471,20 @@ def test_lists_of_jobs_are_filtered_limited_and_never_cut(plane: Plane) -> None:
     assert states <= {"failed"}
 
 
+def test_a_filter_says_which_jobs_are_listed(plane: Plane) -> None:
+    failed = plane.run("submit", "boom", "no route to mars")
+    assert failed.returncode == 1
+    one = plane.run("submit", "hello", "mars", "--non-blocking").stdout.strip()
+    (job,) = plane.data("jobs", "ls", 'state:failed error:"TO MARS" -task:h*')["jobs"]
+    assert job["task"] == "boom"
+    assert lines(plane.run("jobs", "ls", f"id:{one[:20]}", "task:hello", "-q").stdout) == [one]
+    assert plane.data("jobs", "ls", "submitted:-1d..", "ended:..-1d")["jobs"] == []
+    wrong = plane.run("jobs", "ls", "state:failed stat:x")
+    assert wrong.returncode == 2
+    assert "at character 14: there is no key 'stat': did you mean state?" in wrong.stderr
+    assert (wrong.stdout, "Traceback" in wrong.stderr) == ("", False)
+
+
 def test_a_plane_without_workers_is_ready_all_the_same(tmp_path: Path) -> None:
     made = start(tmp_path, "--no-gui", "--store", "memory:")
     try:

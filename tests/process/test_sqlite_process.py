@@ -30,6 +30,7 @@ from creche.errors import (
     StoreUnavailable,
     StoreUnusable,
 )
+from creche.model.filter import Filter
 from creche.model.job import JobState
 from creche.store import sqlite, sqlite_pipe
 from creche.store.base import Batch, Store
@@ -478,9 +479,9 @@ async def test_a_question_that_takes_too_long_is_given_up_and_nothing_else_is(
         for first in range(1, 20_001, 4000):
             await store.commit(Batch(jobs=[new_job(n) for n in range(first, first + 4000)]))
         with pytest.raises(StoreError, match="took longer"):
-            await store.jobs(task="nobody's")
+            await store.jobs(Filter.parse("task:nobody's"))
         assert (await store.counts())[JobState.QUEUED] == 20_000
-        assert len(await store.jobs(limit=5)) == 5
+        assert len((await store.jobs(limit=5)).records) == 5
         await store.commit(Batch(jobs=[new_job(30_000)]))
 
 

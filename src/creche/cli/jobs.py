@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
+from creche.cli.filters import FilterWords, read_filter
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import (
     bytes_text,
@@ -19,7 +22,8 @@ from creche.cli.output import (
 from creche.cli.submit import wait_and_print
 from creche.cli.table import Column, Narrow, cell, moment_cell, print_table
 from creche.client.client import Client
-from creche.errors import JobEnded, JobFailed, ResultTimeout, SettingsError, UnknownJob
+from creche.errors import JobEnded, JobFailed, ResultTimeout, UnknownJob
+from creche.model.filter import Filter
 from creche.model.job import JobState
 from creche.peer.handle import to_id
 
@@ -175,7 +179,7 @@ _COLUMNS = (
 
 @app.command(name="ls")
 async def ls(
-    *,
+    *words: FilterWords,
     state: Annotated[Names | None, Parameter(show_env_var=False)] = None,
     task: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
     queue: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
@@ -186,25 +190,20 @@ async def ls(
 ) -> int:
     """List jobs, newest first.
 
+    A filter is terms such as `state:failed,lost`, `task:mail.*`, `queue:bulk`, `worker:box/*`,
+    `id:0193`, `error:timeout`, `submitted:-1h..`, `ended:2027-01-31`, `attempt:3..`; all of them
+    hold for what is listed, and a minus before one means all others. Put it in single quotes.
+
     Args:
-        state: Only jobs in this state; several words, or with commas.
-        task: Only jobs of this task.
-        queue: Only jobs of this queue.
+        state: Only jobs in this state; several words, or with commas: as `state:` in a filter.
+        task: Only jobs of this task: as `task:`.
+        queue: Only jobs of this queue: as `queue:`.
         limit: How many at the most.
         quiet: Print ids only.
     """
-    states = [_state_word(word) for word in state or ()]
-    records: list[dict[str, Any]] = []
+    wanted = read_filter(words, state=state, task=task, queue=queue)
     async with open_client(connect) as client:
-        before_seq = None
-        while len(records) < limit:
-            count = min(PAGE, limit - len(records))
-            params = {"states": states, "task": task, "queue": queue, "limit": count}
-            answer = await client.ask("jobs", {**params, "before_seq": before_seq})
-            records += answer["jobs"]
-            if len(answer["jobs"]) < count:
-                break
-            before_seq = records[-1]["seq"]
+        records = [record async for record in pages_of(client, wanted, limit)]
     if as_json:
         print_json({"jobs": records})
     elif quiet:
@@ -215,8 +214,18 @@ async def ls(
     return Exit.DONE
 
 
-def _state_word(word: str) -> str:
-    try:
-        return JobState.parse(word).word
-    except ValueError as error:
-        raise SettingsError(f"--state: {error}") from None
+async def pages_of(
+    client: Client, wanted: Filter, limit: int | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the jobs that *wanted* means, newest first, asked for page by page."""
+    before_seq = None
+    left = sys.maxsize if limit is None else limit
+    while left:
+        params = {"filter": wanted.text, "limit": min(PAGE, left), "before_seq": before_seq}
+        answer = await client.ask("jobs", params)
+        for record in answer["jobs"]:
+            yield record
+        left -= len(answer["jobs"])
+        before_seq = answer["before_seq"]
+        if before_seq is None:
+            break

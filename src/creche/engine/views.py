@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from creche.engine.questions import BadQuestion
 from creche.engine.schedule_commands import ScheduleCommands
 from creche.engine.sessions import Session
 from creche.engine.submissions import headers_in
-from creche.errors import RemoteProtocolError, StoreError, StoreUnavailable
+from creche.errors import BadFilter, RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
+from creche.model.filter import Filter
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -163,22 +164,27 @@ class Views:
         }
 
     async def _jobs(self, params: m.Facts) -> dict[str, Any]:
-        states = [_parsed(JobState.parse, word) for word in _texts(params, "states")]
+        _check_names("jobs", params, ("filter", "before_seq", "limit"))
+        filter = self.filter(params)
         before = params.get("before_seq")
         limit = params.get("limit", RECENT)
         if type(limit) is not int or not 1 <= limit <= MAX_ROWS:
             raise BadQuestion(f"limit is a whole number from 1 to {MAX_ROWS}")
         if before is not None and not (type(before) is int and 0 <= before < 2**63):
             raise BadQuestion("before_seq is a whole number, and not below 0")
-        records = await self._core.store.jobs(
-            states=states,
-            task=_text(params, "task"),
-            queue=_text(params, "queue"),
-            before_seq=before,
-            limit=limit,
-        )
+        page = await self._core.store.jobs(filter, before_seq=before, limit=limit)
         place = self._core.catalog.place
-        return {"jobs": [describe(record, place) for record in records]}
+        return {
+            "jobs": [describe(record, place) for record in page.records],
+            "before_seq": page.before_seq,
+        }
+
+    def filter(self, params: m.Facts) -> Filter:
+        """Return the filter of a question, with its moments by the plane's clock."""
+        try:
+            return Filter.parse(_text(params, "filter") or "", self._core.now())
+        except BadFilter as error:
+            raise BadQuestion(str(error)) from None
 
     async def _queues(self, params: m.Facts) -> dict[str, Any]:
         return self._describe_queues(MAX_LANES)
@@ -244,7 +250,7 @@ class Views:
             "health": await self._health({}),
             **self._describe_queues(OVERVIEW_LANES),
             **self._describe_workers(OVERVIEW_WORKERS, with_tasks=False),
-            **recent,
+            "jobs": recent["jobs"],
         }
 
 
@@ -357,22 +363,15 @@ def _describe_lane(lane: Lane) -> dict[str, Any]:
     }
 
 
+def _check_names(question: str, params: m.Facts, names: Sequence[str]) -> None:
+    """Refuse what is not known: without it, more jobs might be meant."""
+    unknown = sorted(str(name) for name in params if name not in names)
+    if unknown:
+        raise BadQuestion(f"{question} takes {', '.join(names)}, and not {unknown[0]!r}")
+
+
 def _text(params: Mapping[str, Any], name: str) -> str | None:
     value = params.get(name)
     if value is not None and not isinstance(value, str):
         raise BadQuestion(f"{name} is a text")
     return value
-
-
-def _texts(params: Mapping[str, Any], name: str) -> list[str]:
-    value = params.get(name) or []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadQuestion(f"{name} is a list of texts")
-    return value
-
-
-def _parsed(parse: Callable[[str], JobState], word: str) -> JobState:
-    try:
-        return parse(word)
-    except ValueError as error:
-        raise BadQuestion(str(error)) from None

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from creche.model.filter import ANY, Filter
 from creche.model.job import JobState
 
 
@@ -275,6 +276,14 @@ class JobRecord(NamedTuple):
     """The tries before the last, in order; left out of lists."""
 
 
+class JobPage(NamedTuple):
+    """Jobs that were asked for, newest first. `before_seq` asks for the next ones; None: there are
+    no more. A page may have fewer jobs than were asked for and yet not be the last."""
+
+    records: Sequence[JobRecord]
+    before_seq: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """What a ledger held when it was opened.
@@ -412,15 +421,10 @@ class HistoryStore(Protocol):
     """
 
     async def jobs(
-        self,
-        *,
-        states: Collection[JobState] = (),
-        task: str | None = None,
-        queue: str | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> Sequence[JobRecord]:
-        """Return jobs, newest first, that match every filter given; page on with *before_seq*."""
+        self, filter: Filter = ANY, *, before_seq: int | None = None, limit: int = 50
+    ) -> JobPage:
+        """Return jobs that are meant by *filter*, newest first, *limit* at the most; page on with
+        *before_seq*. What takes long to look through is answered in pages that may be short."""
         ...
 
     async def job(self, job_id: bytes) -> JobRecord | None:

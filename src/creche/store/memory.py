@@ -14,12 +14,14 @@ import os
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 import trio
 
 from creche.errors import StoreError, StoreUnavailable
+from creche.model.filter import ANY, Filter
 from creche.model.ids import made_at
 from creche.model.job import JobState
 from creche.store.base import (
@@ -31,6 +33,7 @@ from creche.store.base import (
     Durability,
     End,
     Expired,
+    JobPage,
     JobRecord,
     JobRow,
     LaneCount,
@@ -45,6 +48,7 @@ from creche.store.base import (
     TaskRow,
     TryRow,
 )
+from creche.store.filters import ended_with
 
 PRUNE_ROWS = 2000
 """Outcomes (and tombstones) that one call of `prune` lets go of: about a millisecond's work."""
@@ -503,37 +507,33 @@ class MemoryStore:
     # --- questions ------------------------------------------------------------------------------
 
     async def jobs(
-        self,
-        *,
-        states: Collection[JobState] = (),
-        task: str | None = None,
-        queue: str | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> Sequence[JobRecord]:
+        self, filter: Filter = ANY, *, before_seq: int | None = None, limit: int = 50
+    ) -> JobPage:
         """See `HistoryStore.jobs`. Other work goes on between the jobs it looks at."""
         self._check_open()
-        wanted = frozenset(int(state) for state in states)
+        wanted = filter.states
         # A copy: jobs come and go at the checkpoints below.
         seqs = list(self._jobs) if self._in_order else sorted(self._jobs)
         if before_seq is not None:
             del seqs[bisect_left(seqs, before_seq) :]
         found: list[JobRecord] = []
         for looked_at, seq in enumerate(reversed(seqs), 1):
-            if len(found) == limit:
-                break
             if looked_at % SCAN_ROWS == 0:
                 await trio.lowlevel.checkpoint()
-            job = self._jobs.get(seq)
-            if job is None or (task is not None and job.task != task):
+            if seq not in self._jobs or self._state(seq) not in wanted:
                 continue
-            if wanted and int(self._state(seq)) not in wanted:
-                continue
-            if queue is not None and self._lane_of(seq).queue != queue:
-                continue
-            found.append(self._record(seq))
+            record = self._record(seq)
+            if filter.matches(record, partial(self._error, seq)):
+                found.append(record)
+                if len(found) == limit:
+                    break
         await trio.lowlevel.checkpoint()
-        return found
+        return JobPage(found, found[-1].seq if len(found) == limit else None)
+
+    def _error(self, seq: int) -> str:
+        """Return what a job ended with, as filters look at it."""
+        ended = self._ended.get(seq)
+        return "" if ended is None else ended_with(ended.end.state, ended.end.outcome)
 
     async def job(self, job_id: bytes) -> JobRecord | None:
         """See `HistoryStore.job`."""

@@ -25,6 +25,7 @@ from creche.errors import (
     StoreUnavailable,
     StoreUnusable,
 )
+from creche.model.filter import ANY, Filter
 from creche.model.job import JobState
 from creche.pipe import HEADER, environment, pack, unpack
 from creche.store.base import (
@@ -33,6 +34,7 @@ from creche.store.base import (
     Duplicate,
     Durability,
     Expired,
+    JobPage,
     JobRecord,
     JobRow,
     LaneCount,
@@ -242,18 +244,11 @@ class SqliteStore:
     # --- questions ------------------------------------------------------------------------------
 
     async def jobs(
-        self,
-        *,
-        states: Collection[JobState] = (),
-        task: str | None = None,
-        queue: str | None = None,
-        before_seq: int | None = None,
-        limit: int = 50,
-    ) -> Sequence[JobRecord]:
+        self, filter: Filter = ANY, *, before_seq: int | None = None, limit: int = 50
+    ) -> JobPage:
         """See `HistoryStore.jobs`."""
-        wanted = [int(state) for state in states]
-        rows = await self._questions.ask("jobs", wanted, task, queue, before_seq, limit)
-        return [_record(row) for row in rows]
+        rows, next_seq = await self._questions.ask("jobs", filter.text, before_seq, limit)
+        return JobPage([_record(row) for row in rows], next_seq)
 
     async def job(self, job_id: bytes) -> JobRecord | None:
         """See `HistoryStore.job`."""

@@ -10,11 +10,13 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from creche.errors import StoreError
+from creche.model.filter import Filter
+from creche.store.filters import Condition, add_functions, conditions
 from creche.store.sqlite_file import describe
 
 Row: TypeAlias = tuple[Any, ...]
@@ -24,6 +26,15 @@ STEPS = 20_000
 
 FEW_UNFINISHED = 20_000
 """Up to so many unfinished jobs are looked through all, rather than the history from its end."""
+
+SCAN_ROWS = 10_000
+"""Jobs that are looked through between two looks at the clock, where no index finds them."""
+
+_SCAN_SHARE = 0.25
+"""Of a question's time, what is spent on looking through jobs before its page is sent as it is."""
+
+LONG_PREFIX = 12
+"""Digits of an id that are its moment: who gives as many means few jobs."""
 
 _UNFINISHED = frozenset({1, 2, 3, 4, 5})
 _LEASED = frozenset({4, 5})
@@ -56,6 +67,7 @@ class History:
         self._question_s = question_s
         self._ends_at = 0.0
         connection.set_progress_handler(self._is_late, STEPS)
+        add_functions(connection)
 
     def _is_late(self) -> bool:
         return time.monotonic() > self._ends_at
@@ -86,44 +98,70 @@ class History:
                 self._db.execute("ROLLBACK")
 
     def jobs(
-        self,
-        states: Collection[int],
-        task: str | None,
-        queue: str | None,
-        before_seq: int | None,
-        limit: int,
-    ) -> list[Row]:
-        """Return jobs as `JobRecord` tuples, newest first."""
-        where = ["1"]
-        values: list[str | int] = []
-        if states:
-            where.append(f"j.state IN ({','.join(str(int(state)) for state in sorted(states))})")
-        if task is not None:
-            where.append("j.task = ?")
-            values.append(task)
-        if queue is not None:
-            where.append("j.lane IN (SELECT lane FROM lane WHERE queue = ?)")
-            values.append(queue)
-        if before_seq is not None:
-            where.append("j.seq < ?")
-            values.append(before_seq)
+        self, filter_text: str, before_seq: int | None, limit: int
+    ) -> tuple[list[Row], int | None]:
+        """Return jobs as `JobRecord` tuples, newest first, and the seq that asks for more."""
+        filter = Filter.parse(filter_text)
+        where = conditions(filter)
         with self._bounded():
-            # Few unfinished jobs behind a long history are found by their index.
-            index = "NOT INDEXED"
-            if states and _LEASED.issuperset(states):
-                where.append("j.stored = 0")
-                index = "INDEXED BY job_place"
-            elif states and _UNFINISHED.issuperset(states):
-                counts = self._counts()
-                if sum(counts.get(state, 0) for state in _UNFINISHED) <= FEW_UNFINISHED:
-                    where.append("j.stored IN (0, 1, 2)")
-                    index = "INDEXED BY job_place"
-            select = _RECORD.format(
-                payload="NULL", outcome="NULL", index=index, large="", where=" AND ".join(where)
-            )
-            return self._db.execute(
-                f"{select} ORDER BY j.seq DESC LIMIT ?", (*values, limit)
-            ).fetchall()
+            index = self._index(filter)
+            if index is None:
+                return self._scan(where, before_seq, limit)
+            if before_seq is not None:
+                where.append(Condition("j.seq < ?", [before_seq]))
+            rows = self._select(f"{index[0]}", [Condition(index[1], []), *where], limit)
+            return rows, rows[-1][0] if len(rows) == limit else None
+
+    def _index(self, filter: Filter) -> tuple[str, str] | None:
+        """Return the index by which all that is meant is found at once, and what it takes to use
+        it; None where the history has to be looked through."""
+        for term in filter.terms:
+            if term.key == "id" and not term.is_not and _are_long(term.values):
+                return "", "1"
+        states = filter.states
+        # Few unfinished jobs behind a long history are found by their index.
+        if _LEASED.issuperset(states):
+            return "INDEXED BY job_place", "j.stored = 0"
+        if _UNFINISHED.issuperset(states):
+            counts = self._counts()
+            if sum(counts.get(state, 0) for state in _UNFINISHED) <= FEW_UNFINISHED:
+                return "INDEXED BY job_place", "j.stored IN (0, 1, 2)"
+        return None
+
+    def _scan(
+        self, where: list[Condition], before_seq: int | None, limit: int
+    ) -> tuple[list[Row], int | None]:
+        """Look through the history from its end, some jobs after others, for as long as may be."""
+        stop_at = time.monotonic() + self._question_s * _SCAN_SHARE
+        found: list[Row] = []
+        below = 2**63 - 1 if before_seq is None else before_seq
+        while len(found) < limit:
+            newest, oldest = self._db.execute(
+                "SELECT max(seq), min(seq) FROM"
+                " (SELECT seq FROM job WHERE seq < ? ORDER BY seq DESC LIMIT ?)",
+                (below, SCAN_ROWS),
+            ).fetchone()
+            if newest is None:
+                return found, None
+            piece = Condition("j.seq BETWEEN ? AND ?", [oldest, newest])
+            found += self._select("NOT INDEXED", [piece, *where], limit - len(found))
+            below = oldest
+            if time.monotonic() > stop_at:
+                break
+        return found, found[-1][0] if len(found) == limit else below
+
+    def _select(self, index: str, where: list[Condition], limit: int) -> list[Row]:
+        select = _RECORD.format(
+            payload="NULL",
+            outcome="NULL",
+            index=index,
+            large="",
+            where=" AND ".join(condition.sql for condition in where),
+        )
+        values = [value for condition in where for value in condition.values]
+        return self._db.execute(
+            f"{select} ORDER BY j.seq DESC LIMIT ?", (*values, limit)
+        ).fetchall()
 
     def job(self, job_id: bytes) -> Row | None:
         """Return one job as a `JobRecord` tuple, or None."""
@@ -178,6 +216,10 @@ class History:
                 "schema_version": pragma("user_version"),
                 "sqlite_version": sqlite3.sqlite_version,
             }
+
+
+def _are_long(prefixes: tuple[str, ...]) -> bool:
+    return all(len(digits) >= LONG_PREFIX for digits in prefixes)
 
 
 def _size(path: str) -> int:

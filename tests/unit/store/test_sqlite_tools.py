@@ -61,7 +61,7 @@ async def test_a_question_to_the_plane_leaves_its_log_locked_against_the_tools(
 ) -> None:
     path = tmp_path / "creche.db"
     store = await a_busy_store(path)
-    await store.jobs(states=[], task=None, queue=None, before_seq=None, limit=1)
+    await store.jobs(limit=1)
     assert verify(path) == []
     info(path)
     backup(path, tmp_path / "copy.db")
