@@ -346,6 +346,18 @@ class ResultForgotten(UnknownJob):
         return f"job {self.job_id} has ended, and its result is no longer kept"
 
 
+class JobNotDead(CrecheError):
+    """A job cannot be retried or discarded, as it stands; nothing has changed."""
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(job_id, why)
+        self.job_id = job_id
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"job {self.job_id}: {self.why}"
+
+
 class ResultTimeout(CrecheError, TimeoutError):
     """The wait for a result ran out. The job goes on."""
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creche.model.filter import Filter, Term
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 from creche.model.priority import Priority
-from creche.store.base import Batch, JobRecord, LaneRow
+from creche.store.base import Batch, JobRecord, LaneRow, Verdict
 from creche.store.filters import ended_with
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_file import open_to_read
@@ -72,6 +72,9 @@ async def fill(path: Path) -> list[tuple[JobRecord, str]]:
             ends=ends[8:], changes=[change(n, holder=HOLDERS[n % 4]) for n in seqs if n % 10 == 0]
         )
     )
+    fates = [Fate.RETRIED, Fate.DISCARDED]
+    verdicts = [Verdict(n, fates[n % 2], NOW) for n in seqs if n % 4 == 0]
+    await store.commit(Batch(verdicts=verdicts))
     page = await store.jobs(limit=1000)
     whole = [await store.job(record.id) for record in page.records]
     await store.aclose()
@@ -114,6 +117,7 @@ def spans(
 TERMS = {
     "state": st.sampled_from(JobState),
     "priority": st.sampled_from(Priority),
+    "is": st.sampled_from(Fate),
     "task": some(*TASKS),
     "queue": some("mail", "mail.[x]"),
     "worker": some("box/1", "box/", "größe"),

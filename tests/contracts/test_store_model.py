@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from creche.model.filter import Filter
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 from creche.store.base import (
     Batch,
     Change,
@@ -27,6 +27,7 @@ from creche.store.base import (
     ScheduleRow,
     Store,
     TryRow,
+    Verdict,
 )
 from creche.store.memory import MemoryStore
 from creche.store.sqlite import SqliteStore
@@ -123,6 +124,11 @@ def draw_batch(draw: Any, plan: Plan) -> Batch:
                     outcome=draw(st.none() | blobs),
                 )
             )
+    for _ in range(draw(st.integers(0, 2))):
+        fate = draw(st.sampled_from([Fate.RETRIED, Fate.DISCARDED]))
+        retried_as = b"r" * 16 if fate is Fate.RETRIED else None
+        seq = draw(st.integers(1, plan.next_seq))
+        batch.verdicts.append(Verdict(seq, fate, NOW, retried_as))
     if draw(st.booleans()):
         park = draw(st.sampled_from(["", "paused"]))
         batch.lanes.append(LaneRow(draw(st.sampled_from(LANES)), "mail", 1, park))
@@ -137,6 +143,9 @@ def draw_prune(draw: Any, plan: Plan) -> tuple[float, Retention, list[int]]:
         max_bytes=draw(st.none() | st.integers(0, 4000)),
         max_age_s=draw(st.none() | st.integers(0, 12).map(float)),
         tombstone_s=draw(st.sampled_from([0.0, 3.0])),
+        dead_max_count=draw(st.none() | st.integers(0, 3)),
+        dead_max_bytes=draw(st.none() | st.integers(0, 3000)),
+        dead_max_age_s=draw(st.none() | st.integers(0, 12).map(float)),
     )
     keep = draw(st.lists(st.integers(1, max(1, plan.next_seq)), max_size=3))
     return draw(moments), retention, keep
@@ -155,6 +164,7 @@ async def look_at_all(stores: tuple[Store, Store], plan: Plan) -> None:
     page = Filter.parse("task:send")
     await both(stores, "jobs", page, limit=3, before_seq=plan.next_seq // 2)
     await both(stores, "jobs", Filter.parse("state:running queue:mail"))
+    await both(stores, "jobs", Filter.parse("is:dead -is:retried"))
     await both(stores, "find", plan.ids)
     await both(stores, "outcomes", plan.ids)
     for lane in LANES:

@@ -512,7 +512,7 @@ async def test_counts_do_not_wait_behind_questions_of_history(tmp_path):
         with trio.fail_after(BOUND_S):
             async with trio.open_nursery() as nursery:
                 for _ in range(100):
-                    nursery.start_soon(partial(ask, "jobs", task="no such task"))
+                    nursery.start_soon(partial(ask, "jobs", filter=Filter.parse("task:none")))
                 await trio.testing.wait_all_tasks_blocked()
                 await ask("counts")
         assert order.index("counts") < 100

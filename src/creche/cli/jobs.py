@@ -1,36 +1,34 @@
-"""`creche status`, `result`, `cancel` and `jobs ls`."""
+"""`creche status`, `result`, `cancel`, and `creche jobs`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import Sequence
+from contextlib import ExitStack, aclosing
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from creche.cli import dead
+from creche.cli.asking import All, DryRun, Yes, ids_or_filter, is_sure
 from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
+from creche.cli.exporting import CsvLines, JsonLines
 from creche.cli.filters import FilterWords, read_filter
+from creche.cli.job import facts_of, show_job, why_no_result
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
-from creche.cli.output import (
-    bytes_text,
-    moment_text,
-    print_facts,
-    print_json,
-    say,
-)
-from creche.cli.submit import wait_and_print
+from creche.cli.output import print_facts, print_json, say
+from creche.cli.submit import state_of, wait_and_print
 from creche.cli.table import Column, Narrow, cell, moment_cell, print_table
 from creche.client.client import Client
-from creche.errors import JobEnded, JobFailed, ResultTimeout, UnknownJob
-from creche.model.filter import Filter
+from creche.errors import JobEnded, SettingsError, UnknownJob
+from creche.model.filter import Filter, Term
 from creche.model.job import JobState
-from creche.peer.handle import to_id
+from creche.peer.dead import pages
+from creche.peer.handle import JobHandle, to_id
 
-app = App(name="jobs", help="List jobs.")
-
-PAGE = 500
-"""Jobs asked for at a time; the plane bounds one answer."""
+app = App(name="jobs", help="List jobs, look at them, and act on many.")
 
 
 async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
@@ -42,74 +40,12 @@ async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json
         record = await client.ask("job", {"id": to_id(job_id)})
         if record is None:
             raise UnknownJob(job_id)
-        record["why"] = await _why(client, record)
+        record["why"] = await why_no_result(client, record)
     if as_json:
         print_json({"job": record})
     else:
-        print_facts(_facts(record))
+        print_facts(facts_of(record))
     return Exit.DONE
-
-
-async def _why(client: Client, record: dict[str, Any]) -> str | None:
-    """Return why an ended job has no result, as it was told to the plane; None where nothing was,
-    or the job has not ended otherwise."""
-    state = JobState.parse(record["state"])
-    if not state.has_ended or state is JobState.SUCCEEDED or not record.get("outcome_bytes"):
-        return None
-    try:
-        await client.job(record["id"]).result(ASK_S)
-    except JobFailed as failed:
-        return f"{failed.type}: {failed.message}" if failed.message else failed.type
-    except JobEnded as ended:
-        return ended.why
-    except (ResultTimeout, UnknownJob):  # forgotten between the two questions
-        pass
-    return None
-
-
-def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
-    state = str(record["state"])
-    if record.get("parked"):
-        state += f" ({record['parked']})"
-    facts = [
-        ("id", str(record["id"])),
-        ("task", str(record["task"])),
-        ("state", state),
-        ("queue", f"{record.get('queue') or '-'} ({record.get('priority') or '-'})"),
-        ("attempt", str(record.get("attempt", 0))),
-    ]
-    if record.get("why"):
-        first, *more = record["why"].splitlines() or [""]
-        facts.insert(3, ("why", f"{first} ..." if more else first))
-    if record.get("losses"):
-        facts.append(("losses", str(record["losses"])))
-    if record.get("worker"):
-        facts.append(("worker", str(record["worker"])))
-    if record.get("failures"):
-        facts.append(("failures", _failures_text(record)))
-    moments = ("submitted", "started", "ended")
-    facts += [(name, moment_text(record.get(f"{name}_at"))) for name in moments]
-    if record.get("due_at") is not None:
-        facts.append(("due", moment_text(record["due_at"])))
-    facts += [(f"try {made['attempt']}", _try_text(made)) for made in record.get("tries", ())]
-    facts += [(f"header {name}", str(value)) for name, value in record.get("headers", {}).items()]
-    facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
-    facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
-    return facts
-
-
-def _failures_text(record: dict[str, Any]) -> str:
-    retries = record.get("retry", {}).get("retries", 0)
-    return f"{record['failures']} ({retries} {'retry' if retries == 1 else 'retries'} allowed)"
-
-
-def _try_text(made: dict[str, Any]) -> str:
-    """Return what became of a try before the last, in a line."""
-    error = made.get("error") or {}
-    why = f"{error.get('type', made['state'])}: {error.get('message', '')}".rstrip(": ")
-    first, *more = why.splitlines() or [""]
-    when = moment_text(made.get("ended_at"), is_short=True)
-    return f"{made['state']} at {when}, {first}{' ...' if more else ''}"
 
 
 async def result(
@@ -203,7 +139,7 @@ async def ls(
     """
     wanted = read_filter(words, state=state, task=task, queue=queue)
     async with open_client(connect) as client:
-        records = [record async for record in pages_of(client, wanted, limit)]
+        records = [job async for page in pages(client.ask, wanted, limit) for job in page]
     if as_json:
         print_json({"jobs": records})
     elif quiet:
@@ -214,18 +150,161 @@ async def ls(
     return Exit.DONE
 
 
-async def pages_of(
-    client: Client, wanted: Filter, limit: int | None = None
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield the jobs that *wanted* means, newest first, asked for page by page."""
-    before_seq = None
-    left = sys.maxsize if limit is None else limit
-    while left:
-        params = {"filter": wanted.text, "limit": min(PAGE, left), "before_seq": before_seq}
-        answer = await client.ask("jobs", params)
-        for record in answer["jobs"]:
-            yield record
-        left -= len(answer["jobs"])
-        before_seq = answer["before_seq"]
-        if before_seq is None:
-            break
+@app.command(name="show")
+async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+    """Show one job whole: its call, what it was submitted with, its tries, and its result or the
+    traceback of what it raised."""
+    return await show_job(job_id, connect, as_json=as_json)
+
+
+app.command(result, name="result")
+app.command(dead.retry, name="retry")
+
+
+@app.command(name="wait")
+async def wait(
+    *words: FilterWords,
+    timeout: Seconds = 60.0,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """Wait until jobs have ended: those of these ids, or those that a filter means by now. Prints
+    the id and the state of each when it has ended.
+
+    The exit code is 0 if all of them have succeeded, 1 if not, and 6 if the wait ran out.
+
+    Args:
+        timeout: How many seconds to wait. The jobs go on when they run out.
+    """
+    chosen = ids_or_filter(words, is_all=False, what="wait for")
+    states: dict[str, str] = {}
+    async with open_client(connect, min(timeout, ASK_S)) as client:
+        ids = chosen if isinstance(chosen, list) else await _ids(client, chosen)
+        handles = [client.job(job_id) for job_id in ids]
+        is_over = await _wait_for(client, handles, timeout, states, is_told=not as_json)
+    if as_json:
+        print_json({"jobs": [{"id": job.id, "state": states.get(job.id)} for job in handles]})
+    if not is_over:
+        left = len(handles) - len(states)
+        say("error", f"{left:,} of {len(handles):,} jobs have not ended after {timeout:g} s")
+        return Exit.WAITED_OUT
+    return Exit.DONE if set(states.values()) <= {JobState.SUCCEEDED.word} else Exit.FAILED
+
+
+async def _ids(client: Client, wanted: Filter) -> list[str]:
+    return [job["id"] async for page in pages(client.ask, wanted) for job in page]
+
+
+async def _wait_for(
+    client: Client,
+    handles: Sequence[JobHandle[Any]],
+    timeout: float,
+    states: dict[str, str],
+    *,
+    is_told: bool,
+) -> bool:
+    """Fill *states* as jobs end; return whether all of them have."""
+    try:
+        async with aclosing(client.as_completed(handles, timeout=timeout)) as ended:
+            async for handle in ended:
+                try:
+                    await handle.result()
+                    state = JobState.SUCCEEDED
+                except JobEnded as error:
+                    state = state_of(error)
+                states[handle.id] = state.word
+                if is_told:
+                    print(f"{handle.id}  {state.word}")
+    except TimeoutError:
+        return False
+    return True
+
+
+@app.command(name="cancel")
+async def cancel_jobs(
+    *words: FilterWords,
+    is_all: All = False,
+    reason: Annotated[str, Parameter(show_env_var=False, show_default=False)] = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """Cancel jobs that have not ended: by their ids, by a filter, or all. What waits is cancelled
+    at once, and what runs is told to leave.
+
+    Args:
+        reason: Kept with each job, for whoever asks why.
+    """
+    chosen = ids_or_filter(words, is_all=is_all, what="cancel")
+    async with open_client(connect) as client:
+        if isinstance(chosen, list):
+            return await _cancel_ids(client, chosen, reason, as_json=as_json)
+        wanted = Filter((_UNFINISHED, *chosen.terms))
+        count = len(await _ids(client, wanted))
+        if dry_run:
+            print_json({"cancelled": 0, "matched": count}) if as_json else print(_jobs(count))
+            return Exit.DONE
+        if count and not is_sure(f"cancel {_jobs(count)}?", yes):
+            return Exit.FAILED
+        done = 0
+        async for page in pages(client.ask, wanted):
+            states = await client.cancel_many([job["id"] for job in page], reason)
+            done += sum(state in _CANCELLED for state in states)
+    print_json({"cancelled": done}) if as_json else print(f"{done:,} cancelled")
+    return Exit.DONE
+
+
+_UNFINISHED = Term("state", (JobState.QUEUED, JobState.PARKED, JobState.DELAYED, JobState.RUNNING))
+_CANCELLED = (JobState.CANCELLED, JobState.CANCELLING)
+
+
+async def _cancel_ids(client: Client, ids: list[str], reason: str, *, as_json: bool) -> int:
+    states = await client.cancel_many(ids, reason)
+    told = list(zip(ids, states, strict=True))
+    if as_json:
+        print_json({"jobs": [{"id": i, "state": None if s is None else s.word} for i, s in told]})
+    for job_id, state in told:
+        if state is None:
+            say("error", str(UnknownJob(job_id)))
+        elif not as_json:
+            print(f"{job_id}  {state.word}")
+    if None in states:
+        return Exit.UNKNOWN_ID
+    return Exit.DONE if all(state in _CANCELLED for state in states) else Exit.FAILED
+
+
+def _jobs(count: int) -> str:
+    return f"{count:,} {'job' if count == 1 else 'jobs'}"
+
+
+@app.command(name="export")
+async def export(
+    *words: FilterWords,
+    format: Annotated[Literal["jsonl", "csv"], Parameter(show_env_var=False)] = "jsonl",
+    output: Annotated[Path | None, Parameter(show_env_var=False, metavar="FILE")] = None,
+    limit: Annotated[Count | None, Parameter(show_env_var=False)] = None,
+    connect: Connect = DEFAULT_URL,
+) -> int:
+    """Write jobs, newest first, a line each: all of them, or those that a filter means.
+
+    Args:
+        format: A JSON document a line, with moments in seconds since 1970, or CSV with a first
+            line of names and moments as ISO 8601 has them.
+        output: A new file; stdout when not given.
+        limit: How many at the most; all of them when not given.
+    """
+    wanted = read_filter(words)
+    with ExitStack() as files:
+        target = sys.stdout
+        if output is not None:
+            try:
+                target = files.enter_context(output.open("x", encoding="utf-8", newline=""))
+            except FileExistsError:
+                raise SettingsError(f"{output} is there already: name a new file") from None
+        write = JsonLines(target) if format == "jsonl" else CsvLines(target)
+        async with open_client(connect) as client:
+            async for page in pages(client.ask, wanted, limit):
+                for record in page:
+                    write(record)
+    return Exit.DONE

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from creche.cli.connection import SUBMIT_S, open_client
 from creche.cli.exits import Exit, blamed, exit_of
@@ -26,7 +25,6 @@ from creche.cli.values import (
     result_text,
     signature_of,
 )
-from creche.client.client import Client
 from creche.errors import (
     JobEnded,
     JobFailed,
@@ -36,8 +34,19 @@ from creche.errors import (
     UnknownJob,
 )
 from creche.model.job import JobState
+from creche.model.retry import FOREVER, MAX_RETRIES
 from creche.peer.handle import JobHandle
-from creche.tasks.options import SubmitOptions
+from creche.tasks.options import Retries, ViewOptions, submission_options
+
+
+def _retries(type_: Any, tokens: list[Token]) -> Retries:
+    text = tokens[0].value.strip().lower()
+    if text == FOREVER:
+        return "forever"
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_RETRIES):
+        raise ValueError(f"it takes a number of tries from 0 on, or {FOREVER}, and not {text!r}")
+    return int(text)
+
 
 _Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
 
@@ -52,6 +61,14 @@ async def submit(
     queue: Annotated[str | None, Parameter(metavar="NAME")] = None,
     countdown: Annotated[SecondsOrNone | None, Parameter(show_env_var=False)] = None,
     eta: Annotated[Moment | None, Parameter(show_env_var=False)] = None,
+    time_limit: Annotated[Seconds | None, Parameter(show_env_var=False)] = None,
+    soft_time_limit: Annotated[Seconds | None, Parameter(show_env_var=False)] = None,
+    expires: Annotated[Seconds | None, Parameter(show_env_var=False)] = None,
+    deadline: Annotated[Moment | None, Parameter(show_env_var=False)] = None,
+    retries: Annotated[
+        Retries | None, Parameter(converter=_retries, show_env_var=False, metavar="N")
+    ] = None,
+    backoff: Annotated[SecondsOrNone | None, Parameter(show_env_var=False)] = None,
     non_blocking: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     timeout: Seconds = 60.0,
     connect: Connect = DEFAULT_URL,
@@ -73,6 +90,12 @@ async def submit(
         queue: Where the job goes; the task's own queue when not given.
         countdown: Run it so many seconds from now, and not before.
         eta: Run it at this moment, and not before: 2027-01-31T18:30, local time, or with an offset.
+        time_limit: How many seconds an attempt may run: it is stopped then.
+        soft_time_limit: After how many seconds it is told to come to an end.
+        expires: Within how many seconds the job must have begun.
+        deadline: When all of it must be over, written as --eta.
+        retries: How often it is tried again when it fails: a number, or `forever`.
+        backoff: The seconds before the second try; they double with each further one.
         non_blocking: Print the job's id and leave; nobody waits for the result.
         timeout: How many seconds to wait for the result; connecting and submitting take no longer
             than that either. The job goes on when they run out.
@@ -80,13 +103,25 @@ async def submit(
         args: Its positional arguments (FastWorker's spelling).
     """
     name, texts = _told(task, words, task_name, args)
+    options = ViewOptions(
+        queue=queue,
+        priority=priority,
+        countdown=countdown,
+        eta=eta,
+        timeout=time_limit,
+        soft_timeout=soft_time_limit,
+        expires=expires,
+        deadline=deadline,
+        retries=retries,
+        backoff=backoff,
+    )
+    submission_options("creche submit", options)  # before anything is dialled
     handle: JobHandle[Any] | None = None
     try:
         async with open_client(connect, min(timeout, SUBMIT_S)) as client:
             declaration = await client.ask("task", {"name": name})
             call_args, call_kwargs = read_call(declaration, texts, kwargs or (), json_args)
-            options = SubmitOptions(queue, priority, countdown=countdown, eta=eta)
-            handle = await _submit(client, name, call_args, call_kwargs, options)
+            handle = await client.send(name, call_args, call_kwargs, **options)
             if non_blocking:
                 print_json({"id": handle.id}) if as_json else print(handle.id)
                 return Exit.DONE
@@ -139,29 +174,6 @@ def read_call(
     return values, named
 
 
-async def _submit(
-    client: Client,
-    name: str,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    options: SubmitOptions,
-) -> JobHandle[Any]:
-    # `delay` has keywords of its own: a task with parameters of those names gets the others by
-    # position only, which its signature has just allowed or refused.
-    clash = sorted({"priority", "queue", "countdown", "eta"} & kwargs.keys())
-    if clash:
-        raise SettingsError(
-            f"a keyword argument cannot be named {clash[0]!r} here: give it by position"
-        )
-    send = functools.partial(client.delay, name, *args, **kwargs)
-    return await send(
-        priority=options.priority,
-        queue=options.queue,
-        countdown=options.countdown,
-        eta=options.eta,
-    )
-
-
 async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_json: bool) -> int:
     """Wait for a job's end and print it; return the exit code.
 
@@ -211,9 +223,13 @@ def _waited_out(late: ResultTimeout, state: JobState | None) -> str:
             return f"{what}: it is {state.word}, and it goes on"
 
 
+def state_of(ended: JobEnded) -> JobState:
+    """Return the state of a job that ended so."""
+    return _STATES.get(type(ended).__name__, JobState.EXPIRED)
+
+
 def _ended(job_id: str, ended: JobEnded) -> dict[str, Any]:
-    state = _STATES.get(type(ended).__name__, JobState.EXPIRED).word
-    document: dict[str, Any] = {"id": job_id, "state": state, "why": ended.why}
+    document: dict[str, Any] = {"id": job_id, "state": state_of(ended).word, "why": ended.why}
     if isinstance(ended, JobFailed):
         document["error"] = {
             "type": ended.type,

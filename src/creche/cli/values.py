@@ -45,11 +45,15 @@ def parse_value(text: str) -> bool | int | float | str:
 
 
 def parse_arguments(
-    args: Sequence[str], kwargs: Sequence[str], signature: Signature | None
+    args: Sequence[str],
+    kwargs: Sequence[str],
+    signature: Signature | None,
+    *,
+    option: str = "--kwargs",
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return a call's arguments from what was written: *args*, and *kwargs* as ``key=value``.
 
-    *signature* is the task's, None if nobody has announced it.
+    *signature* is the task's, None if nobody has announced it. *option* is where *kwargs* stood.
 
     Raises:
         SettingsError: one of *kwargs* is no ``key=value``, or names its key again.
@@ -60,9 +64,9 @@ def parse_arguments(
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise SettingsError(f"--kwargs takes key=value, and not {text!r}")
+            raise SettingsError(f"{option} takes key=value, and not {text!r}")
         if key in named:
-            raise SettingsError(f"--kwargs names {key!r} twice")
+            raise SettingsError(f"{option} names {key!r} twice")
         named[key] = _for_parameter(value, key, signature)
     return values, named
 

@@ -293,6 +293,41 @@ class BlockingClient(BlockingScheduleVerbs):
         inner = [_inner(job) for job in jobs]
         return self._call(lambda client: client.cancel_many(inner, reason))
 
+    def jobs(self, filter: str = "", *, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the jobs that *filter* means, newest first; see `Client.jobs`."""
+        return self._call(lambda client: client.jobs(filter, limit=limit))
+
+    def dead_jobs(self, filter: str = "", *, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the dead jobs that *filter* means; see `Client.dead_jobs`."""
+        return self._call(lambda client: client.dead_jobs(filter, limit=limit))
+
+    def retry(
+        self,
+        job: BlockingJobHandle[Any] | str,
+        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> BlockingJobHandle[Any]:
+        """Submit a job again that has ended without a result, and return the new job; see
+        `Client.retry`."""
+        inner = _inner(job)
+        return self._handle(
+            self._call(lambda client: client.retry(inner, args=args, kwargs=kwargs))
+        )
+
+    def retry_dead(self, filter: str = "", *, rate: float | None = None) -> int:
+        """Submit again all dead jobs that *filter* means; see `Client.retry_dead`."""
+        return self._call(lambda client: client.retry_dead(filter, rate=rate))
+
+    def discard(self, job: BlockingJobHandle[Any] | str) -> None:
+        """Take a job out of the set of dead ones; see `Client.discard`."""
+        inner = _inner(job)
+        self._call(lambda client: client.discard(inner))
+
+    def discard_dead(self, filter: str = "") -> int:
+        """Take all dead jobs that *filter* means out of the set; see `Client.discard_dead`."""
+        return self._call(lambda client: client.discard_dead(filter))
+
     def job(self, job_id: str) -> BlockingJobHandle[Any]:
         """Return a handle for a job that somebody submitted.
 

@@ -20,7 +20,7 @@ from functools import partial
 from importlib import metadata
 from random import random
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 import anyio
 
@@ -31,11 +31,14 @@ from creche.errors import ClientClosed, InvalidArguments, SettingsError, Unknown
 from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
 from creche.model.priority import Priority
+from creche.peer import dead
 from creche.peer.handle import JobHandle, to_id
 from creche.peer.link import Link
 from creche.peer.submitter import Submitter
+from creche.tasks.options import ViewOptions, submission_options
 from creche.tasks.task import Task
 from creche.wire import messages as m
+from creche.wire.payload import encode_call
 from creche.wire.session import Role
 
 P = ParamSpec("P")
@@ -246,6 +249,22 @@ class Client(ScheduleVerbs):
         }
         return await self._open().delay(task, *args, **ours, **kwargs)
 
+    async def send(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> JobHandle[Any]:
+        """Submit by name with all that a submission may say: *options* are those of
+        `Task.with_options`. No argument's name is in their way. Otherwise as `delay`.
+
+        Raises:
+            TaskDefinitionError: an option cannot be; nothing was sent.
+        """
+        said = submission_options("send", options)
+        return await self._open().send(task, args, kwargs or {}, said)
+
     @overload
     async def submit_many(
         self,
@@ -348,6 +367,81 @@ class Client(ScheduleVerbs):
             PlaneUnreachable: no answer within the client's timeout, which each piece has.
         """
         return await self._open().cancel([to_id(job) for job in jobs], reason)
+
+    async def jobs(self, filter: str = "", *, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the jobs that *filter* means, newest first, *limit* at the most. Each is a map;
+        `docs/protocol.md#jobs` lists its keys, `docs/filters.md` tells how a filter is written.
+
+        Raises:
+            BadFilter: *filter* is none.
+            PlaneUnreachable: no answer within the client's timeout, which each page has.
+        """
+        wanted = dead.filter_of(filter)
+        return [job async for page in dead.pages(self.ask, wanted, limit) for job in page]
+
+    async def dead_jobs(self, filter: str = "", *, limit: int = 50) -> list[dict[str, Any]]:
+        """Return the dead jobs that *filter* means: those that have failed, were lost or have
+        expired, and that nobody has retried or discarded. Otherwise as `jobs`."""
+        wanted = dead.dead_ones(filter)
+        return [job async for page in dead.pages(self.ask, wanted, limit) for job in page]
+
+    async def retry(
+        self,
+        job: JobHandle[Any] | str,
+        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> JobHandle[Any]:
+        """Submit a job again that has ended without a result, and return the new job. The old one
+        stays as it ended, and names the new one. Doing so again returns the same new job.
+
+        Args:
+            args, kwargs: the new job's arguments; as in the old one if neither is given.
+
+        Raises:
+            UnknownJob: the plane does not know the job; a `ResultForgotten` if it has forgotten its
+                arguments.
+            JobNotDead: it has not ended, has a result, or was retried with other arguments.
+            NotEncodable: an argument cannot be carried.
+            SubmissionRefused: the plane takes no new jobs.
+            PlaneUnreachable: no answer within the client's timeout: it may be retried all the same.
+        """
+        payload = None
+        if args is not None or kwargs is not None:
+            payload = encode_call(args or (), kwargs or {})
+        return self.job(await dead.retry(self.ask, to_id(job), payload))
+
+    async def retry_dead(self, filter: str = "", *, rate: float | None = None) -> int:
+        """Submit again all dead jobs that *filter* means, and return how many. With *rate* so many
+        of them a second are due, from now on. If it fails or is cancelled, some may be.
+
+        Raises:
+            BadFilter: *filter* is none.
+            SubmissionRefused: the plane takes no new jobs.
+            PlaneUnreachable: no answer within the client's timeout, which each piece has.
+        """
+        pieces = dead.retry_all(self.ask, dead.filter_of(filter), rate)
+        return sum([len(piece.jobs) async for piece in pieces])
+
+    async def discard(self, job: JobHandle[Any] | str) -> None:
+        """Take a job out of the set of dead ones. Its record is kept as long as those of others.
+
+        Raises:
+            UnknownJob: the plane does not know the job, or has forgotten it.
+            JobNotDead: it is not one of the dead.
+            PlaneUnreachable: no answer within the client's timeout.
+        """
+        await dead.discard(self.ask, to_id(job))
+
+    async def discard_dead(self, filter: str = "") -> int:
+        """Take all dead jobs that *filter* means out of the set, and return how many.
+
+        Raises:
+            BadFilter: *filter* is none.
+            PlaneUnreachable: no answer within the client's timeout, which each piece has.
+        """
+        pieces = dead.discard_all(self.ask, dead.filter_of(filter))
+        return sum([len(piece.jobs) async for piece in pieces])
 
     def job(self, job_id: str) -> JobHandle[Any]:
         """Return a handle for a job that somebody submitted.

@@ -443,8 +443,9 @@ class Core:
         existing = {duplicate.seq for duplicate in duplicates}
         accepted: dict[Session, list[int]] = {}
         for arrival in entries.arrivals:
-            accepted.setdefault(arrival.session, []).append(arrival.n)
-            arrival.session.unaccepted.remove(len(arrival.job.payload))
+            if arrival.session is not None:
+                accepted.setdefault(arrival.session, []).append(arrival.n)
+                arrival.session.unaccepted.remove(len(arrival.job.payload))
             if existing and arrival.job.seq in existing:
                 self._on_duplicate(arrival)
             else:
@@ -553,13 +554,15 @@ class Core:
     def _on_declined(self, arrivals: Sequence[Arrival], why: str) -> None:
         for arrival in arrivals:
             job, session, n, _ = arrival
-            session.unaccepted.remove(len(job.payload))
             self._give_place_back(arrival)
             self.by_id.pop(job.id, None)
             self._child_ended(job)
             refusal = ("store-full", f"the plane's store takes nothing: {why}")
-            for submitter, its_n in ((session, n), *self.submissions.declined_elsewhere(job.id)):
-                submitter.decline(its_n, *refusal)
+            if session is not None:
+                session.unaccepted.remove(len(job.payload))
+                session.decline(n, *refusal)
+            for other, other_n in self.submissions.declined_elsewhere(job.id):
+                other.decline(other_n, *refusal)
 
     def _on_health(self) -> None:
         self.note()

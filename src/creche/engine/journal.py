@@ -32,6 +32,7 @@ from creche.store.base import (
     ScheduleRow,
     TaskRow,
     TryRow,
+    Verdict,
 )
 from creche.wire import messages as m
 
@@ -49,10 +50,10 @@ one piece. What comes then is the next batch."""
 
 
 class Arrival(NamedTuple):
-    """A submission on its way to the disk, and who asked for it."""
+    """A submission on its way to the disk, and who asked for it; None: the plane itself."""
 
     job: Job
-    session: Session
+    session: Session | None
     n: int
     stored: bool
 
@@ -87,6 +88,7 @@ class Entries:
         self.schedules: dict[str, ScheduleRow] = {}
         self.unfired: dict[str, ScheduleRow] = {}
         """What is to be written of these schedules if the jobs of the batch are taken out."""
+        self.verdicts: list[Verdict] = []
         self.settled: list[tuple[Session, int]] = []
         self.requeued: list[Job] = []
         self.spilled: list[Job] = []
@@ -108,7 +110,7 @@ class Entries:
         """Whether anything of it goes to disk."""
         return bool(
             self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
-            or self.queues or self.schedules
+            or self.queues or self.schedules or self.verdicts
         )  # fmt: skip
 
     def as_batch(self) -> Batch:
@@ -123,9 +125,13 @@ class Entries:
         commit a job is neither cancelled nor dispatched."""
         taken, self.arrivals = self.arrivals, []
         self.schedules.update(self.unfired)
+        # What was to become of a job that has ended goes with the new one that it was to run as.
+        ids = {arrival.job.id for arrival in taken}
+        self.verdicts = [verdict for verdict in self.verdicts if verdict.retried_as not in ids]
         if self._batch is not None:
             self._batch.jobs = []
             self._batch.schedules = list(self.schedules.values())
+            self._batch.verdicts = self.verdicts
         return taken
 
     def add_probe(self, lane: Lane) -> None:
@@ -151,6 +157,7 @@ class Entries:
             ends=[ending.end for ending in self.endings.values()],
             queues=list(self.queues.values()),
             schedules=list(self.schedules.values()),
+            verdicts=self.verdicts,
         )  # fmt: skip
 
 
@@ -269,6 +276,10 @@ class Journal:
         self._open.changed.pop(job.seq, None)
         self._open.endings[job.seq] = Ending(job, end, session, n)
         self._grow(len(end.outcome or b""))
+
+    def judge(self, verdict: Verdict) -> None:
+        """Something becomes of a job that has ended. What it is retried as comes before."""
+        self._open.verdicts.append(verdict)
 
     def settle(self, session: Session, n: int) -> None:
         """A report changes nothing, but those before it may be on their way."""

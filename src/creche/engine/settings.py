@@ -10,8 +10,9 @@ from creche.store.base import Retention
 from creche.wire import codec
 
 MEMORY_RETENTION = Retention(
-    max_count=10_000, max_bytes=256 * 1024 * 1024, max_age_s=3600.0, tombstone_s=3600.0
-)
+    max_count=10_000, max_bytes=256 * 1024 * 1024, max_age_s=3600.0, tombstone_s=3600.0,
+    dead_max_count=1_000, dead_max_bytes=64 * 1024 * 1024, dead_max_age_s=24 * 3600.0,
+)  # fmt: skip
 """What a plane with the memory store keeps of its ended jobs."""
 
 DISK_RETENTION = Retention(

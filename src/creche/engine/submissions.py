@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _OPTIONS = frozenset(
     {"delay_s", "delivery", "due_at", "headers", "keys", "limits", "parent", "retry"}
 )
+_STOPPING = ("stopping", "the plane is stopping: submit again when it is back")
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 MAX_NAME = 200
 MAX_WARNED = 1000
@@ -120,6 +121,22 @@ class Submissions:
             self._wait(session, message, lane)
         else:
             self._arrive(session, message, lane, parent)
+
+    def put(self, message: m.Submit) -> tuple[str, str] | None:
+        """Take a job that the plane itself submits, and which waits for no room; return why it
+        cannot, None if it is on its way to the disk or was there before. No checkpoint."""
+        core = self._core
+        if message.id in core.by_id:
+            return None
+        if core.is_stopping:
+            return _STOPPING
+        if core.journal.failing is not None:
+            return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
+        lane = self._lane(message)
+        if lane is None:
+            return self._lanes_refusal()
+        self._arrive(None, message, lane, None)
+        return None
 
     # --- waiting for room -----------------------------------------------------------------------
 
@@ -265,7 +282,9 @@ class Submissions:
 
     # --- on the way -----------------------------------------------------------------------------
 
-    def _arrive(self, session: Session, message: m.Submit, lane: Lane, parent: Job | None) -> None:
+    def _arrive(
+        self, session: Session | None, message: m.Submit, lane: Lane, parent: Job | None
+    ) -> None:
         core = self._core
         core.next_seq = seq = core.next_seq + 1
         size = len(message.payload)
@@ -292,9 +311,10 @@ class Submissions:
         else:
             lane.reserve(size)
         core.by_id[message.id] = job
-        session.unaccepted.add(size)
-        if message.flags & m.WATCH:
-            core.outcomes.watch_job(session, job)
+        if session is not None:
+            session.unaccepted.add(size)
+            if message.flags & m.WATCH:
+                core.outcomes.watch_job(session, job)
         core.journal.arrive(Arrival(job, session, message.n, stored))
 
     def expires_at(self, job: Job) -> float | None:
@@ -310,7 +330,7 @@ class Submissions:
         core = self._core
         if core.is_stopping and not _is_nested(message):
             # What a running job submits is a part of what the plane waits for.
-            return "stopping", "the plane is stopping: submit again when it is back"
+            return _STOPPING
         if core.journal.failing is not None:
             return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
         if not session.unaccepted.has_room(len(message.payload), core.settings):

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from creche.engine.dead import DeadJobs
 from creche.engine.lanes import park_text
 from creche.engine.operating import NOTHING_SAID, Operating
-from creche.engine.questions import BadQuestion
+from creche.engine.questions import BadQuestion, check_names
 from creche.engine.schedule_commands import ScheduleCommands
 from creche.engine.sessions import Session
 from creche.engine.submissions import headers_in
@@ -56,6 +57,7 @@ class Views:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        dead = DeadJobs(core)
         self._questions: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
             "health": self._health,
             "job": self._job,
@@ -68,6 +70,8 @@ class Views:
             "overview": self._overview,
             **Operating(core).questions,
             **ScheduleCommands(core).questions,
+            "retry": dead.retry,
+            "discard": dead.discard,
         }
         self._topics: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
             "overview": self._overview,
@@ -156,7 +160,11 @@ class Views:
         record = await self._core.store.job(job_id)
         if record is None:
             return None
+        whole = params.get("whole")
+        content = {"payload": record.payload, "outcome": record.outcome} if whole else {}
         return {
+            **content,
+            "options": _describe_options(record),
             **describe(record, self._core.catalog.place),
             "retry": self._core.retry_policy(record.task, record.options).as_data(),
             "tries": [_describe_try(row) for row in record.tries],
@@ -164,7 +172,7 @@ class Views:
         }
 
     async def _jobs(self, params: m.Facts) -> dict[str, Any]:
-        _check_names("jobs", params, ("filter", "before_seq", "limit"))
+        check_names("jobs", params, ("filter", "before_seq", "limit"))
         filter = self.filter(params)
         before = params.get("before_seq")
         limit = params.get("limit", RECENT)
@@ -332,7 +340,22 @@ def describe(
         "due_at": record.due_at if record.state is JobState.DELAYED else None,
         "payload_bytes": record.payload_bytes,
         "outcome_bytes": record.outcome_bytes,
+        "error": record.error,
+        "fate": None if record.fate is None else record.fate.word,
+        "retried_as": None if record.retried_as is None else id_to_text(record.retried_as),
     }
+
+
+def _describe_options(record: JobRecord) -> dict[str, Any]:
+    """Return what a job was submitted with, as far as people can read it."""
+    if record.options is None:
+        return {}
+    try:
+        options = decode_value(record.options)
+    except RemoteProtocolError:
+        return {}
+    retry_of = options.pop("retry_of", None)
+    return {**options, "retry_of": id_to_text(retry_of)} if retry_of else options
 
 
 def _describe_try(row: TryRow) -> dict[str, Any]:
@@ -361,13 +384,6 @@ def _describe_lane(lane: Lane) -> dict[str, Any]:
         "ready": lane.ready,
         **lane.statistics(),
     }
-
-
-def _check_names(question: str, params: m.Facts, names: Sequence[str]) -> None:
-    """Refuse what is not known: without it, more jobs might be meant."""
-    unknown = sorted(str(name) for name in params if name not in names)
-    if unknown:
-        raise BadQuestion(f"{question} takes {', '.join(names)}, and not {unknown[0]!r}")
 
 
 def _text(params: Mapping[str, Any], name: str) -> str | None:

@@ -20,6 +20,11 @@ class Failure:
     traceback: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def line(self) -> str:
+        """Type and message, as Python prints them at the end of a traceback."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
     def as_data(self) -> dict[str, Any]:
         """Return what `from_data` takes."""
         return {

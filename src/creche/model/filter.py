@@ -9,6 +9,7 @@ others. Quotes keep spaces and commas in a value. The keys:
 
 =============================== ================================================================
 ``state:``, ``priority:``       words
+``is:``                         words: dead, and not looked after yet; retried; discarded
 ``task:``, ``queue:``,          names, in which ``*`` stands for any text and ``?`` for one
 ``worker:``                     character
 ``id:``                         how an id begins
@@ -36,7 +37,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 from creche.errors import BadFilter
 from creche.model.failure import Failure
 from creche.model.ids import ID_BYTES
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 from creche.model.priority import Priority
 
 MAX_FILTER = 2000
@@ -73,6 +74,8 @@ class Subject(Protocol):
     def attempt(self) -> int: ...
     @property
     def losses(self) -> int: ...
+    @property
+    def fate(self) -> Fate | None: ...
 
 
 class Term(NamedTuple):
@@ -131,7 +134,7 @@ ANY = Filter()
 
 def error_text(failure: Failure) -> str:
     """Return that in which ``error:`` looks."""
-    return f"{failure.type}: {failure.message}".casefold()
+    return failure.line.casefold()
 
 
 def worker_of(holder: str | None) -> str:
@@ -167,6 +170,8 @@ def _holds(term: Term, job: Subject, error: Callable[[], str]) -> bool:
             return job.state in values
         case "priority":
             return job.priority in values
+        case "is":
+            return job.fate in values
         case "task":
             return any(is_like(job.task, pattern) for pattern in values)
         case "queue":
@@ -212,9 +217,7 @@ class _Key(NamedTuple):
     write: Callable[[tuple[Any, ...]], str]
 
 
-def _words(
-    parse: Callable[[str], int], text: str, now: float, zone: tzinfo | None
-) -> JobState | Priority | int:
+def _words(parse: Callable[[str], int], text: str, now: float, zone: tzinfo | None) -> int:
     return parse(text)
 
 
@@ -346,6 +349,7 @@ _KEYS: dict[str, _Key] = {
     "priority": _Key(
         partial(_words, Priority.parse), partial(_write_words, {p: p.word for p in Priority})
     ),
+    "is": _Key(partial(_words, Fate.parse), partial(_write_words, {f: f.word for f in Fate})),
     **dict.fromkeys(("task", "queue", "worker"), _Key(_pattern, _write_texts)),
     "id": _Key(_digits, _write_texts),
     "error": _Key(_folded, _write_texts),

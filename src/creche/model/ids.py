@@ -6,6 +6,8 @@ grows at its end. The rest is random.
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 ID_BYTES = 16
 
 
@@ -43,3 +45,11 @@ def id_from_text(text: str) -> bytes:
 def made_at(job_id: bytes) -> float:
     """Return the moment (UTC seconds) at which the id says it was made."""
     return int.from_bytes(job_id[:6], "big") / 1000
+
+
+def id_following(job_id: bytes, payload: bytes) -> bytes:
+    """Return the id of the job that is job *job_id* once more, with the arguments *payload*: always
+    the same one. Its moment is that of the first."""
+    digest = sha256(job_id + sha256(payload).digest()).digest()
+    tail = int.from_bytes(digest[:10], "big") & 0x0FFF_3FFFFFFFFFFFFFFF
+    return job_id[:6] + (0x7000_8000000000000000 | tail).to_bytes(10, "big")

@@ -37,6 +37,12 @@ class JobState(Word):
         """Whether the job is in a final state."""
         return self >= JobState.SUCCEEDED
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether somebody may have to look after the job: it has ended without a result, and not
+        because it was cancelled."""
+        return self in (JobState.FAILED, JobState.LOST, JobState.EXPIRED)
+
     @classmethod
     def parse(cls, word: str) -> JobState:
         """Return the state that *word* names, in any case.
@@ -49,6 +55,30 @@ class JobState(Word):
         except KeyError:
             words = ", ".join(s.word for s in cls if s is not cls.FORGOTTEN)
             raise ValueError(f"{word!r} is no job state: use one of {words}") from None
+
+
+class Fate(Word):
+    """What became of a job that somebody may have to look after (`JobState.is_dead`)."""
+
+    DEAD = 0
+    """Nothing yet: it is in the set of dead jobs."""
+    RETRIED = 1
+    """It was submitted again, as another job."""
+    DISCARDED = 2
+    """Nobody wants it any more."""
+
+    @classmethod
+    def parse(cls, word: str) -> Fate:
+        """Return the fate that *word* names, in any case.
+
+        Raises:
+            ValueError: *word* names none.
+        """
+        try:
+            return cls[word.strip().upper()]
+        except KeyError:
+            words = ", ".join(fate.word for fate in cls)
+            raise ValueError(f"{word!r} is not what became of a job: use one of {words}") from None
 
 
 S = JobState

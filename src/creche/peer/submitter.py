@@ -233,6 +233,12 @@ class Submitter:
             keys = task.flow.keys(name, args, kwargs)
         return await self._submit(name, args, kwargs, options, watch=False, keys=keys)
 
+    async def send(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: SubmitOptions
+    ) -> JobHandle[Any]:
+        """Submit by name, as `delay`, with options that are checked."""
+        return await self._submit(name_of(task), args, kwargs, options, watch=False, keys=None)
+
     async def submit_many(
         self,
         task: Task[..., R] | str,

@@ -16,6 +16,8 @@ DELAYED waits for its time, and is read back by `read_due`.
 A job that has ended keeps its payload and outcome until `prune` forgets it; then its id stays as a
 **tombstone** until that ends too, and the id is unknown again.
 
+A job that ends FAILED, LOST or EXPIRED is **dead**, until a `Verdict` says what becomes of it.
+
 `creche.testing.store_contract` is this page as tests; every store passes the same ones.
 """
 
@@ -27,7 +29,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from creche.model.filter import ANY, Filter
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 
 
 class Durability(Enum):
@@ -120,6 +122,16 @@ MAX_TRIES = 20
 """Rows of `TryRow` kept of one job."""
 
 
+class Verdict(NamedTuple):
+    """What becomes of a job that has ended without a result. `retried_as` is the id of the job that
+    it was submitted again as."""
+
+    seq: int
+    fate: Fate
+    judged_at: float
+    retried_as: bytes | None = None
+
+
 class TaskRow(NamedTuple):
     """The newest announcement of a task: its declaration as CBOR, and the moment it was made."""
 
@@ -149,12 +161,19 @@ class Retention:
     `max_bytes` counts what ended jobs still take up: payloads, outcomes and those of their tries.
     `max_age_s` is in seconds since the end; `tombstone_s` is how long the id is kept after the
     outcome was forgotten.
+
+    The dead jobs that nobody has looked after yet have limits of their own, and neither count for
+    the others nor are forgotten by them. What is over these leaves the set of dead jobs, oldest end
+    first, and is from then on an ended job like any other.
     """
 
     max_count: int | None
     max_bytes: int | None
     max_age_s: float | None
     tombstone_s: float = 24 * 3600.0
+    dead_max_count: int | None = 10_000
+    dead_max_bytes: int | None = 256 * 1024 * 1024
+    dead_max_age_s: float | None = 30 * 24 * 3600.0
 
 
 @dataclass(slots=True)
@@ -175,6 +194,8 @@ class Batch:
     ends: list[End] = field(default_factory=list)
     queues: list[QueueRow] = field(default_factory=list)
     schedules: list[ScheduleRow] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    """Of jobs that have ended. What is not there, or forgotten by now, is passed over."""
 
 
 class Duplicate(NamedTuple):
@@ -232,6 +253,10 @@ class Expired(NamedTuple):
     next_at: float | None
 
 
+MAX_ERROR = 200
+"""Characters of `JobRecord.error`."""
+
+
 class OutcomeRow(NamedTuple):
     """How a job stands: `outcome` is there when it has ended and its outcome is still kept.
 
@@ -272,6 +297,12 @@ class JobRecord(NamedTuple):
     due_at: float | None = None
     expires_at: float | None = None
     options: bytes | None = None
+    error: str | None = None
+    """What it ended with where that is no result: the beginning of `Failure.line`."""
+    fate: Fate | None = None
+    """What became of it if it is one of the dead; None for all others, and of old ones."""
+    retried_as: bytes | None = None
+    """The id of the job that it was submitted again as."""
     tries: Sequence[TryRow] = ()
     """The tries before the last, in order; left out of lists."""
 
@@ -324,6 +355,8 @@ class Pruned(NamedTuple):
     outcomes: int
     tombstones: int
     unknown_until: float = 0.0
+    dead: int = 0
+    """How many have left the set of dead jobs."""
 
 
 class LedgerStore(Protocol):

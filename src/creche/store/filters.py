@@ -14,18 +14,33 @@ from creche.model.failure import Failure
 from creche.model.filter import Filter, Term, error_text, worker_of
 from creche.model.ids import ID_BYTES
 from creche.model.job import JobState
+from creche.store.base import MAX_ERROR
 from creche.wire.payload import decode_value
 
 
 def ended_with(state: int, outcome: bytes | None) -> str:
     """Return the text of what a job ended with, for a filter to look in; "" for a result."""
+    failure = _failure(state, outcome)
+    return "" if failure is None else _as_text(error_text(failure))
+
+
+def error_of(state: int, outcome: bytes | None) -> str | None:
+    """Return what a job ended with, for a person to see; None for a result."""
+    failure = _failure(state, outcome)
+    return None if failure is None else _as_text(failure.line[:MAX_ERROR])
+
+
+def _failure(state: int, outcome: bytes | None) -> Failure | None:
     if outcome is None or state == JobState.SUCCEEDED:
-        return ""
+        return None
     try:
-        said = error_text(Failure.from_data(decode_value(outcome)))
+        return Failure.from_data(decode_value(outcome))
     except RemoteProtocolError:
-        return ""  # what a worker said was carried unread
-    return said.encode("utf-8", "replace").decode("utf-8")
+        return None  # what a worker said was carried unread
+
+
+def _as_text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Condition(NamedTuple):
@@ -36,7 +51,8 @@ class Condition(NamedTuple):
 
 
 def conditions(filter: Filter) -> list[Condition]:
-    """Return what *filter* says of `job j`, its `lane l`, `ending e` and `tombstone t`."""
+    """Return what *filter* says of `job j`, its `lane l`, `ending e`, `tombstone t` and `dead
+    d`."""
     return [
         _negated(_condition(term)) if term.is_not else _condition(term) for term in filter.terms
     ]
@@ -46,6 +62,7 @@ def add_functions(connection: sqlite3.Connection) -> None:
     """Give *connection* the functions that `conditions` calls."""
     connection.create_function("worker_of", 1, worker_of, deterministic=True)
     connection.create_function("ended_with", 2, ended_with, deterministic=True)
+    connection.create_function("error_of", 2, error_of, deterministic=True)
 
 
 # Only one of e and t is there, and none while the job is unfinished.
@@ -63,6 +80,11 @@ _FIELDS = {
 }
 
 
+# Results are not even read: they may be large.
+ERROR_OF = "CASE WHEN j.state > 10 THEN error_of(j.state, e.outcome) END"
+_ENDED_WITH = "CASE WHEN j.state > 10 THEN ended_with(j.state, e.outcome) ELSE '' END"
+
+
 def _condition(term: Term) -> Condition:
     match term.key:
         case "state":
@@ -71,10 +93,12 @@ def _condition(term: Term) -> Condition:
             return Condition(f"coalesce(l.priority, -1) IN ({_numbers(term)})", [])
         case "task" | "queue" | "worker" as key:
             return _any(term, lambda pattern: (f"{_FIELDS[key]} GLOB ?", [_as_glob(pattern)]))
+        case "is":
+            return Condition(f"coalesce(d.fate, -1) IN ({_numbers(term)})", [])
         case "id":
             return _any(term, lambda digits: ("j.id BETWEEN ? AND ?", _ids(digits)))
         case "error":
-            return _any(term, lambda text: ("instr(ended_with(j.state, e.outcome), ?) > 0", [text]))
+            return _any(term, lambda text: (f"instr({_ENDED_WITH}, ?) > 0", [text]))
         case key:
             return _any(term, lambda one: _between(f"({_FIELDS[key]})", *one))
 

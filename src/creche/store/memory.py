@@ -23,7 +23,7 @@ import trio
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.filter import ANY, Filter
 from creche.model.ids import made_at
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 from creche.store.base import (
     MAX_TRIES,
     Batch,
@@ -47,8 +47,9 @@ from creche.store.base import (
     ScheduleRow,
     TaskRow,
     TryRow,
+    Verdict,
 )
-from creche.store.filters import ended_with
+from creche.store.filters import ended_with, error_of
 
 PRUNE_ROWS = 2000
 """Outcomes (and tombstones) that one call of `prune` lets go of: about a millisecond's work."""
@@ -58,6 +59,9 @@ MAX_TOMBSTONES = 100_000
 
 SCAN_ROWS = 2000
 """Jobs that a question looks at between two checkpoints: well below a millisecond."""
+
+TRIM_ROWS = 2000
+"""Dead jobs that leave their set in one call of `prune`."""
 
 Standing: TypeAlias = NewJob | Change
 """How an unfinished job stands: as it came, or as it was changed last."""
@@ -69,6 +73,15 @@ class _Ended(NamedTuple):
     standing: Standing
     end: End
     forgotten_at: float | None
+
+
+class _Dead(NamedTuple):
+    """One of the dead: what it takes up, and what became of it."""
+
+    ended_at: float
+    size: int
+    fate: Fate
+    retried_as: bytes | None = None
 
 
 class _Tail:
@@ -180,6 +193,7 @@ class MemoryStore:
         """Unfinished jobs that expire."""
         self._tries: dict[int, list[TryRow]] = {}
         self._kept_bytes = 0
+        self._dead: dict[int, _Dead] = {}
         # Lists by state and not dictionaries: an enum's hash is a Python call, its index is not.
         self._counts = [0] * (max(JobState) + 1)
 
@@ -240,6 +254,7 @@ class MemoryStore:
                 self._schedules.pop(schedule.name, None)
             else:
                 self._schedules[schedule.name] = schedule
+        self._judge(batch.verdicts)
         duplicates = [
             Duplicate(seq, existing, self._state(existing)) for seq, existing in refused.items()
         ]
@@ -342,6 +357,15 @@ class MemoryStore:
             self._leave(seq, before)
             ended[seq] = _Ended(before, end, None)
             self._kept_bytes += self._size(seq, end)
+            if end.state.is_dead:
+                self._dead[seq] = _Dead(end.ended_at, self._size(seq, end), Fate.DEAD)
+
+    def _judge(self, verdicts: Iterable[Verdict]) -> None:
+        for seq, fate, _, retried_as in verdicts:
+            ended = self._ended.get(seq)
+            if ended is not None:
+                size = self._size(seq, ended.end)
+                self._dead[seq] = _Dead(ended.end.ended_at, size, fate, retried_as)
 
     def _size(self, seq: int, end: End) -> int:
         """Return what an ended job takes up."""
@@ -429,7 +453,9 @@ class MemoryStore:
         """See `LedgerStore.is_over`."""
         self._check_open()
         oldest = next(iter(self._forgotten.values()), None)
-        is_over = bool(self._pick(now, retention, frozenset(), 1)) or (
+        is_over = bool(
+            self._dead_over(now, retention, 1) or self._pick(now, retention, frozenset(), 1)
+        ) or (
             oldest is not None
             and oldest.forgotten_at is not None
             and (
@@ -443,23 +469,55 @@ class MemoryStore:
     async def prune(self, now: float, retention: Retention, keep: Collection[int]) -> Pruned:
         """See `LedgerStore.prune`."""
         self._check_open()
+        trimmed = self._dead_over(now, retention, TRIM_ROWS)
+        for seq in trimmed:
+            del self._dead[seq]
         outcomes = self._forget(now, retention, frozenset(keep))
         tombstones, unknown_until = self._remove_tombstones(now - retention.tombstone_s)
         await trio.lowlevel.checkpoint()
-        return Pruned(outcomes, tombstones, unknown_until)
+        return Pruned(outcomes, tombstones, unknown_until, len(trimmed))
+
+    def _dead_set(self) -> list[tuple[float, int, int]]:
+        """Return the dead that nobody has looked after yet as (ended_at, seq, size)."""
+        return sorted(
+            (dead.ended_at, seq, dead.size)
+            for seq, dead in self._dead.items()
+            if dead.fate is Fate.DEAD
+        )
+
+    def _dead_over(self, now: float, retention: Retention, most: int) -> list[int]:
+        """Return those of them that are over their limits, oldest end first."""
+        found = self._dead_set()
+        over_count = over_bytes = 0
+        if retention.dead_max_count is not None:
+            over_count = len(found) - retention.dead_max_count
+        if retention.dead_max_bytes is not None:
+            over_bytes = sum(size for *_, size in found) - retention.dead_max_bytes
+        max_age_s = retention.dead_max_age_s
+        too_old_at = -1.0 if max_age_s is None else now - max_age_s
+        over: list[int] = []
+        for ended_at, seq, size in found[:most]:
+            if over_count <= 0 and over_bytes <= 0 and ended_at > too_old_at:
+                break
+            over.append(seq)
+            over_count -= 1
+            over_bytes -= size
+        return over
 
     def _pick(self, now: float, retention: Retention, keep: frozenset[int], most: int) -> list[int]:
         over_count = over_bytes = 0
+        dead = self._dead_set()
         if retention.max_count is not None:
-            over_count = len(self._ended) - retention.max_count
+            over_count = len(self._ended) - len(dead) - retention.max_count
         if retention.max_bytes is not None:
-            over_bytes = self._kept_bytes - retention.max_bytes
+            dead_bytes = sum(size for *_, size in dead)
+            over_bytes = self._kept_bytes - dead_bytes - retention.max_bytes
         too_old_at = None if retention.max_age_s is None else now - retention.max_age_s
         picked: list[int] = []
         for seq, ended in self._ended.items():
             if len(picked) == most:
                 break
-            if seq in keep:
+            if seq in keep or self._fate(seq) is Fate.DEAD:
                 continue
             is_old = too_old_at is not None and ended.end.ended_at <= too_old_at
             if over_count <= 0 and over_bytes <= 0 and not is_old:
@@ -476,6 +534,7 @@ class MemoryStore:
             job = self._jobs[seq]
             self._kept_bytes -= self._size(seq, end)
             self._tries.pop(seq, None)
+            self._dead.pop(seq, None)
             self._jobs[seq] = job._replace(payload=b"", options=None)
             self._forgotten[seq] = _Ended(standing, end._replace(outcome=None), now)
             self._counts[end.state] -= 1
@@ -593,6 +652,10 @@ class MemoryStore:
         ended = self._ended.get(seq)
         return JobState.FORGOTTEN if ended is None else ended.end.state
 
+    def _fate(self, seq: int) -> Fate | None:
+        dead = self._dead.get(seq)
+        return None if dead is None else dead.fate
+
     def _lane_of(self, seq: int) -> LaneRow:
         standing: Standing | None = self._unfinished.get(seq)
         if standing is None:
@@ -637,6 +700,7 @@ class MemoryStore:
             attempt, losses, holder, failures = end.attempt, end.losses, end.holder, end.failures
             due_at, expires_at = standing.due_at, standing.expires_at
             started_at, ended_at, outcome = end.started_at, end.ended_at, end.outcome
+        dead = self._dead.get(seq)
         return JobRecord(
             seq=seq,
             id=job.id,
@@ -659,6 +723,9 @@ class MemoryStore:
             due_at=due_at,
             expires_at=expires_at,
             options=job.options,
+            error=error_of(self._state(seq), outcome),
+            fate=self._fate(seq),
+            retried_as=None if dead is None else dead.retried_as,
         )
 
 

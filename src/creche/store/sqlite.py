@@ -26,7 +26,7 @@ from creche.errors import (
     StoreUnusable,
 )
 from creche.model.filter import ANY, Filter
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 from creche.pipe import HEADER, environment, pack, unpack
 from creche.store.base import (
     Batch,
@@ -184,6 +184,7 @@ class SqliteStore:
             _end_columns(batch),
             [tuple(queue) for queue in batch.queues],
             [tuple(schedule) for schedule in batch.schedules],
+            [(seq, int(fate), at, retried_as) for seq, fate, at, retried_as in batch.verdicts],
         )
         return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
 
@@ -427,6 +428,9 @@ def _limits(retention: Retention) -> tuple[float | None, ...]:
         retention.max_bytes,
         retention.max_age_s,
         retention.tombstone_s,
+        retention.dead_max_count,
+        retention.dead_max_bytes,
+        retention.dead_max_age_s,
     )
 
 
@@ -438,4 +442,5 @@ def _job_row(row: Sequence[Any]) -> JobRow:
 def _record(row: Sequence[Any]) -> JobRecord:
     record = JobRecord._make(row if len(row) == len(JobRecord._fields) else (*row, ()))
     tries = tuple(TryRow._make(made)._replace(state=_STATES[made[2]]) for made in record.tries)
-    return record._replace(state=_STATES[record.state], tries=tries)
+    fate = None if record.fate is None else Fate(record.fate)
+    return record._replace(state=_STATES[record.state], tries=tries, fate=fate)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from creche.errors import StoreError
 from creche.model.filter import Filter
-from creche.store.filters import Condition, add_functions, conditions
+from creche.store.filters import ERROR_OF, Condition, add_functions, conditions
 from creche.store.sqlite_file import describe
 
 Row: TypeAlias = tuple[Any, ...]
@@ -49,11 +49,12 @@ SELECT j.seq, j.id, j.task, l.queue, l.priority, coalesce(l.park, ''), j.state,
   CASE WHEN j.ending IS NULL THEN j.leased_at ELSE coalesce(e.started_at, t.started_at) END,
   coalesce(e.ended_at, t.ended_at), j.payload_bytes, e.outcome_bytes, {payload}, {outcome},
   CASE WHEN j.ending IS NULL THEN j.failures ELSE coalesce(e.failures, t.failures) END,
-  j.due_at, j.expires_at, j.options
+  j.due_at, j.expires_at, j.options, {error}, d.fate, d.retried_as
 FROM job j {index}
 LEFT JOIN lane l ON l.lane = j.lane
 LEFT JOIN ending e ON e.n = j.ending AND j.state <> 20
 LEFT JOIN tombstone t ON t.n = j.ending AND j.state = 20
+LEFT JOIN dead d ON d.seq = j.seq
 {large} WHERE {where}
 """
 
@@ -118,6 +119,8 @@ class History:
         for term in filter.terms:
             if term.key == "id" and not term.is_not and _are_long(term.values):
                 return "", "1"
+            if term.key == "is" and not term.is_not:
+                return "", f"j.seq IN (SELECT seq FROM dead WHERE fate IN ({_list(term.values)}))"
         states = filter.states
         # Few unfinished jobs behind a long history are found by their index.
         if _LEASED.issuperset(states):
@@ -136,13 +139,12 @@ class History:
         found: list[Row] = []
         below = 2**63 - 1 if before_seq is None else before_seq
         while len(found) < limit:
-            newest, oldest = self._db.execute(
-                "SELECT max(seq), min(seq) FROM"
-                " (SELECT seq FROM job WHERE seq < ? ORDER BY seq DESC LIMIT ?)",
-                (below, SCAN_ROWS),
+            (newest,) = self._db.execute(
+                "SELECT max(seq) FROM job WHERE seq < ?", (below,)
             ).fetchone()
             if newest is None:
                 return found, None
+            oldest = newest - SCAN_ROWS + 1
             piece = Condition("j.seq BETWEEN ? AND ?", [oldest, newest])
             found += self._select("NOT INDEXED", [piece, *where], limit - len(found))
             below = oldest
@@ -156,6 +158,7 @@ class History:
             outcome="NULL",
             index=index,
             large="",
+            error=ERROR_OF,
             where=" AND ".join(condition.sql for condition in where),
         )
         values = [value for condition in where for value in condition.values]
@@ -168,6 +171,7 @@ class History:
         select = _RECORD.format(
             payload="coalesce(j.payload, g.payload)",
             outcome="e.outcome",
+            error=ERROR_OF,
             index="",
             large="LEFT JOIN large g ON g.seq = j.seq",
             where="j.id = ?",
@@ -216,6 +220,10 @@ class History:
                 "schema_version": pragma("user_version"),
                 "sqlite_version": sqlite3.sqlite_version,
             }
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return ",".join(str(int(number)) for number in numbers)
 
 
 def _are_long(prefixes: tuple[str, ...]) -> bool:

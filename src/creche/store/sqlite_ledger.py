@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from creche.errors import StoreError, StoreOverLimit
 from creche.store.base import MAX_TRIES
+from creche.store.sqlite_dead import DEAD_STATES, DeadJobs
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
 
 Row: TypeAlias = tuple[Any, ...]
@@ -79,7 +80,9 @@ _AMONG = "(SELECT value FROM json_each(?))"
 _PICK = (
     "SELECT e.n, e.seq, e.ended_at,"
     " j.payload_bytes + j.tries_bytes + coalesce(e.outcome_bytes, 0), j.state"
-    " FROM ending e CROSS JOIN job j ON j.seq = e.seq ORDER BY e.n"
+    " FROM ending e CROSS JOIN job j ON j.seq = e.seq"
+    # The dead have limits of their own while they are in the set.
+    " LEFT JOIN dead d ON d.seq = e.seq AND d.fate = 0 WHERE d.seq IS NULL ORDER BY e.n"
 )
 
 
@@ -96,6 +99,7 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
         self._db = connection
+        self._dead = DeadJobs(connection)
         self._max_bytes = max_bytes
         self._unmeasured_bytes = MEASURE_EVERY
         self._counts: dict[int, int] = {}
@@ -154,6 +158,7 @@ class Ledger:
         ends: Columns,
         queues: Sequence[Row] = (),
         schedules: Sequence[Row] = (),
+        verdicts: Sequence[Row] = (),
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -184,6 +189,8 @@ class Ledger:
                 self._end(ends, tally)
             if schedules:
                 self._schedule(schedules)
+            if verdicts:
+                self._dead.judge(verdicts)
             existing = self._standing(repeats.values()) if repeats else {}
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
 
@@ -375,6 +382,9 @@ class Ledger:
                 strict=True,
             ),
         )
+        dead = [seqs[place] for state in DEAD_STATES for place in by_state.get(state, ())]
+        if dead:
+            self._dead.add(dead)
 
     def _schedule(self, rows: Sequence[Row]) -> None:
         kept = [row for row in rows if row[1] is not None]
@@ -510,9 +520,11 @@ class Ledger:
 
     def is_over(self, now: float, retention: Row) -> bool:
         """Whether a `prune` that keeps nothing on purpose would find anything."""
-        max_count, max_bytes, max_age_s, tombstone_s = retention
+        max_count, max_bytes, max_age_s, tombstone_s, *dead = retention
         too_old_at = None if max_age_s is None else now - max_age_s
         with _reading():
+            if self._dead.over(now, dead, 1):
+                return True
             if self._pick(max_count, max_bytes, too_old_at, frozenset(), 1):
                 return True
             oldest = self._db.execute(
@@ -522,14 +534,15 @@ class Ledger:
 
     def prune(self, now: float, retention: Row, keep: Sequence[int]) -> Row:
         """Let go of a bounded number of outcomes and tombstones; return how many."""
-        max_count, max_bytes, max_age_s, tombstone_s = retention
+        max_count, max_bytes, max_age_s, tombstone_s, *dead = retention
         with self._transaction() as tally:
+            trimmed = self._dead.trim(now, dead)
             too_old_at = None if max_age_s is None else now - max_age_s
             picked = self._pick(max_count, max_bytes, too_old_at, frozenset(keep), PRUNE_ROWS)
             if picked:
                 self._forget(now, picked, tally)
             removed = self._remove_tombstones(now - tombstone_s, tally)
-        return len(picked), removed
+        return len(picked), removed, 0.0, trimmed
 
     def _pick(
         self,
@@ -544,8 +557,9 @@ class Ledger:
             for state, jobs in self._counts.items()
             if state not in UNFINISHED and state != FORGOTTEN
         )
-        over_count = 0 if max_count is None else kept - max_count
-        over_bytes = 0 if max_bytes is None else self._kept_bytes - max_bytes
+        dead, dead_bytes = self._dead.totals()
+        over_count = 0 if max_count is None else kept - dead - max_count
+        over_bytes = 0 if max_bytes is None else self._kept_bytes - dead_bytes - max_bytes
         picked: list[Row] = []
         cursor = self._db.execute(_PICK)
         for row in cursor:
@@ -577,6 +591,7 @@ class Ledger:
         seqs = str([row[1] for row in picked])
         execute(f"DELETE FROM large WHERE seq IN {_AMONG}", (seqs,))
         execute(f"DELETE FROM try WHERE seq IN {_AMONG}", (seqs,))
+        self._dead.forget(seqs)
         execute(
             f"UPDATE job SET state={FORGOTTEN}, options=NULL, payload=NULL, payload_bytes=0,"
             " tries_bytes=0, ending=t.n FROM tombstone t WHERE t.n > ? AND job.seq = t.seq",

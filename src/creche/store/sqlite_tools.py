@@ -76,6 +76,17 @@ _INVARIANTS = {
 TRIES_SINCE = 3
 """The version of the schema from which on tries are kept. An older store can be looked at too."""
 
+DEAD_SINCE = 4
+"""The version of the schema from which on there is a set of dead jobs."""
+
+_WRONG_DEAD = (
+    "SELECT count(*) FROM dead d"
+    " LEFT JOIN job j ON j.seq = d.seq LEFT JOIN ending e ON e.n = j.ending"
+    " WHERE j.seq IS NULL OR e.seq IS NOT d.seq OR j.state NOT BETWEEN 10 AND 14"
+    " OR (d.fate = 0 AND j.state NOT IN (11, 13, 14)) OR d.size"
+    " <> j.payload_bytes + j.tries_bytes + coalesce(e.outcome_bytes, 0)"
+)
+
 _WRONG_TRIES = (
     "SELECT count(*) FROM (SELECT seq FROM try UNION SELECT seq FROM job WHERE tries_bytes > 0) s"
     " LEFT JOIN job j ON j.seq = s.seq WHERE j.tries_bytes IS NOT"
@@ -165,6 +176,12 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
         (found,) = connection.execute(_WRONG_TRIES).fetchone()
         if found:
             problems.append(f"{found:,} jobs have tries of another size than is recorded")
+    if version >= DEAD_SINCE:
+        (found,) = connection.execute(_WRONG_DEAD).fetchone()
+        if found:
+            problems.append(
+                f"{found:,} dead jobs are not dead, or of another size than is recorded"
+            )
     return problems
 
 

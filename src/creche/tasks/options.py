@@ -153,6 +153,18 @@ def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
     )
 
 
+def submission_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
+    """Return the options of a submission, checked; *given* are those of `ViewOptions`.
+
+    Raises:
+        TaskDefinitionError: one cannot be, or two contradict each other; the sentence begins with
+            *where*.
+    """
+    options = make_options(where, given)
+    check_together(where, options)
+    return options
+
+
 def check_together(where: str, options: SubmitOptions) -> None:
     """Raise for options that contradict each other: what holds, wherever each was said.
 

@@ -18,7 +18,7 @@ CALL_S = 30.0
 NOW = 1_800_000_000.0
 
 KEEP_ALL = Retention(max_count=None, max_bytes=None, max_age_s=None)
-KEEP_NONE = Retention(max_count=0, max_bytes=None, max_age_s=None)
+KEEP_NONE = Retention(max_count=0, max_bytes=None, max_age_s=None, dead_max_count=0)
 
 Connect: TypeAlias = Callable[[], Store]
 

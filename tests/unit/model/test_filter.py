@@ -24,7 +24,7 @@ from creche.model.filter import (
     quoted,
     worker_of,
 )
-from creche.model.job import JobState
+from creche.model.job import Fate, JobState
 from creche.model.priority import Priority
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -42,6 +42,7 @@ class Job(NamedTuple):
     ended_at: float | None = NOW - 60
     attempt: int = 3
     losses: int = 0
+    fate: Fate | None = Fate.DEAD
 
 
 FAILED = Job()
@@ -60,6 +61,8 @@ def is_meant(text: str, job: Job = FAILED, error: str = ERROR) -> bool:
         "state:failed",
         "STATE:Failed,lost",
         "-state:queued",
+        "is:dead",
+        "-is:retried,discarded",
         "task:mail.send",
         "task:mail.*",
         "task:m?il.*,other",
@@ -92,6 +95,7 @@ def test_a_filter_means_a_job_for_which_all_terms_hold(text: str) -> None:
     [
         "state:queued",
         "-state:failed",
+        "is:retried",
         "state:failed -task:mail.*",
         "task:mail",
         "task:MAIL.*",
@@ -148,6 +152,7 @@ def test_moments_without_an_offset_are_of_the_zone_that_was_said() -> None:
         ("state:failed,asleep", 14, "'asleep' is no job state"),
         ("state:", 7, "state: takes a value"),
         ("state:failed,", 14, "state: takes a value"),
+        ("is:gone", 4, "'gone' is not what became of a job: use one of dead, retried, discarded"),
         ("priority:9", 10, "use one of critical, high, normal, low"),
         ('error:"no route', 7, "the quotes that begin here do not end"),
         ('error:no"route"', 9, "put it in quotes as a whole"),
@@ -190,6 +195,7 @@ def terms() -> st.SearchStrategy[Term]:
     values: dict[str, st.SearchStrategy[Any]] = {
         "state": st.sampled_from(JobState),
         "priority": st.sampled_from(Priority),
+        "is": st.sampled_from(Fate),
         **dict.fromkeys(("task", "queue", "worker"), names),
         "id": st.text("0123456789abcdef", min_size=1, max_size=32),
         "error": names.map(str.casefold).filter(lambda text: text == text.casefold()),

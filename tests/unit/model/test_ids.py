@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creche.model.ids import ID_BYTES, id_from_text, id_to_text, made_at, new_id
+from creche.model.ids import ID_BYTES, id_following, id_from_text, id_to_text, made_at, new_id
 
 MOMENTS = st.floats(0, 2**47 / 1000)
 RANDOM = st.binary(min_size=10, max_size=10)
@@ -69,3 +69,14 @@ def test_any_text_is_an_id_or_one_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         job_id = id_from_text(text)
     assert len(job_id) in (0, ID_BYTES)
+
+
+def test_the_id_of_a_job_once_more_follows_from_it_and_its_arguments() -> None:
+    first = new_id(1_800_000_000.0, bytes(range(10)))
+    again = id_following(first, b"arguments")
+    assert again == id_following(first, b"arguments")
+    others = {first, again, id_following(first, b"others"), id_following(again, b"arguments")}
+    assert len(others) == 4
+    assert made_at(again) == made_at(first)
+    assert uuid.UUID(bytes=again).version == 7
+    assert uuid.UUID(bytes=again).variant == uuid.RFC_4122

@@ -1,0 +1,188 @@
+"""One job, as people look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from creche.cli.connection import ASK_S, open_client
+from creche.cli.exits import Exit
+from creche.cli.output import bytes_text, moment_text, print_facts, print_json
+from creche.cli.values import as_json_data, to_json
+from creche.client.client import Client
+from creche.errors import (
+    JobEnded,
+    JobFailed,
+    RemoteProtocolError,
+    ResultTimeout,
+    UnknownJob,
+)
+from creche.model.failure import Failure
+from creche.model.job import JobState
+from creche.peer.handle import to_id
+from creche.wire.payload import decode_call, decode_value
+
+SHOWN = 2000
+"""Characters of a job's call, and of its result, that are shown; ``--json`` has all."""
+
+
+async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
+    """Print all that is known of a job: its call, what it was submitted with, its tries, and its
+    result or traceback."""
+    async with open_client(url) as client:
+        record = await client.ask("job", {"id": to_id(job_id), "whole": True})
+        if record is None:
+            raise UnknownJob(job_id)
+    payload, outcome = record.pop("payload"), record.pop("outcome")
+    call, failure = _call(payload), _failure(record, outcome)
+    if as_json:
+        record["args"], record["kwargs"] = (None, None) if call is None else call
+        record["result"] = _result(record, outcome)
+        record["failure"] = None if failure is None else failure.as_data()
+        print_json({"job": as_json_data(record)})
+        return Exit.DONE
+    record["why"] = None if failure is None else failure.line
+    facts = facts_of(record)
+    facts.insert(2, ("call", _call_text(record["task"], payload, call)))
+    facts += [("submitted with", text) for text in _options_text(record["options"])]
+    if outcome is not None and failure is None:
+        facts.append(("result", _cut(to_json(_result(record, outcome)))))
+    print_facts(facts)
+    if failure is not None and failure.traceback.strip():
+        print()
+        print(failure.traceback.strip())
+        for note in failure.notes:
+            print(f"note: {note}")
+    return Exit.DONE
+
+
+def _call(payload: bytes | None) -> tuple[list[Any], dict[str, Any]] | None:
+    try:
+        return None if payload is None else decode_call(payload)
+    except RemoteProtocolError:
+        return None
+
+
+def _call_text(
+    task: str, payload: bytes | None, call: tuple[list[Any], dict[str, Any]] | None
+) -> str:
+    if call is None:
+        return "forgotten" if payload is None else "cannot be read"
+    args, kwargs = call
+    words = [*map(to_json, args), *(f"{name}={to_json(value)}" for name, value in kwargs.items())]
+    return _cut(f"{task}({', '.join(words)})")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text):,} characters)"
+
+
+def _failure(record: Mapping[str, Any], outcome: bytes | None) -> Failure | None:
+    state = JobState.parse(record["state"])
+    if outcome is None or not state.has_ended or state is JobState.SUCCEEDED:
+        return None
+    try:
+        return Failure.from_data(decode_value(outcome))
+    except RemoteProtocolError as error:
+        return Failure("unknown", f"what its worker said cannot be read: {error}")
+
+
+def _result(record: Mapping[str, Any], outcome: bytes | None) -> Any:
+    if outcome is None or record["state"] != JobState.SUCCEEDED.word:
+        return None
+    try:
+        return decode_value(outcome)
+    except RemoteProtocolError as error:
+        return f"(cannot be read: {error})"
+
+
+def _options_text(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a job was submitted with, a sentence each."""
+    for name, value in sorted(options.items()):
+        if name == "retry_of":
+            yield f"retry of {value}"
+        elif name == "parent":
+            yield "by another job"
+        elif isinstance(value, dict):
+            yield ", ".join(_option_text(key, each) for key, each in value.items())
+        else:
+            yield _option_text(name, value)
+
+
+def _option_text(name: str, value: Any) -> str:
+    if name.endswith("_at"):
+        return f"{name[:-3]} {moment_text(value)}"
+    if name.endswith("_s"):
+        return f"{name[:-2]} {value:g} s"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+async def why_no_result(client: Client, record: dict[str, Any]) -> str | None:
+    """Return why an ended job has no result, as it was told to the plane; None where nothing was,
+    or the job has not ended otherwise."""
+    state = JobState.parse(record["state"])
+    if not state.has_ended or state is JobState.SUCCEEDED or not record.get("outcome_bytes"):
+        return None
+    try:
+        await client.job(record["id"]).result(ASK_S)
+    except JobFailed as failed:
+        return f"{failed.type}: {failed.message}" if failed.message else failed.type
+    except JobEnded as ended:
+        return ended.why
+    except (ResultTimeout, UnknownJob):  # forgotten between the two questions
+        pass
+    return None
+
+
+def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a job is like, a name and a value each."""
+    state = str(record["state"])
+    if record.get("parked"):
+        state += f" ({record['parked']})"
+    facts = [
+        ("id", str(record["id"])),
+        ("task", str(record["task"])),
+        ("state", state),
+        ("queue", f"{record.get('queue') or '-'} ({record.get('priority') or '-'})"),
+        ("attempt", str(record.get("attempt", 0))),
+    ]
+    if record.get("why"):
+        first, *more = record["why"].splitlines() or [""]
+        facts.insert(3, ("why", f"{first} ..." if more else first))
+    if record.get("fate"):
+        facts.append(("then", _FATES[record["fate"]] + (record.get("retried_as") or "")))
+    if record.get("losses"):
+        facts.append(("losses", str(record["losses"])))
+    if record.get("worker"):
+        facts.append(("worker", str(record["worker"])))
+    if record.get("failures"):
+        facts.append(("failures", _failures_text(record)))
+    moments = ("submitted", "started", "ended")
+    facts += [(name, moment_text(record.get(f"{name}_at"))) for name in moments]
+    if record.get("due_at") is not None:
+        facts.append(("due", moment_text(record["due_at"])))
+    facts += [(f"try {made['attempt']}", _try_text(made)) for made in record.get("tries", ())]
+    facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
+    facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
+    return facts
+
+
+_FATES = {
+    "dead": "nothing yet: it is one of the dead jobs",
+    "retried": "retried as ",
+    "discarded": "discarded",
+}
+
+
+def _failures_text(record: dict[str, Any]) -> str:
+    retries = record.get("retry", {}).get("retries", 0)
+    return f"{record['failures']} ({retries} {'retry' if retries == 1 else 'retries'} allowed)"
+
+
+def _try_text(made: dict[str, Any]) -> str:
+    """Return what became of a try before the last, in a line."""
+    error = made.get("error") or {}
+    why = f"{error.get('type', made['state'])}: {error.get('message', '')}".rstrip(": ")
+    first, *more = why.splitlines() or [""]
+    when = moment_text(made.get("ended_at"), is_short=True)
+    return f"{made['state']} at {when}, {first}{' ...' if more else ''}"

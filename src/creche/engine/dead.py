@@ -1,0 +1,222 @@
+"""The dead: jobs that ended without a result are submitted again, or let be.
+
+A job that is retried stays as it ended, and a new one is made of it: whoever waits for the old one
+has its end already, and an id stands for one outcome for ever. The new id follows from the old one
+and the arguments, so that a command that is sent again, or given twice, makes no second job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from creche.engine.questions import BadQuestion, check_names
+from creche.errors import RemoteProtocolError, StoreError
+from creche.model.ids import ID_BYTES, id_following, id_to_text
+from creche.model.job import Fate, JobState
+from creche.model.maps import is_number
+from creche.model.retry import MAX_DELAY_S
+from creche.store.base import JobRecord, Verdict
+from creche.wire import messages as m
+from creche.wire.payload import decode_value
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+
+MAX_IDS = 1000
+"""Jobs that one command names."""
+
+PIECE = 100
+"""Jobs that are looked after in one step of the plane; other work goes on between."""
+
+PIECE_BYTES = 4 * 1024 * 1024
+"""How much of their arguments is read for one step; one larger than that is read alone."""
+
+MIN_RATE, MAX_RATE = 0.001, 1_000_000.0
+"""Jobs a second that are submitted again."""
+
+_NOT_AGAIN = frozenset({"delay_s", "due_at", "parent", "retry_of"})
+"""What was said of the first submission alone: it waited for its time, and its parent is gone."""
+
+
+class Again(NamedTuple):
+    """How jobs are submitted again: with other arguments, or so many a second."""
+
+    payload: bytes | None = None
+    rate: float | None = None
+    after_s: float = 0.0
+    """When the first of them is due, with a rate."""
+
+
+class DeadJobs:
+    """Looks after the dead, one command at a time."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        # Between reading what a job is like and noting what becomes of it, nobody else decides.
+        self._lock = trio.Lock()
+
+    async def retry(self, params: m.Facts) -> dict[str, Any]:
+        """Submit ended jobs again. Answers, when that is on disk, with what became of each."""
+        check_names("retry", params, ("ids", "payload", "rate", "after_s"))
+        ids = _ids(params)
+        again = _again(params, ids, self._core.settings.payload_bytes)
+        answers: list[dict[str, Any]] = []
+        async with self._lock:
+            while len(answers) < len(ids):
+                made = sum("is_new" in answer and answer["is_new"] for answer in answers)
+                records = await self._read(ids[len(answers) : len(answers) + PIECE])
+                answers += await self._retry_some(records, again, made)
+        return {"jobs": answers}
+
+    async def discard(self, params: m.Facts) -> dict[str, Any]:
+        """Take jobs out of the set of dead ones; they are kept as long as ended jobs are."""
+        check_names("discard", params, ("ids",))
+        ids = _ids(params)
+        answers: list[str] = []
+        async with self._lock:
+            while len(answers) < len(ids):
+                records = await self._read(ids[len(answers) : len(answers) + PIECE])
+                answers += [self._discard(record) for _, record in records]
+                self._core.journal.wake()
+            await self._core.journal.wait_drained()
+        return {"jobs": answers}
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    async def _read(self, ids: Sequence[bytes]) -> list[tuple[bytes, JobRecord | None]]:
+        """Return what the store has of the first of these jobs, as many as are not too large."""
+        found: list[tuple[bytes, JobRecord | None]] = []
+        size = 0
+        for job_id in ids:
+            record = await self._core.store.job(job_id)
+            found.append((job_id, record))
+            size += 0 if record is None else record.payload_bytes
+            if size > PIECE_BYTES:
+                break
+        return found
+
+    async def _retry_some(
+        self, records: Sequence[tuple[bytes, JobRecord | None]], again: Again, made: int
+    ) -> list[dict[str, Any]]:
+        core = self._core
+        answers: list[dict[str, Any]] = []
+        new_ids: dict[int, bytes] = {}
+        # No checkpoint until all of them are on their way.
+        for job_id, record in records:
+            answer, message = self._decide(job_id, record, again, made + len(new_ids))
+            if message is not None and record is not None:
+                refusal = core.submissions.put(message)
+                if refusal is not None:
+                    answer = {"why": refusal[0]}
+                else:
+                    new_ids[len(answers)] = message.id
+                    verdict = Verdict(record.seq, Fate.RETRIED, core.now(), message.id)
+                    core.journal.judge(verdict)
+            answers.append(answer)
+        if new_ids:
+            core.journal.wake()
+            await core.journal.wait_drained()
+            # A store that had no room has declined them.
+            there = await core.store.outcomes(list(new_ids.values()), max_bytes=0)
+            for place, new_id in new_ids.items():
+                if new_id not in there:
+                    answers[place] = {"why": "store-full"}
+        return answers
+
+    def _decide(
+        self, job_id: bytes, record: JobRecord | None, again: Again, place: int
+    ) -> tuple[dict[str, Any], m.Submit | None]:
+        """Return the answer for a job, and what to submit if it is to run again."""
+        why = _why_not(record)
+        if record is None or why is not None:
+            return {"why": why}, None
+        payload = record.payload if again.payload is None else again.payload
+        if payload is None:  # it was forgotten in this moment
+            return {"why": "forgotten"}, None
+        new_id = id_following(job_id, payload)
+        answer: dict[str, Any] = {"retried_as": id_to_text(new_id), "is_new": True}
+        if record.retried_as == new_id:
+            return {**answer, "is_new": False}, None
+        if record.retried_as is not None:
+            return {"why": "retried", "retried_as": id_to_text(record.retried_as)}, None
+        return answer, m.Submit(
+            n=0,
+            id=new_id,
+            task=record.task,
+            queue=record.queue,
+            priority=record.priority,
+            payload=payload,
+            flags=0,
+            options=self._options(record, again, place),
+        )
+
+    def _options(self, record: JobRecord, again: Again, place: int) -> m.Facts:
+        """Return what the new submission says: as the old one, but for what was said of it alone,
+        and a deadline that has passed."""
+        said = {} if record.options is None else _decoded(record)
+        options = {name: value for name, value in said.items() if name not in _NOT_AGAIN}
+        limits = dict(options.get("limits") or {})
+        if limits.get("deadline_at") is not None and limits["deadline_at"] <= self._core.now():
+            del limits["deadline_at"]
+            options["limits"] = limits
+        if again.payload is not None:
+            options.pop("keys", None)  # they were told of the other arguments
+        if again.rate is not None:
+            options["delay_s"] = min(again.after_s + place / again.rate, MAX_DELAY_S)
+        return {**options, "retry_of": record.id}
+
+    def _discard(self, record: JobRecord | None) -> str:
+        if record is None:
+            return "unknown"
+        if record.fate is Fate.DEAD:
+            self._core.journal.judge(Verdict(record.seq, Fate.DISCARDED, self._core.now()))
+        elif record.fate is not Fate.DISCARDED:
+            return "forgotten" if record.state is JobState.FORGOTTEN else "not-dead"
+        return "discarded"
+
+
+def _why_not(record: JobRecord | None) -> str | None:
+    """Return why a job cannot be submitted again, None if it can."""
+    if record is None:
+        return "unknown"
+    if not record.state.has_ended:
+        return "unfinished"
+    if record.state is JobState.FORGOTTEN:
+        return "forgotten"
+    return "succeeded" if record.state is JobState.SUCCEEDED else None
+
+
+def _decoded(record: JobRecord) -> m.Facts:
+    try:
+        options: m.Facts = decode_value(record.options or b"")
+    except RemoteProtocolError as error:
+        raise StoreError(f"what job {record.seq} was submitted with is damaged: {error}") from None
+    return options
+
+
+def _ids(params: m.Facts) -> list[bytes]:
+    ids = params.get("ids")
+    if not isinstance(ids, list) or not 0 < len(ids) <= MAX_IDS:
+        raise BadQuestion(f"ids is a list of 1 to {MAX_IDS:,} ids of jobs")
+    if any(not isinstance(each, bytes) or len(each) != ID_BYTES for each in ids):
+        raise BadQuestion("each of ids is the 16 bytes of a job's id")
+    if len(set(ids)) < len(ids):
+        raise BadQuestion("ids names a job twice")
+    return ids
+
+
+def _again(params: m.Facts, ids: Sequence[bytes], payload_bytes: int) -> Again:
+    payload, rate = params.get("payload"), params.get("rate")
+    after_s = params.get("after_s", 0.0)
+    if payload is not None:
+        if not isinstance(payload, bytes) or len(payload) > payload_bytes:
+            raise BadQuestion(f"payload is the arguments, in {payload_bytes:,} bytes at the most")
+        if len(ids) > 1:
+            raise BadQuestion("payload gives one job other arguments: name one id with it")
+    if rate is not None and not (is_number(rate) and MIN_RATE <= rate <= MAX_RATE):
+        raise BadQuestion(f"rate is a number of jobs a second from {MIN_RATE:g} to {MAX_RATE:,.0f}")
+    if not (is_number(after_s) and 0 <= after_s <= MAX_DELAY_S):
+        raise BadQuestion(f"after_s is a number of seconds from 0 to {MAX_DELAY_S:,.0f}")
+    return Again(payload, rate, after_s)
