@@ -13,7 +13,18 @@ import pytest
 import trio
 from tests.client.real_plane import RealPlane, real_plane
 
-from creche import Client, JobFailed, JobState, PlaneUnreachable, ResultTimeout, TooLarge, task
+from creche import (
+    BadFilter,
+    Client,
+    JobFailed,
+    JobNotDead,
+    JobState,
+    PlaneUnreachable,
+    ResultTimeout,
+    TaskDefinitionError,
+    TooLarge,
+    task,
+)
 from creche.engine.settings import PlaneSettings
 from creche.tasks.registry import Registry
 
@@ -172,3 +183,40 @@ async def test_wait_for_and_gather_work_as_with_any_coroutine(plane: RealPlane) 
         assert await asyncio.gather(*(h.result() for h in handles)) == list(range(50))
     finally:
         client.stop()
+
+
+async def test_dead_jobs_are_listed_retried_and_discarded(plane: RealPlane) -> None:
+    with anyio.fail_after(30):
+        async with Client(plane.url) as client:
+            jobs = await client.submit_many(fail, [("mars",), ("venus",), ("pluto",)])
+            for job in jobs:
+                with pytest.raises(JobFailed):
+                    await job.result()
+            dead = await client.dead_jobs("error:mars,venus,pluto", limit=3)
+            assert [job["id"] for job in dead] == [job.id for job in jobs[::-1]]
+            again = await client.retry(jobs[0], args=["jupiter"])
+            with pytest.raises(JobFailed, match="jupiter"):
+                await again.result()
+            assert (await client.retry(jobs[0], args=["jupiter"])).id == again.id
+            with pytest.raises(JobNotDead):
+                await client.retry(jobs[0])
+            assert await client.retry_dead("error:venus", rate=1000) == 1
+            await client.discard(jobs[2])
+            with pytest.raises(BadFilter):
+                await client.dead_jobs("planet:mars")
+            assert await client.discard_dead() >= 1
+            assert (await client.jobs(f"id:{jobs[2].id}"))[0]["fate"] == "discarded"
+
+
+async def test_a_submission_by_name_says_all_that_one_may_say(plane: RealPlane) -> None:
+    with anyio.fail_after(30):
+        async with Client(plane.url) as client:
+            name = fail.name
+            job = await client.send(name, ["x"], retries=1, backoff=0, timeout=9)
+            with pytest.raises(JobFailed):
+                await job.result()
+            (record,) = await client.jobs(f"id:{job.id}")
+            assert record["attempt"] == 2
+            with pytest.raises(TaskDefinitionError, match="send: "):
+                await client.send(name, ["x"], timeout=1, soft_timeout=2)
+            await client.discard_dead()

@@ -187,6 +187,35 @@ async def test_what_cannot_be_retried_says_why(autojump_clock: object) -> None:
                 await verb(job)
 
 
+async def test_a_job_that_was_set_aside_begins_anew_without_losses(
+    autojump_clock: object,
+) -> None:
+    settings = PlaneSettings(max_losses=2)
+    async with open_house(settings, DiskLike) as house:
+        async with house.client().connected() as client:
+            await client.submitted(1)
+            for incarnation in range(2):
+                worker = house.worker(f"worker-{incarnation}")
+                async with worker.connected(**LISTENING):
+                    await worker.ready("echo")
+                    await worker.hear(m.Offer)
+                await trio.sleep(16)
+        async with house.client("later").connected() as client:
+            (dead,) = (await client.ask("jobs", filter="is:dead losses:2"))["jobs"]
+            assert "set aside: 2 workers were lost with it" in dead["error"]
+            (answer,) = (await client.ask("retry", ids=[id_from_text(dead["id"])]))["jobs"]
+            worker = house.worker("worker-3")
+            async with worker.connected(**LISTENING):
+                await worker.ready("echo")
+                offer = await worker.hear(m.Offer)
+                assert (offer.id, offer.attempt) == (id_from_text(answer["retried_as"]), 1)
+            await trio.sleep(16)
+            # One loss is one: it is offered again.
+            assert (await client.ask("jobs", filter="is:dead"))["jobs"] == []
+            (again,) = (await client.ask("jobs", filter="state:queued,parked"))["jobs"]
+            assert again["losses"] == 1
+
+
 async def test_a_cancelled_job_can_be_retried_by_its_id(autojump_clock: object) -> None:
     mend()
     async with open_cluster([fetch], workers=0) as cluster, cluster.client() as client:
