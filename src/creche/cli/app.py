@@ -45,6 +45,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("list", "tasks:list_tasks", "List the tasks that workers have announced.", _LOOK),
     ("queues", "queues:app", "List, pause and limit queues.", _LOOK),
     ("workers", "workers:app", "List, drain, resize and stop workers.", _LOOK),
+    ("top", "top:top", "Watch the plane as it works.", _LOOK),
     ("health", "health:health", "Ask whether the plane is well.", _LOOK),
     ("store", "store:app", "Look after a store file.", _KEEP),
     ("bench", "bench:bench", "Measure this machine: jobs a second, latency, CPU a job.", _KEEP),

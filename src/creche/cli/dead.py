@@ -50,7 +50,7 @@ _COLUMNS = (
     Column("TASK", cell("task"), 0, Narrow.CUT),
     Column("TRY", cell("attempt"), 2, is_number=True),
     Column("ENDED", moment_cell("ended_at"), 1),
-    Column("WHY", cell("error"), 0, Narrow.CUT),
+    Column("WHY", cell("error"), 0, Narrow.SENTENCE),
 )
 
 

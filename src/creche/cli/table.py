@@ -26,6 +26,8 @@ class Narrow(Enum):
     """It stays whole: ids, states, numbers."""
     CUT = auto()
     """It ends in an ellipsis."""
+    SENTENCE = auto()
+    """It ends in an ellipsis, and as much is kept of it as tells what it is about."""
     FOLDED = auto()
     """It goes on in the next line."""
 
@@ -36,6 +38,8 @@ class Narrow(Enum):
                 return widest
             case Narrow.CUT:
                 return min(widest, 8)  # enough to tell cells apart
+            case Narrow.SENTENCE:
+                return min(widest, 24)  # the type of most exceptions, and a word or two
             case Narrow.FOLDED:
                 return min(widest, 40)  # most signatures
 

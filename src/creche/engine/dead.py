@@ -39,6 +39,9 @@ MIN_RATE, MAX_RATE = 0.001, 1_000_000.0
 _NOT_AGAIN = frozenset({"delay_s", "due_at", "parent", "retry_of"})
 """What was said of the first submission alone: it waited for its time, and its parent is gone."""
 
+_OF_ARGUMENTS = frozenset({"keys"})
+"""What was made of the arguments of the first submission: it does not hold of others."""
+
 
 class Again(NamedTuple):
     """How jobs are submitted again: with other arguments, or so many a second."""
@@ -156,7 +159,8 @@ class DeadJobs:
         """Return what the new submission says: as the old one, but for what was said of it alone,
         and a deadline that has passed."""
         said = {} if record.options is None else _decoded(record)
-        options = {name: value for name, value in said.items() if name not in _NOT_AGAIN}
+        left = _NOT_AGAIN if again.payload is None else _NOT_AGAIN | _OF_ARGUMENTS
+        options = {name: value for name, value in said.items() if name not in left}
         limits = dict(options.get("limits") or {})
         if limits.get("deadline_at") is not None and limits["deadline_at"] <= self._core.now():
             del limits["deadline_at"]

@@ -1,0 +1,242 @@
+"""`creche top`: the plane as it works, drawn anew as long as somebody looks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, NamedTuple
+
+import trio
+from cyclopts import Parameter, Token
+
+from creche.cli.connection import open_client
+from creche.cli.exits import Exit
+from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json
+from creche.cli.output import print_json, printable
+from creche.client.client import Client
+
+MIN_HZ, MAX_HZ = 0.2, 10.0
+MOST_RUNNING = 100
+"""Running jobs that are asked for, and shown where there is room."""
+
+RUNNING = "state:running,cancelling"
+
+
+def _hz(type_: Any, tokens: list[Token]) -> float:
+    text = tokens[0].value
+    try:
+        hz = float(text)
+    except ValueError:
+        hz = 0.0
+    if not MIN_HZ <= hz <= MAX_HZ:
+        raise ValueError(f"it takes a number from {MIN_HZ:g} to {MAX_HZ:g} a second, not {text!r}")
+    return hz
+
+
+async def top(
+    *,
+    hz: Annotated[float, Parameter(converter=_hz, show_env_var=False, metavar="N")] = 2.0,
+    once: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
+    connect: Connect = DEFAULT_URL,
+    as_json: Json = False,
+) -> int:
+    """Watch the plane: lanes, workers, rates, and what runs. Ctrl-C ends it.
+
+    Where there is no terminal it is printed once.
+
+    Args:
+        hz: How often it is drawn anew, a second.
+        once: Print it once, and leave.
+    """
+    async with open_client(connect) as client:
+        if as_json or once or not sys.stdout.isatty():
+            view = await client.ask("overview")
+            running = await _running(client)
+            if as_json:
+                print_json({**view, "running": running})
+            else:
+                print("\n".join(frame(Seen(view, running, time.time()), None)))
+            return Exit.DONE
+        await _watch(client, hz)
+    return Exit.DONE
+
+
+async def _running(client: Client) -> list[dict[str, Any]]:
+    answer = await client.ask("jobs", {"filter": RUNNING, "limit": MOST_RUNNING})
+    jobs: list[dict[str, Any]] = answer["jobs"]
+    return jobs
+
+
+class Seen(NamedTuple):
+    """The plane at one moment: its overview, what runs, and when that was (UTC seconds)."""
+
+    view: Mapping[str, Any]
+    running: Sequence[Mapping[str, Any]]
+    at: float
+
+
+async def _watch(client: Client, hz: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    newest: list[Mapping[str, Any]] = []
+    async with trio.open_nursery() as nursery:
+
+        async def follow() -> None:
+            async with aclosing(client.watch_topic("overview", hz=hz)) as views:
+                async for view in views:
+                    newest[:] = [view]
+
+        nursery.start_soon(follow)
+        before: Seen | None = None
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                if newest:
+                    seen = Seen(newest[0], await _running(client), time.time())
+                    lines = frame(seen, before, console.width, console.height)
+                    text = Text("\n", no_wrap=True, end="").join(map(_styled, lines))
+                    live.update(text, refresh=True)
+                    if before is None or seen.at - before.at >= RATE_S:
+                        before = seen
+                await trio.sleep(1 / hz)
+
+
+RATE_S = 2.0
+"""Over how many seconds rates are measured at the least."""
+
+
+def _styled(line: str) -> Any:
+    from rich.text import Text
+
+    is_head = line[:1].isupper() and line.split(" ", 1)[0].isupper()
+    return Text(line, style="bold" if is_head else "", no_wrap=True)
+
+
+# --- what is drawn ------------------------------------------------------------------------------
+
+
+def frame(
+    seen: Seen, before: Seen | None, width: int | None = None, height: int | None = None
+) -> list[str]:
+    """Return the lines that show *seen*, with rates since *before*; cut to a terminal of *width*
+    and *height*, where those are known."""
+    view = seen.view
+    sections = [
+        _table(("QUEUE", "PRIORITY", "PARKED", "READY", "STORED", "DELAYED"), _lanes(view), 3),
+        _table(
+            ("WORKER", "STATE", "RUNNING", "SLOTS", "DONE", "FAILED", "DONE/S"),
+            _workers(seen, before),
+            2,
+        ),
+        _table(("RUNNING", "TASK", "TRY", "WORKER", "FOR"), _jobs(seen), 9),
+    ]
+    lines = _head(seen, before)
+    left = None if height is None else height - len(lines)
+    for place, section in enumerate(sections):
+        # Each has its share of what is left, and the last one all of it.
+        room = None if left is None else left // (len(sections) - place)
+        shown = _cut(["", *section], room)
+        lines += shown
+        if left is not None:
+            left -= len(shown)
+    lines = [printable(line) for line in lines]
+    return lines if width is None else [line[:width] for line in lines]
+
+
+def _cut(lines: list[str], room: int | None) -> list[str]:
+    if room is None or len(lines) <= room:
+        return lines
+    gone = len(lines) - room + 1
+    return [*lines[: max(0, room - 1)], f"... and {gone:,} more"] if room > 2 else []
+
+
+def _head(seen: Seen, before: Seen | None) -> list[str]:
+    health = seen.view["health"]
+    clock = time.strftime("%H:%M:%S", time.localtime(seen.at))
+    state = "ready" if health["ready"] else ("stopping" if health["stopping"] else "not ready")
+    if health["failing"]:
+        state = f"takes no new jobs: {health['failing']}"
+    up = _span(seen.at - health["started_at"])
+    counts = health["jobs"]
+    waiting = ", ".join(
+        f"{counts[word]:,} {word}"
+        for word in ("queued", "parked", "delayed", "running", "cancelling", "failed")
+        if counts.get(word)
+    )
+    done, failed = _rate(seen, before, "done"), _rate(seen, before, "failed")
+    rates = (
+        "" if done is None or failed is None else f"  {done:,.0f}/s done, {failed:,.0f}/s failed"
+    )
+    return [
+        f"plane {state}, epoch {health['epoch']}, up {up}, on {health['durability']}  {clock}",
+        f"jobs  {waiting or 'none'}{rates}",
+    ]
+
+
+def _rate(seen: Seen, before: Seen | None, key: str, worker: str | None = None) -> float | None:
+    """Return how many attempts a second workers have ended since *before*, None if that cannot be
+    told. Those that have come or gone since are left out."""
+    if before is None or seen.at <= before.at:
+        return None
+    old = {each["name"]: each for each in before.view["workers"]}
+    made = [
+        each[key] - old[each["name"]][key]
+        for each in seen.view["workers"]
+        if each["name"] in old
+        and each["since"] == old[each["name"]]["since"]
+        and worker in (None, each["name"])
+    ]
+    return sum(made) / (seen.at - before.at) if made else None
+
+
+def _lanes(view: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    for queue in view["queues"]:
+        for lane in queue["lanes"]:
+            counts = (f"{lane[key]:,}" for key in ("ready", "stored", "delayed"))
+            yield queue["queue"], lane["priority"], lane["parked"] or "-", *counts
+
+
+def _workers(seen: Seen, before: Seen | None) -> Iterator[Sequence[str]]:
+    for worker in seen.view["workers"]:
+        rate = _rate(seen, before, "done", worker["name"])
+        yield (
+            worker["name"],
+            worker["state"],
+            *(f"{worker[key]:,}" for key in ("running", "slots", "done", "failed")),
+            "-" if rate is None else f"{rate:,.0f}",
+        )
+
+
+def _jobs(seen: Seen) -> Iterator[Sequence[str]]:
+    for job in sorted(seen.running, key=lambda job: job["started_at"] or seen.at):
+        since = _span(seen.at - (job["started_at"] or seen.at))
+        yield job["id"], job["task"], str(job["attempt"]), job["worker"] or "-", since
+
+
+def _span(seconds: float) -> str:
+    """Return a time that has passed, in its two largest units."""
+    s = max(0, round(seconds))
+    if s < 60:
+        return f"{s} s"
+    if s < 3600:
+        return f"{s // 60} min {s % 60} s"
+    if s < 86400:
+        return f"{s // 3600} h {s % 3600 // 60} min"
+    return f"{s // 86400} d {s % 86400 // 3600} h"
+
+
+def _table(titles: Sequence[str], rows: Iterator[Sequence[str]], first_number: int) -> list[str]:
+    """Return the lines of a table; from column *first_number* on its cells stand to the right."""
+    lines = [titles, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
+    return [
+        "  ".join(
+            cell.rjust(width) if i >= first_number else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]

@@ -1,0 +1,88 @@
+"""What `creche top` draws of a plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from creche.cli.top import Seen, frame
+
+NOW = 1_800_000_000.0
+
+
+def a_worker(name: str, **facts: Any) -> dict[str, Any]:
+    usual = {"state": "connected", "running": 1, "slots": 4, "done": 10, "failed": 2, "since": NOW}
+    return {"name": name, **usual, **facts}
+
+
+def a_view(**facts: Any) -> dict[str, Any]:
+    lane = {"priority": "normal", "parked": "", "ready": 1200, "stored": 5, "delayed": 0}
+    usual: dict[str, Any] = {
+        "health": {
+            "ready": True, "stopping": False, "failing": None, "epoch": 3, "durability": "disk",
+            "started_at": NOW - 3700, "jobs": {"queued": 1205, "running": 2, "succeeded": 7},
+        },
+        "queues": [{"queue": "default", "lanes": [lane, {**lane, "priority": "low"}]}],
+        "workers": [a_worker("box-1"), a_worker("box-2", running=0)],
+    }  # fmt: skip
+    return {**usual, **facts}
+
+
+def a_job(n: int, **facts: Any) -> dict[str, Any]:
+    usual = {"task": "resize", "attempt": 1, "worker": "box-1", "started_at": NOW - n}
+    return {"id": f"id-{n}", **usual, **facts}
+
+
+def test_it_shows_lanes_workers_and_what_runs_longest_first() -> None:
+    lines = frame(Seen(a_view(), [a_job(5), a_job(90, attempt=2)], NOW), None)
+    assert lines[0].startswith("plane ready, epoch 3, up 1 h 1 min, on disk  ")
+    assert lines[1] == "jobs  1,205 queued, 2 running"
+    assert lines[2:] == [
+        "",
+        "QUEUE    PRIORITY  PARKED  READY  STORED  DELAYED",
+        "default  normal    -       1,200       5        0",
+        "default  low       -       1,200       5        0",
+        "",
+        "WORKER  STATE      RUNNING  SLOTS  DONE  FAILED  DONE/S",
+        "box-1   connected        1      4    10       2       -",
+        "box-2   connected        0      4    10       2       -",
+        "",
+        "RUNNING  TASK    TRY  WORKER  FOR",
+        "id-90    resize  2    box-1   1 min 30 s",
+        "id-5     resize  1    box-1   5 s",
+    ]
+
+
+def test_rates_are_of_workers_that_were_there_all_the_while() -> None:
+    before = Seen(a_view(), [], NOW)
+    workers = [a_worker("box-1", done=50, failed=6), a_worker("box-2", since=NOW + 1, done=9)]
+    lines = frame(Seen(a_view(workers=[*workers, a_worker("new")]), [], NOW + 2), before)
+    assert lines[1].endswith("  20/s done, 2/s failed")
+    rates = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("box", "new"))}
+    assert rates == {"box-1": "20", "box-2": "-", "new": "-"}
+    assert "/s" not in frame(before, before)[1]
+
+
+def test_it_fits_any_terminal_and_says_what_it_leaves_out() -> None:
+    many = a_view(workers=[a_worker(f"worker-{n}") for n in range(200)])
+    jobs = [a_job(n) for n in range(100)]
+    for width, height in [(80, 24), (40, 10), (20, 5), (200, 1000)]:
+        lines = frame(Seen(many, jobs, NOW), None, width, height)
+        assert len(lines) <= height
+        assert all(len(line) <= width for line in lines)
+    lines = frame(Seen(many, jobs, NOW), None, 80, 24)
+    assert "... and 194 more" in lines
+    assert any(line.startswith("... and ") for line in lines[-1:])
+
+
+def test_what_others_named_cannot_command_the_terminal() -> None:
+    lines = frame(Seen(a_view(), [a_job(1, task="\x1b[2Jgone")], NOW), None)
+    assert not any("\x1b" in line for line in lines)
+    assert any("\\x1b[2Jgone" in line for line in lines)
+
+
+def test_a_plane_that_is_not_well_says_so_first() -> None:
+    view = a_view()
+    view["health"] |= {"ready": False, "stopping": True}
+    assert frame(Seen(view, [], NOW), None)[0].startswith("plane stopping, ")
+    view["health"] |= {"failing": "disk full"}
+    assert frame(Seen(view, [], NOW), None)[0].startswith("plane takes no new jobs: disk full, ")
