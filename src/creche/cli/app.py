@@ -46,6 +46,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("queues", "queues:app", "List, pause and limit queues.", _LOOK),
     ("workers", "workers:app", "List, drain, resize and stop workers.", _LOOK),
     ("top", "top:top", "Watch the plane as it works.", _LOOK),
+    ("events", "events:events", "Print what happens, as it happens.", _LOOK),
     ("health", "health:health", "Ask whether the plane is well.", _LOOK),
     ("store", "store:app", "Look after a store file.", _KEEP),
     ("bench", "bench:bench", "Measure this machine: jobs a second, latency, CPU a job.", _KEEP),

@@ -44,8 +44,9 @@ FASTWORKER = {
 are of another protocol, so they are left alone."""
 
 COMMANDS = frozenset(
-    {"bench", "cancel", "control-plane", "dead", "demo", "gui", "health", "jobs", "list", "queues"}
-    | {"result", "schedules", "status", "store", "submit", "subworker", "top", "worker", "workers"}
+    {"bench", "cancel", "control-plane", "dead", "demo", "events", "gui", "health", "jobs", "list"}
+    | {"queues", "result", "schedules", "status", "store", "submit", "subworker", "top", "worker"}
+    | {"workers"}
 )
 """The commands, which are the tables of a settings file. A test holds this against the
 application."""

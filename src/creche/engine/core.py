@@ -16,6 +16,7 @@ from creche.engine.catalog import AT_MOST_ONCE, Catalog
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
 from creche.engine.expiries import Expiries, make_expired
+from creche.engine.happenings import Happenings
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
 from creche.engine.lanes import READ_AGAIN_S, Lane, Lanes, Space
@@ -108,6 +109,8 @@ class Core:
         self.expiries = Expiries(self)
         self.limits = Limits(self)
         self.schedules = Schedules(self)
+        self.happenings: Happenings | None = None
+        """What is told of each batch, while somebody follows what happens."""
         self._deep: set[Lane] = set()
         self._reads: list[set[int]] = []
         """For each read of unfinished jobs that is under way, the seqs of those that have left
@@ -475,6 +478,8 @@ class Core:
                     self.leases.withdraw(session, job)
         for session, message in entries.replies:
             session.post(message)
+        if self.happenings is not None:
+            self.happenings.committed(entries)
         self.note()
         self.dispatch.run()
         self.journal.wake()

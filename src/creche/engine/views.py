@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from creche.engine.dead import DeadJobs
+from creche.engine.happenings import Happenings
 from creche.engine.lanes import park_text
 from creche.engine.operating import NOTHING_SAID, Operating
 from creche.engine.questions import BadQuestion, check_names
@@ -52,12 +53,17 @@ OVERVIEW_LANES = 400
 OVERVIEW_WORKERS = 200
 
 
+EVENTS = "events"
+"""The topic of what happens."""
+
+
 class Views:
     """Answers questions and publishes topics."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         dead = DeadJobs(core)
+        self._happenings = Happenings(core)
         self._questions: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
             "health": self._health,
             "job": self._job,
@@ -75,6 +81,7 @@ class Views:
         }
         self._topics: dict[str, Callable[[m.Facts], Awaitable[Any]]] = {
             "overview": self._overview,
+            EVENTS: self._happenings.view,
         }
         self._publishers: dict[str, _Publisher] = {}
 
@@ -116,6 +123,8 @@ class Views:
         if publisher is None:
             publisher = self._publishers[message.topic] = _Publisher(self._core, make)
             self._core.spawn(publisher.run)
+            if message.topic == EVENTS:
+                self._happenings.begin()
         publisher.add(session, message.ref, message.hz)
 
     def unsubscribe(self, session: Session, ref: int) -> None:
@@ -133,6 +142,8 @@ class Views:
     def _end_idle_publishers(self) -> None:
         for topic in [t for t, p in self._publishers.items() if not p.has_followers]:
             self._publishers.pop(topic).scope.cancel()
+            if topic == EVENTS:
+                self._happenings.end()
 
     # --- questions ------------------------------------------------------------------------------
 
