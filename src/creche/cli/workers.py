@@ -129,13 +129,15 @@ async def _tell(
         say("", what)
         if wait_s is None or is_done is None:
             return Exit.DONE
+        left = list(told)
         with trio.move_on_after(wait_s):
-            while True:
+            while left:
                 now = await _look(client)
-                left = [name for name, row in told.items() if not is_done(row, now.get(name))]
-                if not left:
-                    return Exit.DONE
-                await trio.sleep(LOOK_S)
+                left = [name for name in left if not is_done(told[name], now.get(name))]
+                if left:
+                    await trio.sleep(LOOK_S)
+        if not left:
+            return Exit.DONE
         say("warning", f"not done within {wait_s:g} s, and going on: {', '.join(left)}")
         return Exit.WAITED_OUT
 

@@ -76,7 +76,7 @@ _INVARIANTS = {
 TRIES_SINCE = 3
 """The version of the schema from which on tries are kept. An older store can be looked at too."""
 
-DEAD_SINCE = 4
+DEAD_SINCE = 6
 """The version of the schema from which on there is a set of dead jobs."""
 
 _WRONG_DEAD = (

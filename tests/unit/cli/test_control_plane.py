@@ -11,6 +11,7 @@ import trio
 from tests.cluster.scripted import open_house
 
 from creche.cli.control_plane import _House, _LocalWorkers, _probe
+from creche.cli.systemd import Manager
 from creche.engine.plane import Running
 from creche.engine.settings import PlaneSettings
 
@@ -19,8 +20,12 @@ pytestmark = pytest.mark.trio
 
 async def told(address: str, *, tasks: Sequence[str] = (), number: int = 0) -> float:
     """Have a plane say that it is ready; return how long that took, in virtual seconds."""
-    local = _LocalWorkers(["shop"], tasks, number, 10, "coroutine", "local", PlaneSettings())
-    house = _House("memory:", None, PlaneSettings(), local, None, "info", None)
+    local = _LocalWorkers(
+        *(["shop"], tasks, number, number, 10, "coroutine", "local", PlaneSettings()),
+        used_up=(None, None),
+        reload=False,
+    )
+    house = _House("memory:", None, PlaneSettings(), local, None, "info", None, Manager(None))
     async with open_house() as opened:
         began = trio.current_time()
         await house.tell(Running((address,), 1, opened.core), trio.Event())

@@ -30,7 +30,7 @@ anyone while ready says Ping Pong Piece
 a client or worker while ready says Submit Watch Unwatch Received Cancel Ask Subscribe Unsubscribe
 a worker while ready says Announce Capacity Finished TryAgain HandBack
 the plane while ready says Accepted Declined Warned Ended Missing Answer AskFailed View
-the plane while ready says Offer Settled Stop Drain
+the plane while ready says Offer Settled Stop Drain Resize
 """
 WHO = {
     "a client or worker": [Role.CLIENT, Role.WORKER],
