@@ -450,5 +450,8 @@ def frames_seen(party: Party, world: World) -> Any:
             else:
                 whole.append(message)
         world.truth.said(party, whole)
+        for message in whole:
+            if isinstance(message, m.Offer):
+                world.check_limits(message)
 
     return see

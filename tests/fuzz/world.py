@@ -27,13 +27,14 @@ from creche.engine.core import Core
 from creche.engine.lanes import Lane
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreError
+from creche.model.flow import QueueSettings
 from creche.model.ids import new_id
 from creche.model.limits import TimeLimits
 from creche.store.base import Retention, Store
 from creche.store.memory import MemoryStore
 from creche.store.sqlite_tools import verify
 from creche.wire import messages as m
-from creche.wire.payload import encode_call
+from creche.wire.payload import decode_call, encode_call
 
 START = 1_800_000_000.0
 TROUBLE_S = (10.0, 90.0)
@@ -53,6 +54,15 @@ DECLARATIONS: dict[str, m.Facts] = {
     "urgent": {"name": "urgent", "queue": "other", "priority": 0},
     "hasty": {"name": "hasty", "limits": {"expires_s": 5.0}},
     "odd": {"name": "odd"},
+    "few": {"name": "few", "flow": {"limit": 1}},
+    "keyed": {
+        "name": "keyed",
+        "flow": {
+            "limit": 1,
+            "key": {"parameter": "k", "position": 2, "path": [], "default": None},
+        },
+    },
+    "slow": {"name": "slow", "flow": {"rate": {"count": 2, "per_s": 1.0}}},
 }
 
 
@@ -177,7 +187,9 @@ class World:
             task,
             rng.choice([None, None, *QUEUES]),
             rng.choice([None, None, 0, 1, 2, 3]),
-            encode_call([self._numbers, "x" * rng.choice([0, 10, 300, 1500])], {}),
+            encode_call(
+                [self._numbers, "x" * rng.choice([0, 10, 300, 1500]), rng.choice("abc")], {}
+            ),
             m.WATCH if rng.random() < 0.6 else 0,
             options or None,
         )
@@ -301,6 +313,12 @@ class World:
             case "clock":
                 self._clock_off_s += rng.uniform(-20.0, 20.0)
                 self.truth.note(f"the clock is off by {self._clock_off_s:g} s")
+            case "queue is set":
+                said = {"paused": rng.random() < 0.3, "limit": rng.choice([None, 1, 3])}
+                said |= {"rate": rng.choice([None, {"count": 3, "per_s": 1.0}])}
+                params = {"queue": rng.choice(QUEUES), "is_new": True, **said}
+                self.truth.note(f"queue is set: {params}")
+                client.post(m.Ask(10**9, "set-queue", params))
             case "plane dies":
                 await self.kill_plane()
                 await trio.sleep(rng.choice([0.0, 1.0, 10.0]))
@@ -345,6 +363,32 @@ class World:
             worker.is_healthy = True
             self.workers.append(worker)
             await self.nursery.start(worker.live)
+        await trio.sleep(1)
+        assert self.core is not None
+        for queue in QUEUES:
+            self.core.limits.set_queue(queue, QueueSettings())
+
+    def check_limits(self, offer: m.Offer) -> None:
+        """No more run at a time than may: what workers have, counted where the plane counts."""
+        assert self.core is not None
+        flow = DECLARATIONS[offer.task].get("flow", {})
+        if "limit" not in flow:
+            return
+
+        def key(payload: bytes) -> Any:
+            return decode_call(payload)[0][2] if "key" in flow else None
+
+        out = [
+            job
+            for worker in self.core.sessions.workers()
+            for job in worker.leased.values()
+            if job.task == offer.task and key(job.payload) == key(offer.payload)
+        ]
+        self.truth.check(
+            len(out) <= flow["limit"],
+            f"no more of {offer.task} run than may: {[self.truth.name(job.id) for job in out]}",
+            offer.id,
+        )
 
     async def _wait_for_the_end(self) -> None:
         with trio.move_on_after(PEACE_S):
@@ -393,6 +437,9 @@ class World:
             "old": core.journal._old,
             "failing": core.journal.failing,
         }
+        for name, gate in core.limits._gates.items():
+            left[f"running of {name}"] = getattr(gate, "running", None)
+            left[f"waiting for {name}"] = gate.has_waiters
         for lane in core.lanes.by_number.values():
             for name in (
                 "held", "held_bytes", "stored", "delayed", "delayed_bytes", "arriving", "spilling",
@@ -415,7 +462,8 @@ Lane.__hash__ = lambda lane: lane.number  # type: ignore[method-assign]
 HAPPENINGS = {
     "submit": 30, "cancel": 8, "cancel all": 0.3, "worker comes": 8, "worker leaves": 2,
     "worker dies": 3, "worker is deaf": 2, "worker announces": 3, "worker resizes": 3,
-    "worker hands back": 3, "worker misreports": 3, "client unwatches": 2, "cut": 4, "cut all": 1,
+    "worker hands back": 3, "queue is set": 2, "worker misreports": 3, "client unwatches": 2,
+    "cut": 4, "cut all": 1,
     "ask": 2, "follow": 0.5, "clock": 0.3, "plane dies": 1, "plane stops": 0.3, "store dies": 1,
     "full": 1, "nearly full": 0.5, "over limit": 1, "slow": 2, "unreadable": 1,
 }  # fmt: skip
