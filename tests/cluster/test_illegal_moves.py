@@ -47,7 +47,7 @@ class Scene:
         """Return everything that a move could change: in the store, and in memory."""
         core = self.house.core
         await core.journal.wait_drained()
-        records = await core.store.jobs(limit=1000)
+        records = (await core.store.jobs(limit=1000)).records
         return (
             records,
             {seq: (job.state, job.token, job.holder) for seq, job in core.by_seq.items()},
