@@ -11,13 +11,13 @@ import trio
 from tests.fuzz.truth import Truth
 
 from creche.errors import StoreError, StoreFull, StoreOverLimit, StoreUnavailable
+from creche.pipe import pack, unpack
 from creche.store.base import Batch, Duplicate, Durability, Recovery, Store
 from creche.store.memory import MemoryStore
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_file import open_to_read, open_to_write
 from creche.store.sqlite_history import History
 from creche.store.sqlite_ledger import Ledger
-from creche.store.sqlite_pipe import pack, unpack
 
 T = TypeVar("T")
 
