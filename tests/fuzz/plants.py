@@ -44,9 +44,9 @@ def _forget_what_is_delayed(wait: Callable[..., None]) -> Callable[..., None]:
 def _drop_one_in_ten(park: Callable[..., None]) -> Callable[..., None]:
     numbers = count(1)
 
-    def park_or_not(self: Any, job: Any) -> None:
+    def park_or_not(self: Any, *args: Any) -> None:
         if next(numbers) % 10:
-            park(self, job)
+            park(self, *args)
 
     return park_or_not
 
@@ -63,7 +63,7 @@ PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "answer-early": (Submissions, "_arrive", _answer_before_the_commit),
     "no-fencing": (Leases, "finished", _do_not_look_at_the_token),
     "lose-delayed": (Delays, "wait", _forget_what_is_delayed),
-    "drop-parked": (Dispatch, "_park", _drop_one_in_ten),
+    "drop-parked": (Dispatch, "park", _drop_one_in_ten),
     "count-twice": (Lane, "withdraw", _release_twice),
 }
 
