@@ -53,7 +53,7 @@ class Registry:
                 "rename one of them, or give it a name of its own with @task('name')"
             )
         self._tasks[task.name] = task
-        task.look_for_resources(self._provided())
+        task.look_for_resources(self.provided)
 
     def add_lifespan(self, made: Lifespan) -> None:
         """Enter a lifespan. The same function again takes its place.
@@ -92,9 +92,11 @@ class Registry:
         """Look again which parameters of tasks the lifespans provide: what an annotation names may
         not have been defined when the task was."""
         for task in self._tasks.values():
-            task.look_for_resources(self._provided())
+            task.look_for_resources(self.provided)
 
-    def _provided(self) -> list[Any]:
+    @property
+    def provided(self) -> list[Any]:
+        """The types that lifespans provide."""
         return [each.provides for each in self._lifespans if each.provides is not None]
 
     def get(self, name: str) -> Task[..., Any] | None:

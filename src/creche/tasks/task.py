@@ -422,9 +422,9 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
     )
     given_registry: Registry | None = given.get("registry")
     registry = task_registry if given_registry is None else given_registry
-    if made.schedule is not None and not registry.lifespans:
-        # What lifespans hand to it is no argument: where there are any, registering it looks.
-        check_schedule(where, made.schedule, signature)
+    if made.schedule is not None:
+        submitted = signature.without(find_resources(function, registry.provided))
+        check_schedule(where, made.schedule, submitted)
     registry.register(made)
     return made
 

@@ -181,3 +181,18 @@ def test_two_that_provide_the_same_are_refused_and_the_same_one_twice_is_not() -
     assert len(registry.lifespans) == 1
     with pytest.raises(TaskDefinitionError, match=r"two lifespans provide .*Database: give_data"):
         lifespan(registry=registry)(managed)
+
+
+def test_a_schedule_need_not_say_what_the_worker_hands_over() -> None:
+    registry = Registry()
+
+    @task(registry=registry, every=60)
+    def refresh(db: Resource[Database]) -> None: ...
+
+    assert refresh.schedule is not None
+    with pytest.raises(TaskDefinitionError, match="missing a required argument: 'table'"):
+
+        @task(registry=registry, every=60)
+        def count(db: Resource[Database], table: str) -> None: ...
+
+    assert registry.names() == ["refresh"]
