@@ -68,7 +68,7 @@ async def test_as_many_jobs_of_a_task_run_as_it_says_and_others_pass(autojump_cl
             offers = [(w, o) for w in (a, b) for o in await offered(w)]
             assert Counter(o.task for _, o in offers) == {"echo": 2, "free": 1}
             assert [o.id for _, o in offers if o.task == "free"] == [free.id]
-            job = await client.ask("jobs", states=["parked"])
+            job = await client.ask("jobs", filter="state:parked")
             assert [row["parked"] for row in job["jobs"]] == ["limit:echo"] * 4
             done = []
             while offers:
@@ -91,7 +91,7 @@ async def test_a_limit_by_key_holds_for_each_key_apart_and_is_told_from_the_argu
                 await submit_for(client, n, user)
             first = await offered(worker)
             assert [o.seq for o in first] == [1, 3, 6]
-            parked = (await client.ask("jobs", states=["parked"]))["jobs"]
+            parked = (await client.ask("jobs", filter="state:parked"))["jobs"]
             assert sorted(row["parked"] for row in parked) == [
                 "limit:echo (7)", "limit:echo (ann)", "limit:echo (ann)", "limit:echo (bob)",
             ]  # fmt: skip
