@@ -411,6 +411,10 @@ class Worker(Party):
             seq, epoch, attempt = self.rng.choice(
                 [(seq, epoch, attempt + 1), (seq + 1, epoch, attempt), (seq, epoch + 1, attempt)]
             )
+        # What tells the attempts of one job apart is put to the test by one that it has again.
+        before = [(s, e, a - 1) for s, e, a in (*self.runs, *self._waits) if a > 1]
+        if before and self.rng.random() < 0.5:
+            seq, epoch, attempt = self.rng.choice(before)
         token = (seq, epoch, attempt)
         if token in self._waits or token in self.runs:
             return  # to lie about what one has is no slip
