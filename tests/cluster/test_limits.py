@@ -458,3 +458,134 @@ async def test_a_job_of_a_full_task_is_none_that_overtakes(autojump_clock):
             await worker.finish(first)
             record = await client.ask("job", id=low.id)
             assert record["state"] == JobState.SUCCEEDED.word
+
+
+# --- where limits meet other things -------------------------------------------------------------
+
+
+async def test_a_task_with_a_limit_and_a_rate_of_one_key_goes_on(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared(Flow(limit=1, rate=Rate(1, 10.0))))
+            for n in range(5):
+                await client.submitted(n)
+            began, moments = trio.current_time(), []
+            for _ in range(5):
+                offer = await worker.hear(m.Offer, 30)
+                moments.append(round(trio.current_time() - began))
+                await trio.sleep(1)
+                await worker.finish(offer)
+            assert moments == [0, 10, 20, 30, 40]
+            await trio.sleep(1)
+            assert nothing_is_left(house)
+
+
+async def test_a_queue_has_its_slots_back_though_the_lane_is_anothers_by_then(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        await client.ask("set-queue", queue="a", limit=1, is_new=True)
+        await client.submitted(1)
+        async with house.worker("old").connected(queues=["a"], age_s=10.0) as old:
+            await announce(old, {"name": "echo", "queue": "a"})
+            (offer,) = await offered(old)
+            async with house.worker("new").connected(queues=["b"]) as new:
+                await announce(new, {"name": "echo", "queue": "b"})
+                await client.ask("set-queue", queue="b", limit=3)
+                await old.finish(offer)
+                await client.submitted(2, queue="a")
+                (following,) = await offered(old)
+                assert following.seq == 2
+
+
+async def test_jobs_that_wait_are_counted_by_the_keys_of_the_newest_announcement(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared(Flow(limit=1, key=BY_USER)))
+            for n in range(9):
+                await submit_for(client, n, n % 3)
+            running = await offered(worker)
+            assert len(running) == 3
+            await announce(worker, declared(Flow(limit=1)))
+            done = 0
+            while running:
+                await worker.finish(running.pop())
+                done += 1
+                running += await offered(worker)
+                assert len(running) <= max(1, 3 - done)
+            assert done == 9
+            assert nothing_is_left(house)
+
+
+async def test_what_let_a_job_pass_counts_though_there_is_no_room_to_keep_it_in_mind(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(limits, "MAX_GATES", 5)
+    flow = Flow(limit=1, key=BY_USER, rate=Rate(1, 1000.0), rate_key=BY_USER)
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared(flow))
+            for n in range(4):
+                await submit_for(client, n, n)
+            for n in range(4, 8):
+                await submit_for(client, n, "ann")
+            running = Counter(decode_value(o.payload)[0][0] for o in await offered(worker, 5))
+            assert all(number == 1 for number in running.values()), running
+
+
+async def test_what_is_cancelled_before_it_was_offered_gives_its_token_back(autojump_clock):
+    class Slow(DiskLike):
+        pause_s = 0.0
+
+        async def commit(self, batch):
+            await trio.sleep(self.pause_s)
+            return await super().commit(batch)
+
+    store = Slow()
+    async with open_house(make_store=lambda: store) as house:
+        async with house.client().connected() as client:
+            async with house.worker().connected(**LISTENING) as worker:
+                once = {**declared(Flow(rate=Rate(1, 1000.0))), "delivery": "at-most-once"}
+                await announce(worker, once, slots=0)
+                first = await client.submitted(1)
+                await client.submitted(2)
+                store.pause_s = 1.0
+                await worker.say(m.Capacity(1, 0))
+                await trio.sleep(0.5)
+                await client.say(m.Cancel(1, [first.id], ""))
+                await client.hear(m.Answer)
+                store.pause_s = 0.0
+                (offer,) = await offered(worker, 5)
+                assert offer.seq == 2
+
+
+async def test_what_ran_when_its_limit_came_takes_no_token_and_gives_none_back(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared())
+            await client.submitted(1)
+            (offer,) = await offered(worker)
+            await announce(worker, declared(Flow(rate=Rate(2, 1000.0))))
+            for n in range(2, 8):
+                await client.submitted(n)
+            assert len(await offered(worker)) == 2
+            await worker.say(m.HandBack([[offer.seq, offer.epoch, offer.attempt]]))
+            assert await offered(worker) == []
+
+
+async def test_lanes_of_limits_leave_lanes_for_others(autojump_clock):
+    async with open_house(PlaneSettings(lanes=10)) as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared(Flow(limit=1, key=BY_USER)))
+            for n in range(40):
+                await submit_for(client, n, n // 2)
+            running = await offered(worker)
+            assert len(running) == 20
+            await client.submitted(100, queue="other")
+            ran = set()
+            while running:
+                offer = running.pop()
+                ran.add(offer.seq)
+                await worker.finish(offer)
+                running += await offered(worker, 0.01)
+                if not running:
+                    running += await offered(worker, 3)
+            assert len(ran) == 40

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
+from creche.engine.children import Child
+from creche.engine.scaling import Load, Pool, Scale
 from creche.errors import Refused
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
@@ -110,3 +112,45 @@ async def test_a_burst_worker_runs_what_waits_and_leaves(autojump_clock):
             for handle in handles:
                 assert await handle.result() == 2
         assert (await later.status()).word == "delayed"
+
+
+@task(registry=Registry(), delivery="at-most-once")
+async def once(seconds: float) -> float:
+    await trio.sleep(seconds)
+    return seconds
+
+
+async def test_a_worker_too_many_ends_its_jobs_however_long_they_take(autojump_clock):
+    async with open_cluster([once], workers=0) as cluster, cluster.client() as client:
+        worker = await cluster.add_worker("local-2", concurrency=2)
+        handle = await client.submit(once, 200)
+        await trio.sleep(1)
+        await cluster.add_worker("local-1", concurrency=2)
+        children = [Child(name, lambda pipe: ()) for name in ("local-1", "local-2")]
+        pool = Pool(children, Scale(1, 2))
+        pool._wanted, pool._running = 2, {0, 1}
+        core = cluster.running.core
+        while pool._wanted == 2:
+            await trio.sleep(1)
+            pool._wanted = pool._scale.decide(pool._load(core), trio.current_time())
+        # One is leaving, and the other is all there is: that is no reason not to grow.
+        assert pool._load(core) == Load(1, True, 0, 0, 2)
+        with trio.fail_after(400):
+            while not worker.has_left.is_set():
+                pool._dismiss(core)
+                await trio.sleep(1)
+        assert await handle.result() == 200
+        # One that was told to take nothing new is wanted again.
+        resting = await cluster.add_worker("local-2", concurrency=2)
+        handle = await client.submit(once, 50)
+        handles = [await client.submit(once, 50) for _ in range(3)]
+        await trio.sleep(1)
+        pool._dismiss(core)
+        await trio.sleep(1)
+        assert resting.capacity[0] == 0
+        pool._wanted = 2
+        pool._dismiss(core)
+        await trio.sleep(1)
+        assert resting.capacity[0] == 2
+        for one in (handle, *handles):
+            assert await one.result() == 50

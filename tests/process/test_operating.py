@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from tests.process.test_cli import (
     until,
     wait_for_workers,
 )
+
+from creche.cli.app import run
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +131,27 @@ def test_a_worker_starts_anew_with_changed_code_and_keeps_what_cannot_be_importe
         module.write_text("from creche import task\n\n@task\ndef answer():\n    return 'new'\n")
         until(lambda: made.run("submit", "answer").stdout == "new\n", "the new code runs")
         assert len(made.data("workers", "ls")["workers"]) == 1
+        # It has become another program: nobody had to start it again.
+        assert "ended (" not in made.log.read_text()
     finally:
         made.end()
+
+
+def test_a_burst_worker_whose_plane_is_not_there_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    monkeypatch.setattr("creche.cli.worker.BURST_S", 0.5)
+    monkeypatch.setattr("creche.cli.worker.FIRST_NOTICE_S", 0.2)
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{free.getsockname()[1]}"
+        err = io.StringIO()
+        with redirect_stderr(err):
+            code = run(["worker", "--burst", "--task-modules", "tasks.py", "--connect", url])
+    assert code == 4
+    assert "gave up after 0.5 s" in err.getvalue()
 
 
 def test_systemd_hears_that_a_plane_is_ready_lives_and_stops(tmp_path: Path) -> None:

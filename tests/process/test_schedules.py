@@ -110,8 +110,9 @@ def test_a_schedule_is_added_changed_paused_resumed_run_and_removed(plane: Plane
     assert info["rule"] == {
         "cron": "0 4 * * *", "tz": "Asia/Tokyo", "jitter": 5.0, "count": 7,
     }  # fmt: skip
-    assert done(plane, "pause", "mine", "nightly").split() == ["paused", "paused"]
-    assert done(plane, "resume", "nightly").split() == ["active"]
+    said = done(plane, "pause", "mine", "nightly")
+    assert said.splitlines() == ["mine: paused", "nightly: paused"]
+    assert done(plane, "resume", "nightly") == "nightly: active\n"
     changed = plane.data("schedules", "set", "mine", "--every", "3600", "--without", "count",
                          "--missed", "all", "--missed-within", "60")["schedule"]  # fmt: skip
     assert changed["rule"] == {
@@ -123,7 +124,7 @@ def test_a_schedule_is_added_changed_paused_resumed_run_and_removed(plane: Plane
     job_id = done(plane, "run", "mine").strip()
     assert plane.run("result", job_id).stdout.strip() == "hello"
     assert "paused" in plane.run("schedules", "next", "mine").stderr
-    assert done(plane, "resume", "mine").split() == ["active"]
+    assert done(plane, "resume", "mine") == "mine: active\n"
     assert done(plane, "rm", "mine") == ""
     assert done(plane, "rm", "--missing-ok", "mine") == ""
     assert [s["name"] for s in plane.data("schedules", "ls")["schedules"]] == ["nightly"]
@@ -146,6 +147,7 @@ def test_a_moment_is_taken_as_a_person_writes_it(plane: Plane) -> None:
         (("next", "nigthly"), 3, "did you mean 'nightly'?"),
         (("run", "nigthly"), 3, "did you mean 'nightly'?"),
         (("pause", "nigthly"), 3, "did you mean 'nightly'?"),
+        (("resume", "nightly", "nigthly"), 3, "did you mean 'nightly'?"),
         (("resume", "nigthly"), 3, "did you mean 'nightly'?"),
         (("rm", "nigthly"), 3, "did you mean 'nightly'?"),
         (("set", "nigthly", "--every", "5"), 3, "did you mean 'nightly'?"),

@@ -44,7 +44,8 @@ def ids_or_filter(words: Sequence[str], *, is_all: bool, what: str) -> list[str]
     if is_all and words:
         raise SettingsError("--all means all of them: leave the filter out, or --all")
     if not words and not is_all:
-        raise SettingsError(f"which jobs? Name ids, write a filter, or give --all to {what} all")
+        every = "" if what == "wait for" else f", or give --all to {what} all"
+        raise SettingsError(f"which jobs? Name ids, or write a filter{every}")
     return read_filter(words)
 
 

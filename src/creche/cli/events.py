@@ -15,6 +15,7 @@ from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, Names, Seconds
 from creche.cli.output import JSON_VERSION, moment_text, printable, say
 from creche.cli.values import to_json
+from creche.client.client import Client
 from creche.model.filter import is_like
 
 HZ = 5.0
@@ -43,14 +44,31 @@ async def events(
     reader = Reader(task or ())
     async with open_client(connect) as client:
         with trio.move_on_after(math.inf if seconds is None else seconds):
-            async with aclosing(client.watch_topic("events", hz=HZ)) as views:
-                say("", "following what happens; Ctrl-C ends it")
-                async for view in views:
-                    for event in reader.read(view):
-                        print(_line(event, as_json=as_json), flush=True)
-                    if reader.missed:
-                        say("warning", f"{reader.missed:,} events came too fast to be told")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_tell_of_plane, client)
+                await _follow(client, reader, as_json=as_json)
     return Exit.DONE
+
+
+async def _follow(client: Client, reader: Reader, *, as_json: bool) -> None:
+    async with aclosing(client.watch_topic("events", hz=HZ)) as views:
+        say("", "following what happens; Ctrl-C ends it")
+        async for view in views:
+            for event in reader.read(view):
+                print(_line(event, as_json=as_json), flush=True)
+            if reader.missed:
+                say("warning", f"{reader.missed:,} events came too fast to be told")
+
+
+async def _tell_of_plane(client: Client) -> None:
+    """Say when the plane is gone, and when it is back: silence could mean either."""
+    was_there = True
+    while True:
+        await trio.sleep(1.0)
+        if client.is_connected is not was_there:
+            was_there = client.is_connected
+            what = "is back" if was_there else "is gone; waiting for it"
+            say("" if was_there else "warning", f"the plane at {client.url} {what}")
 
 
 class Reader:

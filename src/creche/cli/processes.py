@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -47,8 +48,9 @@ def ignore_terminal(parent_pipe: int | None) -> None:
 
 
 async def wait_for_parent_to_end(parent_pipe: int) -> None:
-    """Return when the other end of the pipe is closed, which `kill -9` of the parent does too."""
-    async with trio.lowlevel.FdStream(parent_pipe) as stream:
+    """Return when the other end of the pipe is closed, which `kill -9` of the parent does too. The
+    pipe stays open: another program that is to be this process is given it."""
+    async with trio.lowlevel.FdStream(os.dup(parent_pipe)) as stream:
         with suppress(trio.BrokenResourceError):
             while await stream.receive_some(64):
                 pass

@@ -14,6 +14,9 @@ from creche.cli.processes import argv
 
 logger = logging.getLogger("creche.worker")
 
+LOOK_MS = 200
+"""How long (milliseconds) a look for changes takes at the most: only then can it be ended."""
+
 CHECK_S = 60.0
 """How long importing the changed modules may take."""
 
@@ -27,7 +30,10 @@ async def watch_code(
     cancelled."""
     folders = _folders(loaded)
     logger.info("watching %s for changes", ", ".join(map(str, folders)))
-    async for changes in awatch(*folders, watch_filter=PythonFilter(), raise_interrupt=False):
+    watching = awatch(
+        *folders, watch_filter=PythonFilter(), raise_interrupt=False, rust_timeout=LOOK_MS
+    )
+    async for changes in watching:
         names = sorted({_short(Path(path)) for _, path in changes})
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         logger.info("changed: %s%s", ", ".join(names[:3]), more)

@@ -27,6 +27,7 @@ from creche.cli.options import (
 from creche.cli.output import moment_text, print_facts, print_json, say
 from creche.cli.submit import read_call
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
+from creche.client.client import Client
 from creche.errors import SettingsError
 from creche.model.cron import find_zone
 from creche.model.schedule import Missed, Overlap, Rule
@@ -338,6 +339,8 @@ async def rm(
     _check_named(names)
     async with open_client(connect) as client:
         there = {info.name for info in await client.schedules()} if missing_ok else set(names)
+        if not missing_ok:
+            await _check_there(client, names)
         for name in names:
             if name in there:
                 await client.delete_schedule(name)
@@ -349,13 +352,20 @@ async def rm(
 async def _each(command: str, names: Sequence[str], connect: str, *, as_json: bool) -> int:
     _check_named(names)
     async with open_client(connect) as client:
+        await _check_there(client, names)
         found = [await client.ask(command, {"name": name}) for name in names]
     if as_json:
         print_json({"schedules": found})
     else:
         for info in found:
-            print(info["state"])
+            print(f"{info['name']}: {info['state']}")
     return Exit.DONE
+
+
+async def _check_there(client: Client, names: Sequence[str]) -> None:
+    """Raise if one of them is not known, before anything is done to the others."""
+    for name in names:
+        await client.ask("schedule", {"name": name})
 
 
 def _check_named(names: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ class Manager:
 
     def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
         self._address = address
+        self._environment: dict[str, str] = {}
         self.watchdog_s = watchdog_s if address is not None else None
 
     @classmethod
@@ -33,7 +34,14 @@ class Manager:
         address = os.environ.pop("NOTIFY_SOCKET", None)
         interval, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         is_ours = interval.isdigit() and int(interval) > 0 and pid in ("", str(os.getpid()))
-        return cls(address or None, int(interval) / 1e6 if is_ours else None)
+        manager = cls(address or None, int(interval) / 1e6 if is_ours else None)
+        said = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": interval, "WATCHDOG_PID": pid}
+        manager._environment = {name: value for name, value in said.items() if value}
+        return manager
+
+    def hand_on(self) -> None:
+        """Let the environment name it again: another program is about to be this process."""
+        os.environ.update(self._environment)
 
     def tell(self, *lines: str) -> None:
         """Say *lines*, such as ``READY=1``. One that cannot be told is no reason to end."""

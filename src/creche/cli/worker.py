@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import sys
@@ -38,7 +39,7 @@ from creche.cli.processes import (
     wait_for_parent_to_end,
 )
 from creche.cli.systemd import Manager
-from creche.errors import ClientClosed, SettingsError
+from creche.errors import ClientClosed, PlaneUnreachable, SettingsError
 from creche.tasks import LoadReport, load, task_registry
 from creche.tasks.options import AsyncExecutor
 from creche.worker.announcing import announced
@@ -50,6 +51,9 @@ logger = logging.getLogger("creche.worker")
 FIRST_NOTICE_S = 3.0
 NOTICE_S = 60.0
 """A worker waits for its plane as long as it takes, and says so this often."""
+
+BURST_S = 30.0
+"""How long a worker that is to leave when nothing waits looks for its plane."""
 
 TOLD_S = 0.2
 """How long after its parent's end a worker looks for the signal that comes along with an ordered
@@ -99,6 +103,7 @@ async def worker(
             replaced by a fresh one.
         max_memory_per_process: One that has more in memory after a job is replaced, too: 512MiB.
         burst: Leave when nothing waits that this worker may run; jobs for later are not waited for.
+            A plane that is not there is looked for for 30 s.
         reload: Start anew when Python files change, in the working directory or beside the task
             modules: for development.
         check: Import the task modules, print what is in them as JSON, and leave.
@@ -134,7 +139,7 @@ async def worker(
     )
     # Of a worker that a plane has started, it is the plane that systemd hears of.
     manager = Manager(None) if parent_pipe is not None else Manager.of_this_process()
-    shift = _Shift(made, parent_pipe, grace, manager)
+    shift = _Shift(made, parent_pipe, grace, manager, gives_up=burst)
     return await shift.run(partial(_watch_code, report.modules, task_modules) if reload else None)
 
 
@@ -175,12 +180,19 @@ class _Shift:
     """One worker from its start to its end: who may end it, and what is said meanwhile."""
 
     def __init__(
-        self, worker: Worker, parent_pipe: int | None, grace_s: float, manager: Manager
+        self,
+        worker: Worker,
+        parent_pipe: int | None,
+        grace_s: float,
+        manager: Manager,
+        *,
+        gives_up: bool,
     ) -> None:
         self._worker = worker
         self._parent_pipe = parent_pipe
         self._grace_s = grace_s
         self._manager = manager
+        self._gives_up = gives_up
         self._asked = 0
         self._starts_anew = False
         self._is_told = trio.Event()
@@ -204,8 +216,9 @@ class _Shift:
         return self._code
 
     def _on_new_code(self) -> None:
-        """Start anew, unless the worker was to leave anyway."""
-        if not self._worker.is_draining or self._starts_anew:
+        """Start anew, unless the worker is about to, or was to leave anyway. Said again it would
+        cut short what runs."""
+        if not self._worker.is_draining:
             self._starts_anew = True
             self._worker.begin_drain("its code has changed")
 
@@ -234,7 +247,7 @@ class _Shift:
     async def _tell(self) -> None:
         """Say when the plane is found, lost, or has not been there for long."""
         link = self._worker.link
-        notice_s = FIRST_NOTICE_S
+        notice_s, began = FIRST_NOTICE_S, trio.current_time()
         while True:
             try:
                 with trio.move_on_after(notice_s):
@@ -242,10 +255,14 @@ class _Shift:
             except ClientClosed:
                 return  # it has left; a body that cannot be hurried may still be in
             if not link.is_connected:
+                if self._gives_up and trio.current_time() >= began + BURST_S:
+                    why = str(link.failure or "no answer")
+                    raise PlaneUnreachable(link.url, f"{why}; gave up after {BURST_S:g} s")
                 why = f" ({link.failure})" if link.failure is not None else ""
                 logger.warning("waiting for the plane at %s%s", link.url, why)
-                notice_s = NOTICE_S
+                notice_s = BURST_S - FIRST_NOTICE_S if self._gives_up else NOTICE_S
                 continue
+            began = math.inf  # it was there
             logger.info(
                 "worker %s is connected to %s, listening on %s",
                 *(self._worker.worker_id, link.url, ", ".join(self._worker.queues)),
@@ -258,7 +275,10 @@ class _Shift:
 
     async def _leave_for_good(self) -> None:
         await self._worker.has_left.wait()
-        if self._asked < 2 or not self._worker.running:
+        if not self._worker.running:
+            # Lifespans are being left, in their own time.
+            await trio.sleep(self._worker.leave_lifespans_s + LEAVE_S)
+        elif self._asked < 2:
             await trio.sleep(LEAVE_S)
         self._end_process()
 
@@ -272,6 +292,7 @@ class _Shift:
         if self._starts_anew:
             if self._parent_pipe is not None:
                 os.set_inheritable(self._parent_pipe, True)
+            self._manager.hand_on()
             command = argv(*sys.argv[1:])
             os.execv(command[0], list(command))
         os._exit(self._code)

@@ -189,10 +189,14 @@ class Dispatch:
             self.park(job, core.lanes.get(key, (queue, priority)))
         return False
 
+    def note_parked(self) -> None:
+        """One more job has to wait that was taken."""
+        self._parked += 1
+
     def park(self, job: Job, lane: Lane) -> None:
         """Have a job that was taken wait in *lane*."""
         core = self._core
-        self._parked += 1
+        self.note_parked()
         job.lane = lane
         if job.state is not JobState.PARKED:
             job.state = check_move(job.state, JobState.PARKED)

@@ -26,9 +26,14 @@ class _Waiters:
 
 
 class Gate:
-    """One limit. Where it has room, lanes that wait for it may be looked into."""
+    """One limit. Where it has room, lanes that wait for it may be looked into.
 
-    def __init__(self) -> None:
+    Args:
+        queue: whose limit it is, if it is a whole queue's.
+    """
+
+    def __init__(self, queue: str | None = None) -> None:
+        self.queue = queue
         self._waiters: dict[tuple[str, int], _Waiters] = {}
         self.timer: Timer | None = None
         """Rings when there is room again, if time alone makes it."""
@@ -102,8 +107,8 @@ class Gate:
 class Slots(Gate):
     """So many jobs at a time."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__()
+    def __init__(self, limit: int, queue: str | None = None) -> None:
+        super().__init__(queue)
         self.limit = limit
         self.running: set[int] = set()
         """Seqs: whoever enters twice is one all the same."""
@@ -131,8 +136,8 @@ class Tokens(Gate):
     """So many jobs in a time. What a gate was before the plane started is not known: it has all its
     tokens then."""
 
-    def __init__(self, rate: Rate, clock: Callable[[], float]) -> None:
-        super().__init__()
+    def __init__(self, rate: Rate, clock: Callable[[], float], queue: str | None = None) -> None:
+        super().__init__(queue)
         self._clock = clock
         self.bucket = Bucket(rate)
 

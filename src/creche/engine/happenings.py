@@ -58,16 +58,14 @@ class Happenings:
         for arrival in self._newest(entries.arrivals):
             job = arrival.job
             self._add("submitted", job=id_to_text(job.id), task=job.task, queue=job.lane.queue)
-        for row in self._newest(entries.tries):
-            tried = self._core.by_seq.get(row.seq)
-            if tried is not None:
-                self._add(
-                    "tried",
-                    job=id_to_text(tried.id),
-                    task=tried.task,
-                    attempt=row.attempt,
-                    why=error_of(row.state, row.outcome),
-                )
+        for row, tried in self._newest(list(zip(entries.tries, entries.tried, strict=True))):
+            self._add(
+                "tried",
+                job=id_to_text(tried.id),
+                task=tried.task,
+                attempt=row.attempt,
+                why=error_of(row.state, row.outcome),
+            )
         for job, end, _, _ in self._newest(list(entries.endings.values())):
             self._add(
                 end.state.word,

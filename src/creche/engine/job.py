@@ -29,6 +29,7 @@ class Job:
         "failures",
         "gates",
         "has_begun",
+        "has_tokens",
         "headers",
         "holder",
         "id",
@@ -103,6 +104,8 @@ class Job:
         """What tells it apart for its task's limits; None while nobody has asked."""
         self.gates: tuple[Gate, ...] = ()
         """The limits that it counts against, while it is leased."""
+        self.has_tokens = False
+        """Whether it has taken a token of each rate among them."""
         self.cancelled: str | None = None
         """Why it was cancelled while it ran, once it was."""
         self.epoch = 0

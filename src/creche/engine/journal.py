@@ -84,6 +84,8 @@ class Entries:
         self.arrivals: list[Arrival] = []
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
+        self.tried: list[Job] = []
+        """The jobs of these."""
         self.endings: dict[int, Ending] = {}
         self.schedules: dict[str, ScheduleRow] = {}
         self.unfired: dict[str, ScheduleRow] = {}
@@ -249,9 +251,10 @@ class Journal:
         self._forget_lease(job)
         self._open.changed[job.seq] = job
 
-    def tried(self, row: TryRow) -> None:
+    def tried(self, job: Job, row: TryRow) -> None:
         """An attempt has come to nothing, and its job goes on, which is said as well."""
         self._open.tries.append(row)
+        self._open.tried.append(job)
         self._grow(len(row.outcome or b""))
 
     def requeue(self, job: Job) -> None:

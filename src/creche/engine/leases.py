@@ -111,7 +111,7 @@ class Leases:
             return
         if message.is_counted:
             job.failures += 1
-            core.journal.tried(_made(job, JobState.FAILED, message.outcome, started_at, now))
+            core.journal.tried(job, _made(job, JobState.FAILED, message.outcome, started_at, now))
         job.state = check_move(job.state, JobState.DELAYED)
         job.due_at = due_at
         self._take_back(job)
@@ -174,6 +174,7 @@ class Leases:
         """A job was cancelled, or its time was up, while its lease was on its way to the disk: it
         is not offered."""
         session.release(job)
+        self._core.limits.give_back(job)
         self._free(job)
 
     # --- resumption -----------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class Leases:
     def orphan(self, job: Job) -> None:
         """A job was leased when the last epoch ended: it waits for its worker to name it."""
         self._orphans.setdefault(job.holder or "", {})[job.seq] = job
-        self._core.limits.hold(job)
+        self._core.limits.hold(job, is_new=False)
 
     def end_of_grace(self) -> None:
         """Workers of the last epoch had their time to come back: what they held is lost."""
@@ -258,7 +259,7 @@ class Leases:
         else:
             if job.state is not JobState.CANCELLING:
                 lost = encode_value(Failure("creche.WorkerLost", why).as_data())
-                core.journal.tried(_made(job, JobState.LOST, lost, job.leased_at, core.now()))
+                core.journal.tried(job, _made(job, JobState.LOST, lost, job.leased_at, core.now()))
             self._free(job)
 
     def _free_unbegun(self, job: Job) -> None:
@@ -296,7 +297,7 @@ class Leases:
         job.has_begun = True
         job.begin()
         job.estimate_s = self._core.dispatch.estimate_s(job.task)
-        self._core.limits.hold(job)
+        self._core.limits.hold(job, is_new=False)
         session.lease(job)
         self._core.journal.change(job)
 

@@ -42,7 +42,11 @@ SWEEP_AT = 1000
 FULL_S = 1.0
 """How long such a job waits before it is looked at again."""
 
-MAX_LOOK_BYTES = 256 * 1024
+SHARE = 2
+"""Lanes of jobs that wait for limits are at most one in so many, so that there are some for
+others."""
+
+MAX_LOOK_BYTES = 64 * 1024
 """Arguments beyond that are not looked into for a key that their submitter did not tell: they would
 hold up everybody else. They share the key of calls that have nothing there."""
 
@@ -117,9 +121,11 @@ class Limits:
                 self._flows.pop(task, None)
             else:
                 self._flows[task] = flow
-        for job in self._running():
+        for job in self._core.by_seq.values():
             if job.task in changed:
                 job.keys = None
+        for job in self._running():
+            if job.task in changed:
                 self._count_again(job)
 
     def _drop_gates(self, task: str, flow: Flow) -> None:
@@ -135,9 +141,9 @@ class Limits:
     def _make_queue_gates(self, queue: str, settings: QueueSettings) -> None:
         gates: list[Gate] = []
         if settings.limit is not None:
-            gates.append(Slots(settings.limit))
+            gates.append(Slots(settings.limit, queue))
         if settings.rate is not None:
-            made = Tokens(settings.rate, trio.current_time)
+            made = Tokens(settings.rate, trio.current_time, queue)
             before = (g for g in self._of_queues.get(queue, ()) if isinstance(g, Tokens))
             gates.append(next((g for g in before if g.bucket.rate == settings.rate), made))
         if gates:
@@ -152,7 +158,10 @@ class Limits:
 
     def _count_again(self, job: Job) -> None:
         """Its gates have changed while it ran: it has begun, and takes no token for that."""
-        job.gates = self._gates_of(job)
+        before, job.gates = job.gates, self._gates_of(job)
+        for gate in before:
+            if gate not in job.gates:
+                self._leave(job, gate)
         for gate in job.gates:
             if isinstance(gate, Slots):
                 gate.enter(job)
@@ -173,15 +182,20 @@ class Limits:
             if not gate.room:
                 self._set_aside(job, gate)
                 return False
+        job.gates = gates
         return True
 
-    def hold(self, job: Job) -> None:
-        """A job has been leased, or was when the last epoch ended: it counts from now on."""
+    def hold(self, job: Job, *, is_new: bool = True) -> None:
+        """A job has been leased: it counts from now on. One that is not *is_new* was leased when
+        the last epoch ended, and takes no token now."""
         if not (self._flows or self._of_queues):
             return
-        job.gates = self._gates_of(job)
+        # What has let it pass counts, and no other: such a gate may not be found again.
+        job.gates = self._gates_of(job, job.gates)
+        job.has_tokens = is_new
         for gate in job.gates:
-            gate.enter(job)
+            if is_new or isinstance(gate, Slots):
+                gate.enter(job)
         if job.lane.queue in self._of_queues:
             self._look_at_queue(job.lane.queue)
 
@@ -189,16 +203,22 @@ class Limits:
         """The attempt of a job is over: it counts no more."""
         gates, job.gates = job.gates, ()
         for gate in gates:
-            gate.leave(job)
-            if gate.has_waiters:
-                self._with_room.add(gate)
-        if job.lane.queue in self._core.lanes.shut_queues:
-            self._look_at_queue(job.lane.queue)
+            self._leave(job, gate)
+
+    def _leave(self, job: Job, gate: Gate) -> None:
+        gate.leave(job)
+        if gate.has_waiters:
+            self._with_room.add(gate)
+        # Its lane may be one of another queue by now.
+        if gate.queue is not None and gate.queue in self._core.lanes.shut_queues:
+            self._look_at_queue(gate.queue)
 
     def give_back(self, job: Job) -> None:
-        """It was handed back before it began: what it has taken is there again."""
-        for gate in job.gates:
-            gate.give_back(job)
+        """It was handed back before it began: the tokens that it has taken are there again."""
+        if job.has_tokens:
+            job.has_tokens = False
+            for gate in job.gates:
+                gate.give_back(job)
 
     def let_in(self) -> None:
         """Have those lanes looked into again for which there is room."""
@@ -234,11 +254,13 @@ class Limits:
 
     # --- gates ----------------------------------------------------------------------------------
 
-    def _gates_of(self, job: Job) -> tuple[Gate, ...]:
-        """Return the gates that a job passes when it is leased."""
+    def _gates_of(self, job: Job, passed: tuple[Gate, ...] = ()) -> tuple[Gate, ...]:
+        """Return the gates of a job that is leased; *passed* are those of its task, if known."""
         gates = self._of_queues.get(job.lane.queue, ())
         flow = self._flows.get(job.task)
-        return gates if flow is None else (*gates, *(self._gates_of_task(job, flow) or ()))
+        if flow is None:
+            return gates
+        return (*gates, *(passed or self._gates_of_task(job, flow) or ()))
 
     def _gates_of_task(self, job: Job, flow: Flow) -> tuple[Gate, ...] | None:
         """Return the gates of a job's task, made when first used; None when there are too many."""
@@ -256,28 +278,33 @@ class Limits:
             name = (kind, task, key)
             gate = self._gates.get(name)
             if gate is None:
-                if len(self._gates) >= self._sweep_at and not self._sweep():
+                if len(self._gates) >= self._sweep_at and not self._sweep(found):
                     return None
                 gate = self._gates[name] = _make_gate(kind, flow)
             found.append(gate)
         return tuple(found)
 
-    def _sweep(self) -> bool:
-        """Let go of idle gates: as much work as so many new ones were. Return whether there may be
-        one more."""
+    def _sweep(self, kept: Sequence[Gate]) -> bool:
+        """Let go of idle gates but those *kept*: as much work as so many new ones were. Return
+        whether there may be one more."""
         now = trio.current_time()
         if len(self._gates) < MAX_GATES or now >= self._swept_at + FULL_S:
             self._swept_at = now
-            self._gates = {name: gate for name, gate in self._gates.items() if not gate.is_idle}
+            gates = self._gates.items()
+            self._gates = {n: gate for n, gate in gates if gate in kept or not gate.is_idle}
             self._sweep_at = min(max(SWEEP_AT, 2 * len(self._gates)), MAX_GATES)
         return len(self._gates) < MAX_GATES
 
     def _shut_gate(self, lane: Lane) -> Gate | None:
-        """Return a gate that the jobs of a lane have to wait for."""
+        """Return a gate that the jobs of a lane have to wait for, which is watched then."""
         task, keys = parts_of_park(lane.park)
         flow = self._flows.get(task)
         gates = None if flow is None else self._gates_for(task, flow, keys)
-        return next((gate for gate in gates or () if not gate.room), None)
+        for gate in gates or ():
+            if not gate.room:
+                self._watch(gate, partial(self._with_room.add, gate))
+                return gate
+        return None
 
     def _watch(self, gate: Gate, ring: Callable[[], object]) -> None:
         """Have *ring* called, and jobs dispatched, when a gate has room by itself."""
@@ -315,7 +342,7 @@ class Limits:
             lane.put_back(job)  # where it was: there is nothing to be written
         else:
             key = (lane.queue, lane.priority, park)
-            if key not in core.lanes.by_key and len(core.lanes.by_number) >= core.settings.lanes:
+            if not core.submissions.has_lane(key, core.settings.lanes // SHARE):
                 self._delay(job)
                 return
             lane = core.lanes.get(key, (lane.queue, lane.priority))
@@ -329,6 +356,7 @@ class Limits:
     def _delay(self, job: Job) -> None:
         """There is no room for one more gate or lane: look at the job again after a while."""
         core = self._core
+        core.dispatch.note_parked()
         job.state = check_move(job.state, JobState.DELAYED)
         job.due_at = core.now() + FULL_S
         job.is_returning = True

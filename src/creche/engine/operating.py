@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from creche.engine.core import Core
 
 NOTHING_SAID = QueueSettings()
+MAX_QUEUES = 10_000
+"""Queues of which something may be said before anyone has named them."""
 
 
 class Operating:
@@ -43,6 +45,8 @@ class Operating:
             settings = QueueSettings.from_data(said.as_data() | changes)
         except ValueError as error:
             raise BadQuestion(str(error)) from None
+        if queue not in known and len(known) >= MAX_QUEUES:
+            raise BadQuestion(f"there are {len(known):,} queues: resume and forget some", "full")
         if settings != said:
             core.limits.set_queue(queue, settings)
         await core.journal.wait_drained()
@@ -71,6 +75,8 @@ class Operating:
         """Say how many jobs wait that a worker may run; those of others, and those whose time has
         not come, do not count."""
         worker = self._worker(params)
+        # What is on its way back to its lane counts as well.
+        await self._core.journal.wait_drained()
         return {"ready": self._core.lanes.ready_for(worker)}
 
     def _worker(self, params: m.Facts) -> Session:

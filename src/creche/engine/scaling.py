@@ -34,7 +34,7 @@ class Load(NamedTuple):
     workers: int
     """As many as are wanted now."""
     is_settled: bool
-    """Whether they are all there, and nobody else."""
+    """Whether they are all there."""
     waiting: int
     """Jobs that they could run if they had slots."""
     running: int
@@ -92,6 +92,8 @@ class Pool:
         self._scale = scale
         self._wanted = 0
         self._running: set[int] = set()
+        self._resting: set[int] = set()
+        """Those that were told to take nothing new."""
 
     async def run(self, core: Callable[[], Core]) -> None:
         """Keep the workers running until cancelled; *core* returns the newest one."""
@@ -116,24 +118,37 @@ class Pool:
             await supervise(self._children[number], lambda: number < self._wanted)
         finally:
             self._running.discard(number)
+            self._resting.discard(number)
 
     def _dismiss(self, core: Core) -> None:
-        """Have those leave that are too many, when their jobs are done. Said again, it changes
+        """Have those that are too many take nothing new, and leave when their jobs are done,
+        however long these take; and have one that is wanted again go on. Said again, it changes
         nothing."""
-        for number in [number for number in self._running if number >= self._wanted]:
+        for number in self._running:
             session = core.sessions.worker(self._children[number].name)
-            if session is not None:
+            if session is None:
+                continue
+            if number < self._wanted:
+                if number in self._resting:
+                    session.post(m.Resize(None))
+                    self._resting.discard(number)
+            elif session.leased:
+                session.post(m.Resize(0))
+                self._resting.add(number)
+            else:
                 session.post(m.Drain("fewer workers are needed"))
 
     def _load(self, core: Core) -> Load:
-        found = [core.sessions.worker(child.name) for child in self._children]
+        """Return what there is to do for those that are wanted; the others only finish."""
+        wanted = self._children[: self._wanted]
+        found = [core.sessions.worker(child.name) for child in wanted]
         there = [session for session in found if session is not None and session.is_connected]
         slots = sum(session.slots + session.lent for session in there)
         leased = sum(len(session.leased) for session in there)
         waiting = core.lanes.ready_for(there[0], is_now=True) if there else 0
         return Load(
             workers=self._wanted,
-            is_settled=len(self._running) == len(there) == self._wanted,
+            is_settled=len(there) == self._wanted,
             waiting=waiting + max(0, leased - slots),
             running=min(leased, slots),
             slots=slots,

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from creche.engine.limits import Limits
 from creche.engine.questions import BadQuestion
 from creche.engine.schedule import MAX_SCHEDULE_BYTES, Schedule, Work
 from creche.engine.submissions import MAX_NAME, check_options
@@ -76,7 +77,7 @@ class ScheduleCommands:
     async def _create(self, params: m.Facts) -> dict[str, Any]:
         name = _name(params, "name")
         rule, request = _rule(params), _id(params, "request")
-        work = _work(params)
+        work = _work(params, self._core.limits)
         self._check_writable()
         schedules = self._core.schedules
         existing = schedules.by_name.get(name)
@@ -107,7 +108,7 @@ class ScheduleCommands:
             )
         work = schedule.work._asdict()
         said = {key: params[key] for key in work if key in params}
-        changed = _work({**work, **said})
+        changed = _work({**work, **said}, self._core.limits)
         rule = _rule(params) if "rule" in params else schedule.rule
         if rule is None:
             raise BadQuestion(
@@ -222,7 +223,7 @@ def _rule(params: m.Facts) -> Rule:
         raise BadQuestion(str(error), "bad-schedule") from None
 
 
-def _work(params: m.Facts) -> Work:
+def _work(params: m.Facts, limits: Limits) -> Work:
     task, payload, queue = _name(params, "task"), params.get("payload"), params.get("queue")
     priority, options = params.get("priority"), params.get("options")
     if not isinstance(payload, bytes):
@@ -238,6 +239,10 @@ def _work(params: m.Facts) -> Work:
         raise BadQuestion(f"priority is a whole number from 0 to {len(Priority) - 1}")
     if options is not None:
         _check_open(options)
+    message = m.Submit(0, b"", task, queue, priority, payload, 0, options)
+    refusal = limits.refusal(message)
+    if refusal is not None:
+        raise BadQuestion(refusal[1], refusal[0])
     return Work(task, payload, queue, priority, options or None)
 
 

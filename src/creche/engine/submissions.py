@@ -132,6 +132,9 @@ class Submissions:
             return _STOPPING
         if core.journal.failing is not None:
             return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
+        refusal = core.limits.refusal(message)
+        if refusal is not None:
+            return refusal
         lane = self._lane(message)
         if lane is None:
             return self._lanes_refusal()
@@ -426,12 +429,12 @@ class Submissions:
         place = core.catalog.place(task, (queue, priority, ""))
         park = "" if core.is_known_everywhere(task, place[0]) else PARKED_BY_TASK + task
         key: LaneKey = (queue, priority, park) if park else (*place, park)
-        return core.lanes.get(key, place) if self._has_lane(key) else None
+        return core.lanes.get(key, place) if self.has_lane(key, core.settings.lanes) else None
 
-    def _has_lane(self, key: LaneKey) -> bool:
-        """Whether there is such a lane, or may be one more."""
+    def has_lane(self, key: LaneKey, most: int) -> bool:
+        """Whether there is such a lane, or may be one more, of *most*."""
         core = self._core
-        if key in core.lanes.by_key or len(core.lanes.by_number) < core.settings.lanes:
+        if key in core.lanes.by_key or len(core.lanes.by_number) < most:
             return True
         now = trio.current_time()
         if now < self._looked_for_lanes_at + LOOK_FOR_LANES_S:
@@ -439,7 +442,7 @@ class Submissions:
         self._looked_for_lanes_at = now
         self._lanes.clear()
         core.lanes.retire({job.lane for job in (*core.by_seq.values(), *core.by_id.values())})
-        return len(core.lanes.by_number) < core.settings.lanes
+        return len(core.lanes.by_number) < most
 
     def _warn_unknown(self, session: Session, message: m.Submit) -> None:
         """Tell the submitter that nobody knows the task; once a session and task."""

@@ -425,6 +425,11 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
     if made.schedule is not None:
         submitted = signature.without(find_resources(function, registry.provided))
         check_schedule(where, made.schedule, submitted)
+    if made.schedule is not None and made.flow.said.needs_code:
+        raise TaskDefinitionError(
+            f"{where}: its key is computed in code, which the plane does not have when it submits "
+            "by the schedule: let key= name a parameter"
+        )
     registry.register(made)
     return made
 

@@ -136,6 +136,7 @@ class Worker:
         )
         self._collector = Collector(self._collect, lambda: self._floor.has_waiting)
         self._concurrency = concurrency
+        self._is_pumping = False
         self._is_burst = is_burst
         self._floor = Floor(concurrency, max_lent=settings.max_lent, on_lent=self._collector.nudge)
         self._home = Home(worker_id, self._floor, self.submitter)
@@ -186,6 +187,11 @@ class Worker:
         them are lent."""
         slots = self._floor.slots - len(self._holdings.given_up) if self._floor.is_open else 0
         return max(0, slots), self._floor.lent
+
+    @property
+    def leave_lifespans_s(self) -> float:
+        """How long leaving its lifespans may take, after it has left the plane."""
+        return self._settings.leave_lifespans_s if self._lifespans else 0.0
 
     @property
     def is_draining(self) -> bool:
@@ -468,7 +474,17 @@ class Worker:
     # --- starting and ending bodies -------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Begin what may begin."""
+        """Begin what may begin. What comes to its end at once has this called again: then whoever
+        is at it goes on."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            self._begin_bodies()
+        finally:
+            self._is_pumping = False
+
+    def _begin_bodies(self) -> None:
         while (attempt := self._floor.take()) is not None:
             if attempt.executor == "thread":
                 self._threads.start(attempt)

@@ -59,8 +59,13 @@ def test_the_environment_says_who_is_to_be_told_and_no_child_hears_of_it(
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)
-    assert Manager.of_this_process().watchdog_s == watchdog_s
+    manager = Manager.of_this_process()
+    assert manager.watchdog_s == watchdog_s
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & os.environ.keys()
+    # But what this process becomes does, when it starts anew.
+    manager.hand_on()
+    assert os.environ["NOTIFY_SOCKET"] == "/run/notify"
+    assert Manager.of_this_process().watchdog_s == watchdog_s
 
 
 @pytest.mark.trio

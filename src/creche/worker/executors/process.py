@@ -124,7 +124,9 @@ class ProcessExecutor:
             if process in self._idle:
                 self._idle.remove(process)
             with trio.CancelScope(shield=True):
-                await process.end(0.0 if process.was_killed else END_S)
+                # It may have lifespans to leave.
+                patience_s = max(END_S, self._settings.leave_lifespans_s)
+                await process.end(0.0 if process.was_killed else patience_s)
             self._processes.discard(process)
         self._on_death(process)
 
