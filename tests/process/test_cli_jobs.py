@@ -75,7 +75,7 @@ def test_a_dead_job_is_listed_shown_and_retried_with_another_argument(plane: Pla
         (["--json-args", "[1]", "--args", "1"], "--json-args has all arguments"),
         (["--args", "a"], ""),
         (["--rate", "5/s"], "--rate is for a filter"),
-        (["--rate", "5/w"], "50/s, 100/m or 20/h"),
+        (["--rate", "5/w"], "'5/w' is no rate"),
         (["task:charge"], "one of them"),
     ],
 )

@@ -11,15 +11,16 @@ from creche.cli.asking import All, DryRun, Yes, ids_or_filter, is_sure
 from creche.cli.connection import open_client
 from creche.cli.exits import Exit
 from creche.cli.filters import FilterWords, read_filter
-from creche.cli.job import show_job
+from creche.cli.job import list_jobs, show_job
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json
 from creche.cli.output import print_json, say
 from creche.cli.retrying import new_arguments
-from creche.cli.table import Column, Narrow, cell, moment_cell, print_table
+from creche.cli.table import Column, Narrow, cell, moment_cell
 from creche.client.client import Client
 from creche.engine.dead import MAX_RATE, MIN_RATE
 from creche.errors import SettingsError
 from creche.model.filter import Filter
+from creche.model.flow import Rate
 from creche.peer.dead import Piece, dead_ones, discard_all, pages, retry_all
 
 app = App(name="dead", help="Look after jobs that ended without a result.")
@@ -28,20 +29,15 @@ _Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
 
 
 def _rate(type_: Any, tokens: list[Token]) -> float:
-    text = tokens[0].value.strip()
-    number, slash, unit = text.partition("/")
-    per_s = {"": 1.0, "s": 1.0, "m": 1 / 60, "h": 1 / 3600}.get(unit if slash else "")
-    try:
-        rate = float(number) * (per_s or 0.0)
-    except ValueError:
-        rate = 0.0
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"it takes a number of jobs as in 50/s, 100/m or 20/h, and not {text!r}")
-    return rate
+    rate = Rate.parse(tokens[0].value)
+    per_s = rate.count / rate.per_s
+    if not MIN_RATE <= per_s <= MAX_RATE:
+        raise ValueError(f"{rate} is not from {MIN_RATE:g} to {MAX_RATE:,.0f} jobs a second")
+    return per_s
 
 
-Rate = Annotated[
-    float, Parameter(converter=_rate, show_env_var=False, metavar="N/s", show_default=False)
+PerSecond = Annotated[
+    float, Parameter(converter=_rate, show_env_var=False, metavar="N/TIME", show_default=False)
 ]
 
 _COLUMNS = (
@@ -70,16 +66,9 @@ async def ls(
         quiet: Print ids only.
     """
     wanted = dead_ones(read_filter(words))
-    async with open_client(connect) as client:
-        records = [job async for page in pages(client.ask, wanted, limit) for job in page]
-    if as_json:
-        print_json({"jobs": records})
-    elif quiet:
-        for record in records:
-            print(record["id"])
-    else:
-        print_table(_COLUMNS, records, empty="no dead jobs")
-    return Exit.DONE
+    return await list_jobs(
+        *(wanted, _COLUMNS, limit, connect), empty="no dead jobs", quiet=quiet, as_json=as_json
+    )
 
 
 @app.command(name="show")
@@ -92,7 +81,7 @@ async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json =
 async def retry(
     *words: FilterWords,
     is_all: All = False,
-    rate: Rate | None = None,
+    rate: PerSecond | None = None,
     args: Annotated[list[str] | None, _Words] = None,
     kwargs: Annotated[list[str] | None, _Words, Parameter(metavar="K=V")] = None,
     changes: Annotated[
@@ -108,7 +97,7 @@ async def retry(
     is printed; the old one stays as it ended. Doing so twice makes no second job.
 
     Args:
-        rate: Let so many of them be due a second (50/s), a minute (100/m) or an hour.
+        rate: Let so many of them be due in a time: 50/s, 100/30s, 5000/d.
         args: Other positional arguments, for one job.
         kwargs: Other keyword arguments, for one job.
         changes: Change single arguments by name, for one job, and keep the others.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
 from creche.cli.output import bytes_text, moment_text, print_facts, print_json
+from creche.cli.table import Column, print_table
 from creche.cli.values import as_json_data, to_json
 from creche.client.client import Client
 from creche.errors import (
@@ -18,12 +19,38 @@ from creche.errors import (
     UnknownJob,
 )
 from creche.model.failure import Failure
+from creche.model.filter import Filter
 from creche.model.job import JobState
+from creche.peer.dead import pages
 from creche.peer.handle import to_id
 from creche.wire.payload import decode_call, decode_value
 
 SHOWN = 2000
 """Characters of a job's call, and of its result, that are shown; ``--json`` has all."""
+
+
+async def list_jobs(
+    wanted: Filter,
+    columns: Sequence[Column],
+    limit: int,
+    url: str,
+    *,
+    empty: str,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Print the newest *limit* jobs that are *wanted*: as a table, which is *empty* without any, or
+    their ids alone."""
+    async with open_client(url) as client:
+        records = [job async for page in pages(client.ask, wanted, limit) for job in page]
+    if as_json:
+        print_json({"jobs": records})
+    elif quiet:
+        for record in records:
+            print(record["id"])
+    else:
+        print_table(columns, records, empty=empty)
+    return Exit.DONE
 
 
 async def show_job(job_id: str, url: str, *, as_json: bool) -> int:

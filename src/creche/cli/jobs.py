@@ -16,11 +16,11 @@ from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
 from creche.cli.exporting import CsvLines, JsonLines
 from creche.cli.filters import FilterWords, read_filter
-from creche.cli.job import facts_of, show_job, why_no_result
+from creche.cli.job import facts_of, list_jobs, show_job, why_no_result
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import print_facts, print_json, say
 from creche.cli.submit import state_of, wait_and_print
-from creche.cli.table import Column, Narrow, cell, moment_cell, print_table
+from creche.cli.table import Column, Narrow, cell, moment_cell
 from creche.client.client import Client
 from creche.errors import JobEnded, SettingsError, UnknownJob
 from creche.model.filter import Filter, Term
@@ -138,16 +138,9 @@ async def ls(
         quiet: Print ids only.
     """
     wanted = read_filter(words, state=state, task=task, queue=queue)
-    async with open_client(connect) as client:
-        records = [job async for page in pages(client.ask, wanted, limit) for job in page]
-    if as_json:
-        print_json({"jobs": records})
-    elif quiet:
-        for record in records:
-            print(record["id"])
-    else:
-        print_table(_COLUMNS, records, empty="no jobs")
-    return Exit.DONE
+    return await list_jobs(
+        *(wanted, _COLUMNS, limit, connect), empty="no jobs", quiet=quiet, as_json=as_json
+    )
 
 
 @app.command(name="show")

@@ -118,13 +118,11 @@ async def _tell(
     if every == bool(names):
         raise SettingsError("which workers? name them, or say --all alone")
     async with open_client(url) as client:
-        before = await _look(client)
         for name in names:
-            if name not in before:
-                await client.ask("set-worker", {"worker": name, **command})  # it is refused
-        told = {name: before[name] for name in (before if every else names)}
-        for name in told:
-            await client.ask("set-worker", {"worker": name, **command})
+            await client.ask("work", {"worker": name})  # one that is not there is refused
+        told: dict[str, Row] = {}
+        for name in await _look(client) if every else names:
+            told[name] = await client.ask("set-worker", {"worker": name, **command})
         what = "1 worker was told" if len(told) == 1 else f"{len(told):,} workers were told"
         say("", what)
         if wait_s is None or is_done is None:

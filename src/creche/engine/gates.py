@@ -7,6 +7,7 @@ room from the others."""
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ class _Waiters:
     """Those that were opened as there was room, and not looked into yet, or not found empty."""
 
 
-class Gate:
+class Gate(ABC):
     """One limit. Where it has room, lanes that wait for it may be looked into.
 
     Args:
@@ -39,14 +40,14 @@ class Gate:
         """Rings when there is room again, if time alone makes it."""
 
     @property
+    @abstractmethod
     def room(self) -> int:
         """How many more jobs may pass now."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_idle(self) -> bool:
         """Whether nothing would be lost if the gate were forgotten."""
-        raise NotImplementedError
 
     @property
     def next_at(self) -> float:
@@ -58,14 +59,14 @@ class Gate:
         """Whether lanes wait for it."""
         return any(waiters.shut for waiters in self._waiters.values())
 
+    @abstractmethod
     def enter(self, job: Job) -> None:
         """A job has been leased."""
-        raise NotImplementedError
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: Job) -> None:  # noqa: B027 - of a rate nothing comes back by that
         """Its attempt is over, or was never one that passed."""
 
-    def give_back(self, job: Job) -> None:
+    def give_back(self, job: Job) -> None:  # noqa: B027 - a slot is free when the job has left
         """A job that has passed was handed back before it began."""
 
     def wait(self, lane: Lane) -> None:

@@ -104,7 +104,9 @@ class Limits:
             if job.lane.queue == queue:
                 self._count_again(job)
         self._look_at_queue(queue)
-        core.events.emit(QueueSet(queue, settings.is_paused, settings.limit, _text(settings.rate)))
+        core.events.emit(
+            QueueSet(queue, settings.is_paused, settings.limit, settings.as_shown()["rate"])
+        )
         core.note()
         core.dispatch.run()
         core.journal.wake()
@@ -395,7 +397,3 @@ def _key(key: Key | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
         return key.of(args, kwargs)
     except ValueError:
         return ""
-
-
-def _text(rate: object) -> str | None:
-    return None if rate is None else str(rate)
