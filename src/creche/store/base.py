@@ -18,6 +18,9 @@ A job that has ended keeps its payload and outcome until `prune` forgets it; the
 
 A job that ends FAILED, LOST or EXPIRED is **dead**, until a `Verdict` says what becomes of it.
 
+A **key** tells a job apart from others, by its name, some bytes; a job has any number of them. Who
+had a key last has it, until its id is unknown again.
+
 `creche.testing.store_contract` is this page as tests; every store passes the same ones.
 """
 
@@ -132,6 +135,21 @@ class Verdict(NamedTuple):
     retried_as: bytes | None = None
 
 
+class KeyRow(NamedTuple):
+    """A new job has a key from now on, whoever had it before.
+
+    `since` is when the first of the jobs came of which each has replaced the one before; `ousts` is
+    the seq of the job that this one replaces, which is cancelled once this one is stored, if it
+    waits, or, with `oust_running`, also if it runs.
+    """
+
+    name: bytes
+    seq: int
+    since: float
+    ousts: int | None = None
+    oust_running: bool = False
+
+
 class TaskRow(NamedTuple):
     """The newest announcement of a task: its declaration as CBOR, and the moment it was made."""
 
@@ -188,6 +206,8 @@ class Batch:
     lanes: list[LaneRow] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
+    keys: list[KeyRow] = field(default_factory=list)
+    """Of jobs that are new with this batch."""
     changes: list[Change] = field(default_factory=list)
     tries: list[TryRow] = field(default_factory=list)
     """Of jobs that are unfinished or end with this batch."""
@@ -229,6 +249,24 @@ class JobRow(NamedTuple):
     failures: int = 0
     due_at: float | None = None
     expires_at: float | None = None
+
+
+class KeyHolder(NamedTuple):
+    """The job that has a key, as it stands; `since` as in `KeyRow`."""
+
+    name: bytes
+    since: float
+    seq: int
+    id: bytes
+    state: JobState
+    submitted_at: float
+
+
+class Ousted(NamedTuple):
+    """An unfinished job that another one replaces, as `KeyRow` says."""
+
+    id: bytes
+    oust_running: bool
 
 
 class LaneCount(NamedTuple):
@@ -343,6 +381,8 @@ class Recovery:
     """Those of which something is said."""
     schedules: Sequence[ScheduleRow] = ()
     """By name."""
+    ousted: Sequence[Ousted] = ()
+    """What was to be cancelled when the last epoch ended."""
 
 
 class Pruned(NamedTuple):
@@ -381,8 +421,8 @@ class LedgerStore(Protocol):
     async def commit(self, batch: Batch) -> Sequence[Duplicate]:
         """Make *batch* durable, whole or not at all; say which new jobs were there already.
 
-        A duplicate's own row is not inserted, and what the batch says of its change or end is
-        dropped with it; later batches never name it.
+        A duplicate's own row is not inserted, and what the batch says of its keys, its change or
+        its end is dropped with it; later batches never name it.
 
         Raises:
             StoreFull: nothing of the batch was kept; the store goes on and may be tried again.
@@ -421,6 +461,10 @@ class LedgerStore(Protocol):
     async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
         """Return these jobs if they are unfinished, without their payloads, which may be any number
         of bytes together: they are empty here. Others are left out."""
+        ...
+
+    async def keys(self, names: Collection[bytes]) -> Mapping[bytes, KeyHolder]:
+        """Return which jobs have these keys, by name; a key that no known job has is left out."""
         ...
 
     async def is_over(self, now: float, retention: Retention) -> bool:

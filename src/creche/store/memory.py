@@ -36,9 +36,12 @@ from creche.store.base import (
     JobPage,
     JobRecord,
     JobRow,
+    KeyHolder,
+    KeyRow,
     LaneCount,
     LaneRow,
     NewJob,
+    Ousted,
     OutcomeRow,
     Pruned,
     QueueRow,
@@ -192,6 +195,9 @@ class MemoryStore:
         self._expiring = _Moments()
         """Unfinished jobs that expire."""
         self._tries: dict[int, list[TryRow]] = {}
+        self._keys: dict[bytes, KeyRow] = {}
+        self._keys_of: dict[int, list[bytes]] = {}
+        """Names of the keys that a job was given; others may have them since."""
         self._kept_bytes = 0
         self._dead: dict[int, _Dead] = {}
         # Lists by state and not dictionaries: an enum's hash is a Python call, its index is not.
@@ -228,6 +234,11 @@ class MemoryStore:
             next_expiry_at=self._expiring.first_after(-math.inf),
             queues=[self._queues[name] for name in sorted(self._queues)],
             schedules=[self._schedules[name] for name in sorted(self._schedules)],
+            ousted=[
+                Ousted(self._jobs[row.ousts].id, row.oust_running)
+                for row in self._keys.values()
+                if row.ousts is not None and row.ousts in self._unfinished
+            ],
         )
         await trio.lowlevel.checkpoint()
         return recovery
@@ -246,6 +257,7 @@ class MemoryStore:
             else:
                 self._queues[queue.name] = queue
         self._insert(batch.jobs, refused)
+        self._take_keys(row for row in batch.keys if row.seq not in refused)
         self._change(changes)
         self._try(row for row in batch.tries if row.seq not in refused)
         self._end(ends)
@@ -287,6 +299,9 @@ class MemoryStore:
             ends = [end for end in ends if end.seq not in refused]
         unfinished = self._unfinished
         tries = [row for row in batch.tries if row.seq not in refused]
+        for key in batch.keys:
+            if key.seq not in refused and key.seq not in fresh:
+                raise StoreError(f"job {key.seq} has a key, and is not new")
         for moves in (changes, tries, ends):
             for move in moves:
                 if move.seq not in unfinished and move.seq not in fresh:
@@ -308,6 +323,11 @@ class MemoryStore:
                 self._next_seq = seq + 1
             else:
                 self._in_order = False
+
+    def _take_keys(self, keys: Iterable[KeyRow]) -> None:
+        for row in keys:
+            self._keys[row.name] = row
+            self._keys_of.setdefault(row.seq, []).append(row.name)
 
     def _change(self, changes: Iterable[Change]) -> None:
         unfinished, counts = self._unfinished, self._counts
@@ -449,6 +469,18 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return found
 
+    async def keys(self, names: Collection[bytes]) -> Mapping[bytes, KeyHolder]:
+        """See `LedgerStore.keys`."""
+        self._check_open()
+        found: dict[bytes, KeyHolder] = {}
+        for row in filter(None, map(self._keys.get, names)):
+            job = self._jobs[row.seq]
+            found[row.name] = KeyHolder(
+                row.name, row.since, row.seq, job.id, self._state(row.seq), job.submitted_at
+            )
+        await trio.lowlevel.checkpoint()
+        return found
+
     async def is_over(self, now: float, retention: Retention) -> bool:
         """See `LedgerStore.is_over`."""
         self._check_open()
@@ -555,6 +587,10 @@ class MemoryStore:
         for seq in picked:
             del self._forgotten[seq]
             del self._ids[self._jobs.pop(seq).id]
+            for name in self._keys_of.pop(seq, ()):
+                row = self._keys.get(name)
+                if row is not None and row.seq == seq:
+                    del self._keys[name]
         self._counts[JobState.FORGOTTEN] -= len(picked)
         return len(picked), unknown_until
 

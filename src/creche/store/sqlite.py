@@ -37,8 +37,10 @@ from creche.store.base import (
     JobPage,
     JobRecord,
     JobRow,
+    KeyHolder,
     LaneCount,
     LaneRow,
+    Ousted,
     OutcomeRow,
     Pruned,
     QueueRow,
@@ -134,7 +136,7 @@ class SqliteStore:
                 await self._stop()
             raise
         ledger_id, epoch, next_seq, lanes, stored, tasks, ended, delayed, *others = found
-        next_due_at, next_expiry_at, queues = others
+        next_due_at, next_expiry_at, queues, ousted = others
         return Recovery(
             ledger="main",
             id=ledger_id,
@@ -150,6 +152,7 @@ class SqliteStore:
             next_expiry_at=next_expiry_at,
             queues=[QueueRow(*row) for row in queues],
             schedules=schedules,
+            ousted=[Ousted(job_id, bool(oust_running)) for job_id, oust_running in ousted],
         )
 
     async def _read_held(self) -> list[JobRow]:
@@ -185,6 +188,7 @@ class SqliteStore:
             [tuple(queue) for queue in batch.queues],
             [tuple(schedule) for schedule in batch.schedules],
             [(seq, int(fate), at, retried_as) for seq, fate, at, retried_as in batch.verdicts],
+            [tuple(key) for key in batch.keys],
         )
         return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
 
@@ -220,6 +224,14 @@ class SqliteStore:
         """See `LedgerStore.find`."""
         rows = await self._calls.ask("find", list(ids))
         return {row[1]: _job_row(row) for row in rows}
+
+    async def keys(self, names: Collection[bytes]) -> Mapping[bytes, KeyHolder]:
+        """See `LedgerStore.keys`."""
+        rows = await self._calls.ask("keys", list(names))
+        return {
+            name: KeyHolder(name, since, seq, job_id, _STATES[state], submitted_at)
+            for name, since, seq, job_id, state, submitted_at in rows
+        }
 
     async def is_over(self, now: float, retention: Retention) -> bool:
         """See `LedgerStore.is_over`."""

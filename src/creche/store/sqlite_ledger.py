@@ -19,6 +19,7 @@ from creche.errors import StoreError, StoreOverLimit
 from creche.store.base import MAX_TRIES
 from creche.store.sqlite_dead import DEAD_STATES, DeadJobs
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
+from creche.store.sqlite_keys import KEY_HOLDER, UniqueKeys
 
 Row: TypeAlias = tuple[Any, ...]
 Columns: TypeAlias = Sequence[Sequence[Any]]
@@ -100,6 +101,7 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
         self._db = connection
         self._dead = DeadJobs(connection)
+        self._keys = UniqueKeys(connection)
         self._max_bytes = max_bytes
         self._unmeasured_bytes = MEASURE_EVERY
         self._counts: dict[int, int] = {}
@@ -144,6 +146,7 @@ class Ledger:
             self._next_due(),
             self._next_expiry(),
             execute("SELECT name, settings FROM queue ORDER BY name").fetchall(),
+            self._keys.ousted(),
         )
 
     # --- committing -----------------------------------------------------------------------------
@@ -159,6 +162,7 @@ class Ledger:
         queues: Sequence[Row] = (),
         schedules: Sequence[Row] = (),
         verdicts: Sequence[Row] = (),
+        keys: Sequence[Row] = (),
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -181,6 +185,9 @@ class Ledger:
                     changes = _without(changes, repeats)
                     ends = _without(ends, repeats)
                     tries = [row for row in tries if row[0] not in repeats]
+                    keys = [row for row in keys if row[1] not in repeats]
+            if keys:
+                self._keys.take(keys)
             if changes:
                 self._change(changes, tally)
             if tries:
@@ -496,6 +503,10 @@ class Ledger:
         """Return the unfinished jobs of these ids as `JobRow` tuples, without their payloads."""
         return list(self._by_ids(_JOB_HEAD + "WHERE stored IS NOT NULL AND id IN ", ids))
 
+    def keys(self, names: list[bytes]) -> list[Row]:
+        """Return who has these keys as `KeyHolder` tuples."""
+        return list(self._by_ids(KEY_HOLDER, names))
+
     def counts(self) -> dict[int, int]:
         """Return how many jobs are in each state: known here, so that whoever asks how the plane is
         waits behind no question of history."""
@@ -614,7 +625,9 @@ class Ledger:
             over.append((n, seq))
         if over:
             execute("DELETE FROM tombstone WHERE n <= ?", (over[-1][0],))
-            execute(f"DELETE FROM job WHERE seq IN {_AMONG}", (str([seq for _, seq in over]),))
+            seqs = str([seq for _, seq in over])
+            execute(f"DELETE FROM job WHERE seq IN {_AMONG}", (seqs,))
+            self._keys.forget(seqs)
             tally.counts[FORGOTTEN] -= len(over)
         return len(over)
 

@@ -39,6 +39,7 @@ from creche.store.base import (
     TaskRow,
     Verdict,
 )
+from creche.testing.store_keys import KeysContract
 from creche.testing.store_rows import (
     KEEP_ALL,
     KEEP_NONE,
@@ -91,7 +92,7 @@ TERMS: Sequence[tuple[str, Sequence[int]]] = (
 """Filters, and which of six jobs each means."""
 
 
-class StoreContract:
+class StoreContract(KeysContract):
     """The tests. A subclass supplies `connect`; what it adds beside is its own."""
 
     pytestmark = pytest.mark.trio

@@ -1,0 +1,51 @@
+"""Unique keys in an SQLite file: part of what `sqlite_ledger` does within its transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from creche.errors import StoreError
+
+Row: TypeAlias = tuple[Any, ...]
+
+KEY_HOLDER = (
+    "SELECT name, since, job.seq, id, state, submitted_at FROM unique_key"
+    " JOIN job ON job.seq = unique_key.seq WHERE name IN "
+)
+"""A `KeyHolder`, in its order; the names follow."""
+
+_AMONG = "(SELECT value FROM json_each(?))"
+
+
+class UniqueKeys:
+    """Which job has which key."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def take(self, keys: Sequence[Row]) -> None:
+        """Give keys to jobs that are there by now.
+
+        Raises:
+            StoreError: one of them is not.
+        """
+        among = str([row[1] for row in keys])
+        (there,) = self._db.execute(
+            f"SELECT count(*) FROM job WHERE stored IS NOT NULL AND seq IN {_AMONG}", (among,)
+        ).fetchone()
+        if there != len({row[1] for row in keys}):
+            raise StoreError("a key is for a job that is not there, or has ended")
+        self._db.executemany("INSERT OR REPLACE INTO unique_key VALUES (?,?,?,?,?)", keys)
+
+    def ousted(self) -> list[Row]:
+        """Return the unfinished jobs that others replace as `Ousted` tuples."""
+        return self._db.execute(
+            "SELECT id, oust_running FROM unique_key JOIN job ON job.seq = ousts"
+            " WHERE ousts IS NOT NULL AND stored IS NOT NULL ORDER BY job.seq"
+        ).fetchall()
+
+    def forget(self, seqs: str) -> None:
+        """Drop the keys of jobs that are known no more; *seqs* is a JSON list."""
+        self._db.execute(f"DELETE FROM unique_key WHERE seq IN {_AMONG}", (seqs,))
