@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ClientClosed,
         CrecheError,
         DefinitionError,
+        DuplicateJob,
         InvalidArguments,
         JobCancelled,
         JobEnded,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from creche.tasks.lifespan import Resource, lifespan
     from creche.tasks.schedules import Schedule
     from creche.tasks.task import Task, task
+    from creche.tasks.unique import Debounce, Throttle, Unique
     from creche.worker.context import JobContext, current_job
     from creche.worker.hooks import HookInfo
 
@@ -82,7 +84,9 @@ __all__ = [
     "Client",
     "ClientClosed",
     "CrecheError",
+    "Debounce",
     "DefinitionError",
+    "DuplicateJob",
     "HookInfo",
     "InvalidArguments",
     "JobCancelled",
@@ -131,7 +135,9 @@ __all__ = [
     "TaskDefinitionError",
     "TaskLoadError",
     "TaskPriority",
+    "Throttle",
     "TooLarge",
+    "Unique",
     "UnknownJob",
     "UnknownSchedule",
     "current_job",
@@ -144,6 +150,7 @@ _ELSEWHERE = {
     "BlockingClient": "creche.client.blocking",
     "BlockingJobHandle": "creche.client.blocking",
     "Client": "creche.client.client",
+    "Debounce": "creche.tasks.unique",
     "HookInfo": "creche.worker.hooks",
     "JobContext": "creche.worker.context",
     "JobHandle": "creche.peer.handle",
@@ -154,6 +161,8 @@ _ELSEWHERE = {
     "ScheduleInfo": "creche.client.schedules",
     "Task": "creche.tasks.task",
     "TaskPriority": "creche.model.priority",
+    "Throttle": "creche.tasks.unique",
+    "Unique": "creche.tasks.unique",
     "current_job": "creche.worker.context",
     "hook": "creche.tasks.hooks",
     "lifespan": "creche.tasks.lifespan",

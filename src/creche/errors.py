@@ -235,6 +235,20 @@ class StoreFullError(SubmissionRefused):
     """The plane's disk is full or failing: it takes no job that it could not keep."""
 
 
+class DuplicateJob(SubmissionRefused):
+    """The job counts as one with another, `job_id`, and the rule is to refuse it then."""
+
+    def __init__(self, job_id: str, task: str) -> None:
+        super().__init__(
+            "duplicate", f"task {task!r} is unique, and job {job_id} is there: nothing was stored"
+        )
+        self.job_id = job_id
+        self.task = task
+
+    def __reduce__(self) -> tuple[type[DuplicateJob], tuple[str, str]]:
+        return type(self), (self.job_id, self.task)
+
+
 class SubmissionUncertain(CrecheError):
     """Whether the job was taken cannot be known any more: it was sent again too late, or the wait
     ended while the plane was out of reach. It was taken at most once."""

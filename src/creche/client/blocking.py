@@ -73,6 +73,11 @@ class BlockingJobHandle(str, Generic[R]):
         return str.__str__(self)
 
     @property
+    def is_existing(self) -> bool:
+        """Whether it was there before its submission; see `JobHandle.is_existing`."""
+        return self._handle.is_existing
+
+    @property
     def _known(self) -> Outcome | None:
         """How the job ended, if that has come to this process."""
         outcome = self._handle._outcome

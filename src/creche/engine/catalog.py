@@ -19,6 +19,7 @@ from creche.model.flow import Flow
 from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import RetryPolicy
+from creche.model.unique import Rule
 from creche.store.base import TaskRow
 from creche.wire.payload import decode_value, encode_value
 
@@ -35,7 +36,7 @@ MAX_COMPARED = 300
 """Names that one unknown name is compared with: each takes up to 50 us."""
 
 AT_MOST_ONCE = "at-most-once"
-_PLAIN = ("name", "queue", "priority", "delivery", "retry", "limits", "flow")
+_PLAIN = ("name", "queue", "priority", "delivery", "retry", "limits", "flow", "unique")
 _SHOWN = ("module", "doc", "executor")
 _SHOWN_LISTS = ("retry_on", "never_retry_on")
 """Names of exceptions: who judges by them is the worker."""
@@ -45,6 +46,7 @@ _READERS: tuple[tuple[str, Callable[[Any], object]], ...] = (
     ("retry", RetryPolicy.from_data),
     ("limits", TimeLimits.from_data),
     ("flow", Flow.from_data),
+    ("unique", Rule.from_data),
 )
 """What is checked of a declaration by who knows it."""
 
@@ -96,6 +98,12 @@ class Catalog:
         declaration = self._declarations.get(name)
         said = None if declaration is None else declaration.get("flow")
         return None if said is None else Flow.from_data(said)
+
+    def unique(self, name: str) -> Rule | None:
+        """Return which of the task's jobs count as one, if it says so."""
+        declaration = self._declarations.get(name)
+        said = None if declaration is None else declaration.get("unique")
+        return None if said is None else Rule.from_data(said)
 
     def near(self, name: str) -> list[str]:
         """Return known names that *name* may be a slip of; of very many tasks, those are looked at

@@ -104,6 +104,7 @@ class Core:
         self.leases = Leases(self)
         self.dispatch = Dispatch(self)
         self.submissions = Submissions(self)
+        self.unique = self.submissions.unique
         self.outcomes = Outcomes(self)
         self.delays = Delays(self)
         self.expiries = Expiries(self)
@@ -112,9 +113,9 @@ class Core:
         self.happenings: Happenings | None = None
         """What is told of each batch, while somebody follows what happens."""
         self._deep: set[Lane] = set()
-        self._reads: list[set[int]] = []
-        """For each read of unfinished jobs that is under way, the seqs of those that have left
-        memory since it began: what it says of them may be out of date."""
+        self._reads: list[dict[int, JobState]] = []
+        """For each read of jobs that is under way, those that have left memory since it began, and
+        how they stood then, by seq: what it says of them may be out of date."""
         self._knows_ends = False
         """Whether there were results when the store was opened."""
         self._unknown_until = 0.0
@@ -163,6 +164,8 @@ class Core:
         self.next_seq = recovery.next_seq - 1
         self.catalog = Catalog(recovery.tasks, self.settings.routes or ())
         self.limits.restore(recovery.queues)
+        self.unique.announced(declaration["name"] for declaration in self.catalog)
+        self.unique.restore(recovery.ousted)
         in_use = {
             *(row.lane for row in recovery.held),
             *(count.lane for count in recovery.stored),
@@ -215,6 +218,7 @@ class Core:
             self.delays.begin()
             self.expiries.begin()
             self.schedules.begin()
+            self.unique.begin()
             nursery.start_soon(self._prune)
             nursery.start_soon(self._close_in_time)
             task_status.started()
@@ -274,12 +278,17 @@ class Core:
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 
-    async def cancel_these(self, ids: Sequence[bytes], why: str) -> None:
-        """Cancel as `cancel` does, with nobody to answer to."""
-        await self._cancel_some(ids, why)
+    async def cancel_these(
+        self, ids: Sequence[bytes], why: str, is_running_too: bool = True
+    ) -> None:
+        """Cancel as `cancel` does, with nobody to answer to; what runs goes on unless
+        *is_running_too*."""
+        await self._cancel_some(ids, why, is_running_too)
         self.journal.wake()
 
-    async def _cancel_some(self, ids: Sequence[bytes], why: str) -> list[int | None]:
+    async def _cancel_some(
+        self, ids: Sequence[bytes], why: str, is_running_too: bool = True
+    ) -> list[int | None]:
         outcome = make_cancelled(why)
         states: list[int | None] = []
         withdrawn: set[bytes] = set()
@@ -298,7 +307,7 @@ class Core:
             if job is not None:
                 if job.is_committed and job.state.is_waiting:
                     self.end_waiting(job, JobState.CANCELLED, outcome)
-                elif job.state is JobState.RUNNING:
+                elif job.state is JobState.RUNNING and is_running_too:
                     self.leases.cancel(job, why)
                 states.append(int(job.state))
             elif job_id in ended:
@@ -411,6 +420,7 @@ class Core:
         if rows:
             news = {row.name for row in rows}
             self.limits.announced(news)
+            self.unique.announced(news)
             for lane in list(self.lanes.by_key.values()):
                 if lane.task in news and None in lane.key[:2]:
                     self.lanes.move(lane, *self.catalog.place_of_lane(lane.key))
@@ -499,6 +509,8 @@ class Core:
         else:
             self.by_seq[job.seq] = job
             job.lane.put(job)
+        if self.unique.takings:
+            self.unique.committed(job)
 
     def _on_duplicate(self, arrival: Arrival) -> None:
         """The id was there: the job of that time is the one, and this one never was."""
@@ -507,6 +519,8 @@ class Core:
         del self.by_id[job.id]
         self._child_ended(job)
         self.outcomes.look_again(job.id)
+        if self.unique.takings:
+            self.unique.was_there(job.id)
 
     def _give_place_back(self, arrival: Arrival) -> None:
         lane = arrival.job.lane
@@ -527,7 +541,7 @@ class Core:
         """A job is in the store now, and here no more."""
         self.forget(job)
         for gone in self._reads:
-            gone.add(job.seq)
+            gone[job.seq] = job.state
 
     def _on_ended(self, entries: Entries) -> None:
         settled: dict[Session, list[int]] = {}
@@ -544,8 +558,10 @@ class Core:
             session.post(m.Settled(ns))
         if self.schedules.waiting:
             self.schedules.ended(ending.job for ending in entries.endings.values())
-        for gone in self._reads:
-            gone.update(entries.endings)
+        if self._reads:
+            left = {seq: ending.end.state for seq, ending in entries.endings.items()}
+            for gone in self._reads:
+                gone.update(left)
         self._ends_since_prune += len(entries.endings)
         if self._ends_since_prune >= PRUNE_EVERY_ENDS:
             self._prune_soon.set()
@@ -568,6 +584,7 @@ class Core:
                 session.decline(n, *refusal)
             for other, other_n in self.submissions.declined_elsewhere(job.id):
                 other.decline(other_n, *refusal)
+            self.unique.released(job.id)
 
     def _on_health(self) -> None:
         self.note()
@@ -667,15 +684,15 @@ class Core:
         self.journal.wake()
 
     @contextmanager
-    def reading(self) -> Iterator[set[int]]:
-        """While the store is asked for unfinished jobs, and its answer is looked at: a commit that
-        was made later may be answered first."""
-        gone: set[int] = set()
+    def reading(self) -> Iterator[dict[int, JobState]]:
+        """While the store is asked for jobs, and its answer is looked at: a commit that was made
+        later may be answered first."""
+        gone: dict[int, JobState] = {}
         self._reads.append(gone)
         try:
             yield gone
         finally:
-            # By identity: two empty sets are equal.
+            # By identity: two empty ones are equal.
             self._reads = [other for other in self._reads if other is not gone]
 
     def revive(self, row: JobRow) -> Job:

@@ -39,7 +39,7 @@ MIN_RATE, MAX_RATE = 0.001, 1_000_000.0
 _NOT_AGAIN = frozenset({"delay_s", "due_at", "parent", "retry_of"})
 """What was said of the first submission alone: it waited for its time, and its parent is gone."""
 
-_OF_ARGUMENTS = frozenset({"keys"})
+_OF_ARGUMENTS = frozenset({"keys", "unique"})
 """What was made of the arguments of the first submission: it does not hold of others."""
 
 
@@ -165,8 +165,6 @@ class DeadJobs:
         if limits.get("deadline_at") is not None and limits["deadline_at"] <= self._core.now():
             del limits["deadline_at"]
             options["limits"] = limits
-        if again.payload is not None:
-            options.pop("keys", None)  # they were told of the other arguments
         if again.rate is not None:
             options["delay_s"] = min(again.after_s + place / again.rate, MAX_DELAY_S)
         return {**options, "retry_of": record.id}

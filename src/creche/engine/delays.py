@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
@@ -194,7 +194,7 @@ class Delays:
             rows = await core.store.read_due(self._read_to, until, PIECE_JOBS, PIECE_BYTES)
             return self._take_in(rows, gone)
 
-    def _take_in(self, rows: Sequence[JobRow], gone: set[int]) -> bool:
+    def _take_in(self, rows: Sequence[JobRow], gone: Mapping[int, JobState]) -> bool:
         """Take those rows into memory that belong there; return whether there may be more of them.
         No checkpoint."""
         core, now = self._core, self._core.now()

@@ -1,19 +1,21 @@
-"""Submissions that were sent before, over a connection that broke, and not answered.
+"""Submissions about which nothing can be decided without a look at the store.
 
-Of one of these nobody can say that nothing of it is stored without a look at the store: it may have
-been accepted, and have ended since. So it is looked up before anything else is decided. What the
-same session submits after it waits for that, to keep its order."""
+One that was sent before, over a connection that broke, and not answered, may have been accepted,
+and have ended since. One that has a unique key may be one with a job that is there. So these are
+looked up before anything else is decided. What the same session submits after such a one waits for
+that, to keep its order."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from creche.engine.sessions import Session
+from creche.engine.unique import Ask, Known
 from creche.errors import StoreError, StoreUnavailable
-from creche.store.base import OutcomeRow
+from creche.store.base import KeyHolder, OutcomeRow
 from creche.wire import messages as m
 
 if TYPE_CHECKING:
@@ -23,27 +25,44 @@ PIECE = 1000
 """Submissions that are looked up at a time."""
 
 
+class Doubt(NamedTuple):
+    """A submission that is looked up, or waits behind one that is."""
+
+    session: Session
+    message: m.Submit
+    asks: Sequence[Ask]
+    """The keys that it wants to have."""
+
+    @property
+    def is_resent(self) -> bool:
+        """Whether it was sent before."""
+        return bool(self.message.flags & m.RESENT)
+
+
 class Doubts:
     """Looks submissions up, in order, and has taken what the store does not know.
 
     Args:
-        take: called with each submission that is new after all.
+        take: called with each submission that is new after all, the keys that it wants to have, and
+            what is known of these.
     """
 
-    def __init__(self, core: Core, take: Callable[[Session, m.Submit], None]) -> None:
+    def __init__(
+        self, core: Core, take: Callable[[Session, m.Submit, Sequence[Ask], Known], None]
+    ) -> None:
         self._core = core
         self._take = take
-        self._queue: deque[tuple[Session, m.Submit]] = deque()
+        self._queue: deque[Doubt] = deque()
         self._is_looking = False
 
-    def add(self, session: Session, message: m.Submit) -> None:
+    def add(self, session: Session, message: m.Submit, asks: Sequence[Ask]) -> None:
         """Look a submission up, or let it wait behind those that are looked up. No checkpoint."""
         size = len(message.payload)
         if not session.doubts.has_room(size, self._core.settings):
-            _decline(session, message, "more was sent again than may be unanswered")
+            _decline(session, message, "more is looked up than may be unanswered")
             return
         session.doubts.add(size)
-        self._queue.append((session, message))
+        self._queue.append(Doubt(session, message, asks))
         if not self._is_looking:
             self._is_looking = True
             self._core.spawn(self._look_up)
@@ -51,54 +70,69 @@ class Doubts:
     def drop(self, session: Session) -> None:
         """Forget what a session has submitted: it is over, or submits it all again."""
         if session.doubts:
-            self._queue = deque(entry for entry in self._queue if entry[0] is not session)
+            self._queue = deque(doubt for doubt in self._queue if doubt.session is not session)
             session.doubts.clear()
 
     async def _look_up(self) -> None:
-        core = self._core
+        core, unique = self._core, self._core.unique
         try:
             while self._queue:
                 some = list(islice(self._queue, PIECE))
-                ids = [said.id for _, said in some if said.flags & m.RESENT]
-                why = ""
-                known: Mapping[bytes, OutcomeRow] = {}
-                try:
-                    known = await core.store.outcomes(ids, max_bytes=0)
-                except StoreUnavailable:
-                    raise
-                except StoreError as error:
-                    why = f"the store cannot be asked: {error}"
-                # No checkpoint from here on. They were in the queue until now, so that whatever
-                # came meanwhile is behind them.
-                self._answer(some, known, why)
+                with core.reading() as gone:
+                    unique.begin_to_ask()
+                    known, holders, why = await self._ask(some)
+                    # No checkpoint from here on. They were in the queue until now, so that whatever
+                    # came meanwhile is behind them.
+                    if not unique.is_out_of_date:
+                        self._answer(some, known, Known(holders, gone), why)
+                    unique.end_asking()
                 core.dispatch.run()
                 core.journal.wake()
         finally:
             self._is_looking = False
+            unique.end_asking()
+
+    async def _ask(
+        self, some: Sequence[Doubt]
+    ) -> tuple[Mapping[bytes, OutcomeRow], Mapping[bytes, KeyHolder], str]:
+        """Return what the store has of these, or why it cannot tell."""
+        ids = [doubt.message.id for doubt in some if doubt.is_resent]
+        names = {ask.name for doubt in some for ask in doubt.asks}
+        store = self._core.store
+        known: Mapping[bytes, OutcomeRow] = {}
+        holders: Mapping[bytes, KeyHolder] = {}
+        try:
+            if ids or not names:
+                known = await store.outcomes(ids, max_bytes=0)
+            if names:
+                holders = await store.keys(names)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            return {}, {}, f"the store cannot be asked: {error}"
+        return known, holders, ""
 
     def _answer(
-        self,
-        some: Sequence[tuple[Session, m.Submit]],
-        known: Mapping[bytes, OutcomeRow],
-        why: str,
+        self, some: Sequence[Doubt], known: Mapping[bytes, OutcomeRow], keys: Known, why: str
     ) -> None:
-        for entry in some:
-            if not self._queue or self._queue[0] is not entry:
+        for doubt in some:
+            if not self._queue or self._queue[0] is not doubt:
                 continue  # it was dropped meanwhile
-            session, message = self._queue.popleft()
+            session, message, asks = self._queue.popleft()
             session.doubts.remove(len(message.payload))
-            is_resent = bool(message.flags & m.RESENT)
-            if is_resent and message.id not in self._core.by_id and (why or message.id in known):
-                self._was_stored(session, message, why)
+            if message.id in self._core.by_id:
+                self._take(session, message, asks, keys)
+            elif why and (doubt.is_resent or asks):
+                _decline(session, message, why)
+            elif doubt.is_resent and message.id in known:
+                self._was_stored(session, message)
             else:
-                self._take(session, message)
+                self._take(session, message, asks, keys)
 
-    def _was_stored(self, session: Session, message: m.Submit, why: str) -> None:
+    def _was_stored(self, session: Session, message: m.Submit) -> None:
         outcomes = self._core.outcomes
         is_watched = bool(message.flags & m.WATCH)
-        if why:
-            _decline(session, message, why)
-        elif is_watched and not outcomes.has_room(session, (message.id,)):
+        if is_watched and not outcomes.has_room(session, (message.id,)):
             _decline(session, message, "this session waits for too many results already")
         else:
             session.post(m.Accepted([message.n]))
@@ -107,6 +141,6 @@ class Doubts:
 
 
 def _decline(session: Session, message: m.Submit, why: str) -> None:
-    """Whether it was accepted before is not known, or not to be said."""
+    """What would become of it is not known, or not to be said."""
     code = "uncertain" if message.flags & m.RESENT else "credit"
     session.decline(message.n, code, why)

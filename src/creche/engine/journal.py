@@ -26,6 +26,7 @@ from creche.store.base import (
     Batch,
     Duplicate,
     End,
+    KeyRow,
     LedgerStore,
     NewJob,
     QueueRow,
@@ -82,6 +83,8 @@ class Entries:
         self.tasks: dict[str, TaskRow] = {}
         self.queues: dict[str, QueueRow] = {}
         self.arrivals: list[Arrival] = []
+        self.keys: list[KeyRow] = []
+        """Of the jobs of these."""
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
         self.tried: list[Job] = []
@@ -125,13 +128,14 @@ class Entries:
     def take_out_arrivals(self) -> Sequence[Arrival]:
         """Remove and return the submissions. Nothing else is said of their jobs: before its first
         commit a job is neither cancelled nor dispatched."""
-        taken, self.arrivals = self.arrivals, []
+        taken, self.arrivals, self.keys = self.arrivals, [], []
         self.schedules.update(self.unfired)
         # What was to become of a job that has ended goes with the new one that it was to run as.
         ids = {arrival.job.id for arrival in taken}
         self.verdicts = [verdict for verdict in self.verdicts if verdict.retried_as not in ids]
         if self._batch is not None:
             self._batch.jobs = []
+            self._batch.keys = []
             self._batch.schedules = list(self.schedules.values())
             self._batch.verdicts = self.verdicts
         return taken
@@ -154,6 +158,7 @@ class Entries:
                 )
                 for job, _, _, stored in self.arrivals
             ],
+            keys=self.keys,
             changes=[job.as_change() for job in self.changed.values()],
             tries=self.tries,
             ends=[ending.end for ending in self.endings.values()],
@@ -236,6 +241,10 @@ class Journal:
         """A job was submitted."""
         self._open.arrivals.append(arrival)
         self._grow(len(arrival.job.payload))
+
+    def keys(self, rows: Sequence[KeyRow]) -> None:
+        """A job that arrives next has keys."""
+        self._open.keys += rows
 
     def lease(self, job: Job) -> None:
         """A job was leased. Nobody waits for that to be on disk, and most jobs end within

@@ -15,6 +15,7 @@ from creche.engine.job import Job
 from creche.engine.journal import Arrival
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
 from creche.engine.sessions import Session
+from creche.engine.unique import NOTHING_KNOWN, Ask, BadKey, Known, UniqueKeys
 from creche.errors import RemoteProtocolError, StoreError
 from creche.model.flow import MAX_KEY_LENGTH
 from creche.model.headers import checked_headers
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
     from creche.engine.core import Core
 
 _OPTIONS = frozenset(
-    {"delay_s", "delivery", "due_at", "headers", "keys", "limits", "parent", "retry"}
+    {
+        "delay_s",
+        "delivery",
+        "due_at",
+        "headers",
+        "idempotency_key",
+        "keys",
+        "limits",
+        "parent",
+        "retry",
+        "unique",
+    }
 )
 _STOPPING = ("stopping", "the plane is stopping: submit again when it is back")
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
@@ -59,6 +71,7 @@ class Submissions:
         self._heard: dict[str, bool] = {}
         """Whether anyone listens on a queue that a submission named, until workers change."""
         self._doubts = Doubts(core, self._take)
+        self.unique = UniqueKeys(core, self._doubts.add)
         self._waiting: dict[bytes, Lane] = {}
         """Ids that wait for room in a lane, where there is no disk to put them on."""
         self._full: set[Lane] = set()
@@ -68,15 +81,28 @@ class Submissions:
 
     def submit(self, session: Session, message: m.Submit) -> None:
         """Take a submission: decline it, put it on its way, or look it up first if it was sent
-        before. No checkpoint."""
+        before, or has a unique key. No checkpoint."""
+        asks: Sequence[Ask] = ()
+        if self.unique.concerns(message):
+            try:
+                asks = self.unique.asks(message)
+            except BadKey as error:
+                session.decline(message.n, "bad-key", str(error))
+                return
         if (
-            message.flags & m.RESENT or session.doubts.number
+            message.flags & m.RESENT or session.doubts.number or asks
         ) and message.id not in self._core.by_id:
-            self._doubts.add(session, message)
+            self._doubts.add(session, message, asks)
         else:
             self._take(session, message)
 
-    def _take(self, session: Session, message: m.Submit) -> None:
+    def _take(
+        self,
+        session: Session,
+        message: m.Submit,
+        asks: Sequence[Ask] = (),
+        known: Known = NOTHING_KNOWN,
+    ) -> None:
         core = self._core
         if message.flags & m.RESENT and message.n in session.declined:
             return  # It was sent again before that answer arrived.
@@ -113,6 +139,8 @@ class Submissions:
         if lane is None:
             session.post(m.Declined(message.n, *self._lanes_refusal()))
             return
+        if asks and self.unique.meets(session, message, asks, known):
+            return
         if message.task not in core.catalog and message.task not in session.warned:
             self._warn_unknown(session, message)
         if lane.queue != DEFAULT_QUEUE and lane.queue not in session.warned_queues:
@@ -138,6 +166,7 @@ class Submissions:
         lane = self._lane(message)
         if lane is None:
             return self._lanes_refusal()
+        self.unique.take_over(message)
         self._arrive(None, message, lane, None)
         return None
 
@@ -165,17 +194,20 @@ class Submissions:
         why = "it was cancelled while it waited for room"
         for submitter, n in ((session, message.n), *self._unclaim(job_id)):
             submitter.decline(n, "cancelled", why)
+        self.unique.released(job_id)
         return True
 
     def resume(self, session: Session) -> None:
         """The session begins a new connection by submitting again whatever was not answered."""
         self._doubts.drop(session)
+        self.unique.forget(session)
         session.declined.clear()
 
     def forget(self, session: Session) -> None:
         """The session is over: what it waited to submit was never accepted. Who submitted the same
         waits on in its place."""
         self._doubts.drop(session)
+        self.unique.forget(session)
         for job_id, claims in list(self._claims.items()):
             for claim in [claim for claim in claims if claim[0] is session]:
                 del claims[claim]
@@ -211,12 +243,14 @@ class Submissions:
         refusal = self._lanes_refusal()
         for submitter, n in ((session, message.n), *self._unclaim(message.id)):
             submitter.decline(n, *refusal)
+        self.unique.released(message.id)
 
     def _hand_on(self, lane: Lane, job_id: bytes) -> None:
         """Give the place of a submission that waits to the next who submitted the same id."""
         claims = self._claims.get(job_id)
         if not claims:
             del self._waiting[job_id], lane.waiting[job_id]
+            self.unique.released(job_id)
             return
         session, n = next(iter(claims))
         lane.waiting[job_id] = (session, message := claims.pop((session, n)))
@@ -281,6 +315,7 @@ class Submissions:
 
     def arrive(self, session: Session, message: m.Submit, lane: Lane) -> None:
         """Put a job of the plane's own on its way: *session* is told when it is on disk."""
+        self.unique.take_over(message)
         self._arrive(session, message, lane, None)
 
     # --- on the way -----------------------------------------------------------------------------
@@ -295,11 +330,14 @@ class Submissions:
         now = core.now()
         options = None if message.options is None else encode_value(message.options)
         job = Job(seq, message.id, message.task, lane, state, message.payload, options, now)
+        taking = self.unique.takings.get(message.id) if self.unique.takings else None
         if message.options is not None:
             job.delivery = message.options.get("delivery")
             job.due_at = _due_at(message.options, now)
             job.limits = _limits(message.options)
             job.headers = message.options.get("headers")
+        if taking is not None and taking.due_at is not None:
+            job.due_at = taking.due_at
         job.expires_at = self.expires_at(job)
         if parent is not None:
             parent.children += 1
@@ -318,6 +356,8 @@ class Submissions:
             session.unaccepted.add(size)
             if message.flags & m.WATCH:
                 core.outcomes.watch_job(session, job)
+        if taking is not None:
+            core.journal.keys(taking.rows(seq))
         core.journal.arrive(Arrival(job, session, message.n, stored))
 
     def expires_at(self, job: Job) -> float | None:

@@ -10,7 +10,7 @@ so of a queue. It travels as a plain map, of which each key may be left out::
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -163,8 +163,14 @@ class Key:
     """The key of a call that leaves the parameter out."""
     is_code: bool = False
 
-    def of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """Return the key of a call; an empty one if the call has nothing there.
+    def of(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        text_of: Callable[[object], str] | None = None,
+    ) -> str:
+        """Return the key of a call, as *text_of* (`key_text`) writes it; an empty one if the call
+        has nothing there.
 
         Raises:
             ValueError: what is there cannot be a key.
@@ -182,7 +188,7 @@ class Key:
                 value = value[int(step)]
             else:
                 return ""
-        return key_text(value)
+        return (text_of or key_text)(value)
 
     def as_data(self) -> dict[str, Any]:
         """Return the key as a plain map, which `from_data` takes."""

@@ -133,21 +133,30 @@ class JobHandle(str, Generic[R]):
     """
 
     # No dictionary each: a program may have very many of them.
-    __slots__ = ("__weakref__", "_outcome", "_submitter", "id_bytes")
+    __slots__ = ("__weakref__", "_outcome", "_submitter", "id_bytes", "is_existing")
 
     _submitter: Submitter
     _outcome: Outcome | None
     id_bytes: bytes
+    is_existing: bool
+    """Whether the submission that gave it was one with a job that was there already: of a unique
+    task, or by its idempotency key."""
 
     @classmethod
     def make(
-        cls, submitter: Submitter, job_id: bytes, outcome: Outcome | None = None
+        cls,
+        submitter: Submitter,
+        job_id: bytes,
+        outcome: Outcome | None = None,
+        *,
+        is_existing: bool = False,
     ) -> JobHandle[R]:
         """Used by the client; users get handles from `submit`, `delay` or `Client.job`."""
         handle: JobHandle[R] = cls(id_to_text(job_id))
         handle._submitter = submitter
         handle._outcome = outcome
         handle.id_bytes = job_id
+        handle.is_existing = is_existing
         return handle
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:

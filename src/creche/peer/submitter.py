@@ -22,6 +22,7 @@ import anyio.lowlevel
 
 from creche.errors import (
     CrecheError,
+    DuplicateJob,
     InvalidArguments,
     PlaneUnreachable,
     RemoteProtocolError,
@@ -82,10 +83,12 @@ _WITHDRAW_S = 2.0
 class _Group:
     """Submissions that one caller waits for together: one event for all of them."""
 
-    __slots__ = ("changed", "error", "left")
+    __slots__ = ("changed", "error", "left", "met")
 
     def __init__(self) -> None:
         self.left = 0
+        self.met: dict[bytes, JobHandle[Any]] = {}
+        """The jobs that some of them are, as they were there already, by the ids they had here."""
         self.error: CrecheError | None = None
         self.changed = anyio.Event()
 
@@ -193,7 +196,8 @@ class Submitter:
         Raises:
             InvalidArguments: the arguments do not fit the task's signature; nothing was sent.
             NotEncodable, TooLarge: they cannot be carried; nothing was sent.
-            SubmissionRefused: the plane said no, with its reason; nothing was stored.
+            SubmissionRefused: the plane said no, with its reason; nothing was stored. A
+                `DuplicateJob`: a job of a unique task is there, and the task's rule is to refuse.
             SubmitTimeout: there was no room in time; the submission was withdrawn.
             PlaneUnreachable: no plane answered in time, and nothing was sent.
             SubmissionUncertain: it was sent, and the answer did not come in time.
@@ -201,9 +205,9 @@ class Submitter:
         if not isinstance(task, Task):
             raise no_task(task)
         task.signature.check(args, kwargs)
-        keys = task.flow.keys(task.name, args, kwargs)
+        facts = task.facts_of(args, kwargs)
         handle: JobHandle[R] = await self._submit(
-            task.name, args, kwargs, task.options, watch=True, keys=keys
+            task.name, args, kwargs, task.options, watch=True, facts=facts
         )
         return handle
 
@@ -226,18 +230,18 @@ class Submitter:
         """
         name = name_of(task)
         options = checked_options(queue, priority, countdown, eta)
-        keys: list[str] | None = None
+        facts: m.Facts = {}
         if isinstance(task, Task):
             task.signature.check(args, kwargs)
             options = options.over(task.options)
-            keys = task.flow.keys(name, args, kwargs)
-        return await self._submit(name, args, kwargs, options, watch=False, keys=keys)
+            facts = task.facts_of(args, kwargs)
+        return await self._submit(name, args, kwargs, options, watch=False, facts=facts)
 
     async def send(
         self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: SubmitOptions
     ) -> JobHandle[Any]:
         """Submit by name, as `delay`, with options that are checked."""
-        return await self._submit(name_of(task), args, kwargs, options, watch=False, keys=None)
+        return await self._submit(name_of(task), args, kwargs, options, watch=False, facts={})
 
     async def submit_many(
         self,
@@ -266,7 +270,7 @@ class Submitter:
                 said = extras
                 if known is not None:
                     known.signature.check(args, kwargs)
-                    said = _with_keys(extras, known.flow.keys(name, args, kwargs))
+                    said = _with_facts(extras, known.facts_of(args, kwargs))
                 payload = self._encode(args, kwargs)
                 if not self._credit.has_room(len(payload)):
                     self._extend(limit)
@@ -288,6 +292,8 @@ class Submitter:
             await self._give_up(group, is_whole=is_whole)
         if group.error is not None:
             raise fresh(group.error)
+        if group.met:
+            handles = [group.met.get(handle.id_bytes, handle) for handle in handles]
         return handles
 
     async def map(
@@ -420,10 +426,10 @@ class Submitter:
         options: SubmitOptions,
         *,
         watch: bool,
-        keys: list[str] | None,
+        facts: m.Facts,
     ) -> JobHandle[Any]:
         payload = self._encode(args, kwargs)
-        extras = _with_keys(self._extras(options), keys)
+        extras = _with_facts(self._extras(options), facts)
         group = _Group()
         handle: JobHandle[Any] | None = None
         with self._time_limit():
@@ -437,7 +443,7 @@ class Submitter:
         if group.error is not None:
             raise fresh(group.error)
         assert handle is not None
-        return handle
+        return group.met.get(handle.id_bytes, handle)
 
     def _encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         payload = encode_call(args, kwargs)
@@ -503,6 +509,8 @@ class Submitter:
             extras["limits"] = self._limits(options.limits)
         if options.headers:
             extras["headers"] = dict(options.headers)
+        if options.idempotency_key is not None:
+            extras["idempotency_key"] = options.idempotency_key
         if options.countdown:
             extras["delay_s"] = options.countdown
         elif options.eta is not None:
@@ -541,6 +549,20 @@ class Submitter:
             group.error = group.error or error
         if group.left == 0:
             group.changed.set()
+
+    def _meet(self, message: m.Existing) -> None:
+        """A submission is a job that was there already, or is refused because of it."""
+        group, said = self._groups.get(message.n), self._unaccepted.get(message.n)
+        if group is None or said is None:
+            return
+        if message.is_refused:
+            self._settle(message.n, DuplicateJob(id_to_text(message.id), said.task))
+            return
+        outcome = self._waits.forget(said.id)
+        if outcome is not None:
+            outcome = self._waits.follow(message.id)
+        group.met[said.id] = JobHandle.make(self, message.id, outcome, is_existing=True)
+        self._settle(message.n, None)
 
     def _take_out(self, n: int) -> m.Submit | None:
         message = self._unaccepted.pop(n, None)
@@ -615,6 +637,8 @@ class Submitter:
                 self._settle(message.n, SubmissionUncertain(message.why))
             else:
                 self._settle(message.n, error)
+        elif isinstance(message, m.Existing):
+            self._meet(message)
         elif isinstance(message, m.Warned):
             if self._on_warning is not None:
                 self._on_warning(message.why)
@@ -631,9 +655,9 @@ class Submitter:
             raise RemoteProtocolError(f"the plane sent a {type(message).__name__} to a client")
 
 
-def _with_keys(extras: m.Facts | None, keys: list[str] | None) -> m.Facts | None:
-    """Return what is said beside a submission's own fields, and the keys of its call, if any."""
-    return extras if keys is None else {**(extras or {}), "keys": keys}
+def _with_facts(extras: m.Facts | None, facts: m.Facts) -> m.Facts | None:
+    """Return what is said beside a submission's own fields, and of its arguments, if anything."""
+    return {**(extras or {}), **facts} if facts else extras
 
 
 def _limit(welcome: m.Welcome, name: str) -> int:

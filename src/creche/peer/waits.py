@@ -65,10 +65,20 @@ class Waits:
         else:
             self._later.pop(job_id, None)
 
-    def forget(self, job_id: bytes) -> None:
-        """There is no such job: its submission was not taken."""
-        if self._told.pop(job_id, None) is not None:
+    def forget(self, job_id: bytes) -> Outcome | None:
+        """There is no such job, as its submission was not taken: return what was waited for."""
+        outcome = self._told.pop(job_id, None)
+        if outcome is not None:
             self._tell_more()
+        return outcome
+
+    def follow(self, job_id: bytes) -> Outcome:
+        """A submission that asked for its result is this job, which was there already: the plane
+        pushes that one's end."""
+        outcome = self._told.get(job_id) or self._later.pop(job_id, None) or Outcome()
+        outcome.is_promised = True
+        self._told[job_id] = outcome
+        return outcome
 
     def end(
         self, job_id: bytes, state: int | None, payload: bytes | None, error: CrecheError | None

@@ -33,7 +33,7 @@ class TaskFlow(NamedTuple):
         if not left_out:
             return self
         key, rate_key = (
-            _key_without(where, key, parameters, left_out)
+            key and key_without(where, key, parameters, left_out)
             for key in (self.said.key, self.said.rate_key)
         )
         return self._replace(said=replace(self.said, key=key, rate_key=rate_key))
@@ -90,18 +90,29 @@ def _make_key(
         raise TaskDefinitionError(
             f"{where}: {option} is the name of a parameter, or a function, and not {given!r}"
         )
-    name, *path = given.split(".")
-    if len(path) > MAX_PATH or not all((name, *path)):
+    return key_in(where, option, given, function), None
+
+
+def key_in(
+    where: str,
+    option: str,
+    given: str,
+    function: Callable[..., Any],
+    text_of: Callable[[object], str] | None = None,
+) -> Key:
+    """Return the key that a parameter of *function* is, or a path into it: ``order.customer``; its
+    default is written by *text_of* (`key_text`).
+
+    Raises:
+        TaskDefinitionError: it is no path, or there is no such parameter.
+    """
+    name, *steps = given.split(".")
+    if len(steps) > MAX_PATH or not all((name, *steps)):
         raise TaskDefinitionError(
             f"{where}: {option}={given!r} is no path: name a parameter, and what is in it with "
             "dots between, as in 'order.customer'"
         )
-    return _key_in(where, option, name, tuple(path), function), None
-
-
-def _key_in(
-    where: str, option: str, name: str, path: tuple[str, ...], function: Callable[..., Any]
-) -> Key:
+    path = tuple(steps)
     parameters = inspect.signature(function).parameters
     found = parameters.get(name)
     kinds = [p.kind for p in parameters.values()]
@@ -116,16 +127,19 @@ def _key_in(
     default = None
     if found.default is not found.empty:
         try:
-            default = Key(name, 0, path).of([found.default], {})
+            default = Key(name, 0, path).of([found.default], {}, text_of)
         except ValueError:
             default = ""
     return Key(name, position, path, default)
 
 
-def _key_without(
-    where: str, key: Key | None, parameters: Sequence[str], left_out: Collection[str]
-) -> Key | None:
-    if key is None or key.is_code:
+def key_without(where: str, key: Key, parameters: Sequence[str], left_out: Collection[str]) -> Key:
+    """Return *key* for calls that leave out some of the *parameters*.
+
+    Raises:
+        TaskDefinitionError: it names one of those.
+    """
+    if key.is_code:
         return key
     if key.parameter in left_out:
         raise TaskDefinitionError(

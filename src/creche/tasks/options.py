@@ -13,6 +13,8 @@ from creche.model.headers import Header, checked_headers
 from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
+from creche.model.unique import MAX_IDEMPOTENCY_KEY, is_idempotency_key
+from creche.tasks.unique import Debounce, Throttle, UniqueLike
 
 Executor = Literal["coroutine", "asyncio", "thread", "process"]
 """Where a task runs: as a coroutine on the worker's Trio loop, or on its asyncio loop, or in one of
@@ -63,6 +65,8 @@ class SubmitOptions:
     """How long it may take."""
     headers: Mapping[str, Header] | None = None
     """What travels with it, and is not for its function."""
+    idempotency_key: str | None = None
+    """What makes it one with whatever was submitted with the same."""
 
     @property
     def is_plain(self) -> bool:
@@ -74,6 +78,7 @@ class SubmitOptions:
             and self.eta is None
             and self.limits is None
             and self.headers is None
+            and self.idempotency_key is None
         )
 
     def over(self, base: SubmitOptions) -> SubmitOptions:
@@ -88,6 +93,7 @@ class SubmitOptions:
             eta=self.eta if is_timed else base.eta,
             limits=_limits_over(self.limits, base.limits),
             headers={**(base.headers or {}), **(self.headers or {})} or None,
+            idempotency_key=self.idempotency_key or base.idempotency_key,
         )
 
 
@@ -109,6 +115,14 @@ class ViewOptions(TypedDict, total=False):
     countdown: float | None
     eta: datetime | None
     headers: Mapping[str, Header] | None
+    idempotency_key: str | None
+    unique: UniqueLike | None
+    debounce: float | Debounce | None
+    throttle: float | Throttle | None
+
+
+BY_TASK = ("unique", "debounce", "throttle")
+"""Options of a submission that need its task: what they name is in its signature."""
 
 
 def refuse_unknown(where: str, what: str, given: Mapping[str, Any], known: list[str]) -> None:
@@ -150,6 +164,7 @@ def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
         *check_time(where, given.get("countdown"), given.get("eta")),
         _limits(where, given),
         _headers(where, given.get("headers")),
+        check_idempotency_key(where, given.get("idempotency_key")),
     )
 
 
@@ -160,6 +175,12 @@ def submission_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
         TaskDefinitionError: one cannot be, or two contradict each other; the sentence begins with
             *where*.
     """
+    for option in BY_TASK:
+        if given.get(option) is not None:
+            raise TaskDefinitionError(
+                f"{where}: {option} is about the parameters of the task, which a submission by "
+                "name does not know: say it with @task, or submit the task object"
+            )
     options = make_options(where, given)
     check_together(where, options)
     return options
@@ -249,6 +270,20 @@ def _moment(where: str, option: str, moment: object) -> datetime | None:
             "datetime.now(UTC) + timedelta(...), or .astimezone() for this machine's zone"
         )
     return moment
+
+
+def check_idempotency_key(where: str, key: object) -> str | None:
+    """Return the key that a submission is one with others by.
+
+    Raises:
+        TaskDefinitionError: it is none.
+    """
+    if key is not None and not is_idempotency_key(key):
+        raise TaskDefinitionError(
+            f"{where}: idempotency_key is a text of 1 to {MAX_IDEMPOTENCY_KEY} printable "
+            f"characters, and not {key!r:.80}"
+        )
+    return cast(str | None, key)
 
 
 def _limits(where: str, given: Mapping[str, Any]) -> TimeLimits | None:

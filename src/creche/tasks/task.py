@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import CodeType, FrameType
@@ -50,6 +50,7 @@ from creche.tasks.options import (
 from creche.tasks.registry import Registry, task_registry
 from creche.tasks.schedules import Schedule, check_schedule, make_schedule
 from creche.tasks.signature import Signature, printable
+from creche.tasks.unique import Debounce, TaskUnique, Throttle, UniqueLike, make_unique
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,6 +86,9 @@ class TaskOptions(TypedDict, total=False):
     key: KeyLike | None
     rate: str | None
     rate_key: KeyLike | None
+    unique: UniqueLike | None
+    debounce: float | Debounce | None
+    throttle: float | Throttle | None
     cron: str | None
     tz: str | None
     every: float | timedelta | None
@@ -133,6 +137,10 @@ class Task(Generic[P, R_co]):
     """What a worker calls around its bodies; None when there is nothing."""
     flow: TaskFlow
     """How many of its jobs run at a time, and how often they begin."""
+    unique: TaskUnique | None
+    """Which of its jobs count as one."""
+    is_unique_off: bool
+    """Whether a submission says that it is unique in no way, whatever the task says."""
     schedule: Schedule | None
     """When the plane submits it by itself."""
 
@@ -149,6 +157,7 @@ class Task(Generic[P, R_co]):
         says_executor: bool = False,
         hooks: Hooks | None = None,
         flow: TaskFlow = NO_FLOW,
+        unique: TaskUnique | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         # First, as it copies the function's own attributes, and ours must win.
@@ -171,6 +180,8 @@ class Task(Generic[P, R_co]):
         self.never_retry_on = never_retry_on
         self.hooks = hooks
         self._whole_flow = self.flow = flow
+        self._whole_unique = self._declared_unique = self.unique = unique
+        self.is_unique_off = False
         self.schedule = schedule
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co | Coroutine[Any, Any, R_co]:
@@ -194,6 +205,9 @@ class Task(Generic[P, R_co]):
             eta: run it at this moment, and not before: a `datetime` with a time zone.
             headers: what travels with the job and is not for its function, as
                 `current_job().headers`: names with texts, numbers, true, false or None.
+            idempotency_key: a text of your own; as long as the plane knows a job of this task that
+                was submitted with the same, it is that job.
+            unique, debounce, throttle: as of `task`; ``unique=False`` for a job beside any other.
 
         Raises:
             TaskDefinitionError: an option is unknown, cannot be what it is given for, or
@@ -204,8 +218,42 @@ class Task(Generic[P, R_co]):
         asked = make_options(where, options)
         view = self._view()
         view.options = asked.over(self.options)
+        self._set_unique(view, where, options)
         check_together(where, view.options.over(self.defaults))
+        delays = view.unique is not None and view.unique.rule.delay_s is not None
+        if delays and not (view.options.countdown is None and view.options.eta is None):
+            raise TaskDefinitionError(
+                f"{where}: debounce says when it runs: leave countdown and eta out"
+            )
         return view
+
+    def _set_unique(self, view: Self, where: str, options: Mapping[str, Any]) -> None:
+        """Have *view* count as one with what *options* say, if they say anything of that."""
+        if options.get("unique") is False:
+            view.unique, view.is_unique_off = None, True
+        unique = make_unique(where, options, self.function)
+        if unique is not None:
+            names = [parameter.name for parameter in self._whole_signature.parameters]
+            view._whole_unique = unique
+            view.unique = unique.without(where, names, self.resources)
+            view.is_unique_off = False
+
+    def facts_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a submission says of these arguments, beside them: the keys that tell it
+        apart; mostly nothing.
+
+        Raises:
+            InvalidArguments: a key cannot be told from these arguments.
+        """
+        facts: dict[str, Any] = {}
+        keys = self.flow.keys(self.name, args, kwargs)
+        if keys is not None:
+            facts["keys"] = keys
+        if self.unique is not None:
+            facts["unique"] = self.unique.said(self.name, args, kwargs)
+        elif self.is_unique_off:
+            facts["unique"] = False
+        return facts
 
     def declaration(self) -> dict[str, Any]:
         """Return what a worker announces about this task.
@@ -215,8 +263,9 @@ class Task(Generic[P, R_co]):
         (text) are None where the task leaves them open. A task with retries has ``retry``, as
         `RetryPolicy.from_data` takes it, and the names of the exceptions in ``retry_on`` and
         ``never_retry_on``; one with time limits has ``limits``, as `TimeLimits.from_data` takes
-        them; one of which so many jobs run has ``flow``, as `Flow.from_data` takes it. One with a
-        schedule has its ``rule``, as `Rule.from_data` takes it, and ``args`` and ``kwargs`` as they
+        them; one of which so many jobs run has ``flow``, as `Flow.from_data` takes it; one whose
+        jobs count as one has ``unique``, as `unique.Rule.from_data` takes it. One with a schedule
+        has its ``rule``, as `schedule.Rule.from_data` takes it, and ``args`` and ``kwargs`` as they
         are: a worker encodes them. Options of a view are not in it.
         """
         priority = self.defaults.priority
@@ -234,6 +283,8 @@ class Task(Generic[P, R_co]):
             declared["limits"] = self.defaults.limits.as_data()
         if self.flow.said:
             declared["flow"] = self.flow.said.as_data()
+        if self._declared_unique is not None:
+            declared["unique"] = self._declared_unique.rule.as_data()
         if self.defaults.retry:
             declared["retry"] = dict(self.defaults.retry)
             declared["retry_on"] = [each.__qualname__ for each in self.retry_on]
@@ -249,6 +300,9 @@ class Task(Generic[P, R_co]):
         names = [parameter.name for parameter in self._whole_signature.parameters]
         where = f"task {self.name!r}"
         self.flow = self._whole_flow.without(where, names, self.resources)
+        if self._whole_unique is not None:
+            self.unique = self._whole_unique.without(where, names, self.resources)
+            self._declared_unique = self.unique
         if self.schedule is not None:
             check_schedule(where, self.schedule, self.signature)
 
@@ -378,6 +432,13 @@ def task(subject: Any = None, /, **options: Any) -> Any:
             name has no function: that is refused then.
         rate: how many of its jobs begin in a time: ``"10/m"``, ``"100/30s"``.
         rate_key: for what *rate* holds, each apart: as *key*.
+        unique: which of its jobs count as one: ``True``: those with equal arguments; the name of a
+            parameter, several, or a function of the arguments, as for *key*; or a `Unique`, which
+            says more. Of those, one waits or runs at a time: a further submission is that job.
+        debounce: run it once so many seconds have passed without a further submission; or a
+            `Debounce`.
+        throttle: within so many seconds of a submission, a further one is that job; or a
+            `Throttle`.
         cron: submit it at these times, in the zone *tz* (UTC): ``"0 3 * * *"``, ``"@daily"``.
         every: submit it each so many seconds.
         schedule: a `Schedule`, which can say more than these two, as the job's arguments.
@@ -418,6 +479,7 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         says_executor=says_executor,
         hooks=make_hooks(where, given) or None,
         flow=make_flow(where, given, function),
+        unique=make_unique(where, given, function),
         schedule=make_schedule(where, given),
     )
     given_registry: Registry | None = given.get("registry")
@@ -429,6 +491,11 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         raise TaskDefinitionError(
             f"{where}: its key is computed in code, which the plane does not have when it submits "
             "by the schedule: let key= name a parameter"
+        )
+    if made.schedule is not None and made.unique is not None and made.unique.rule.needs_code:
+        raise TaskDefinitionError(
+            f"{where}: its unique key is computed in code, which the plane does not have when it "
+            "submits by the schedule: name parameters"
         )
     registry.register(made)
     return made

@@ -111,6 +111,15 @@ class Declined(NamedTuple):
     why: str
 
 
+class Existing(NamedTuple):
+    """This submission made no job, as it is one with a job that was there already. With
+    `is_refused` it is not that job either: it is refused because of it."""
+
+    n: int
+    id: bytes
+    is_refused: bool
+
+
 class Warned(NamedTuple):
     """This submission will be accepted, but there is something its sender should know."""
 
@@ -299,8 +308,8 @@ class Resize(NamedTuple):
 
 Message: TypeAlias = (
     Hello | Welcome | Refusal | Goodbye | Ping | Pong | Piece
-    | Submit | Accepted | Declined | Warned | Watch | Unwatch | Ended | Missing | Received | Cancel
-    | Ask | Answer | AskFailed | Subscribe | Unsubscribe | View
+    | Submit | Accepted | Declined | Existing | Warned | Watch | Unwatch | Ended | Missing
+    | Received | Cancel | Ask | Answer | AskFailed | Subscribe | Unsubscribe | View
     | Announce | Capacity | Offer | Finished | TryAgain | Settled | HandBack | Stop | Drain
     | Resize
 )  # fmt: skip
@@ -329,6 +338,7 @@ KIND_OF: dict[type[Any], int] = {
     Subscribe: 23,
     Unsubscribe: 24,
     View: 25,
+    Existing: 26,
     Announce: 40,
     Capacity: 41,
     Offer: 50,

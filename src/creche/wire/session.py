@@ -39,7 +39,7 @@ _SUBMITTING = (
     m.Submit, m.Watch, m.Unwatch, m.Received, m.Cancel, m.Ask, m.Subscribe, m.Unsubscribe,
 )  # fmt: skip
 _ANSWERING = (
-    m.Accepted, m.Declined, m.Warned, m.Ended, m.Missing, m.Answer, m.AskFailed, m.View,
+    m.Accepted, m.Declined, m.Existing, m.Warned, m.Ended, m.Missing, m.Answer, m.AskFailed, m.View,
 )  # fmt: skip
 _BOTH = (m.Ping, m.Pong, m.Piece)
 _WORKING = (m.Announce, m.Capacity, m.Finished, m.TryAgain, m.HandBack)

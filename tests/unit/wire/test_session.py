@@ -29,7 +29,7 @@ a client or worker while ready says Goodbye, and is then closed
 anyone while ready says Ping Pong Piece
 a client or worker while ready says Submit Watch Unwatch Received Cancel Ask Subscribe Unsubscribe
 a worker while ready says Announce Capacity Finished TryAgain HandBack
-the plane while ready says Accepted Declined Warned Ended Missing Answer AskFailed View
+the plane while ready says Accepted Declined Existing Warned Ended Missing Answer AskFailed View
 the plane while ready says Offer Settled Stop Drain Resize
 """
 WHO = {
