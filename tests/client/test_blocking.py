@@ -117,6 +117,13 @@ def test_the_verbs_are_those_of_the_client(client: BlockingClient) -> None:
     assert parked.cancel("why") is JobState.CANCELLED
 
 
+def test_a_handle_tells_whether_its_job_was_there(client: BlockingClient) -> None:
+    once = echo.with_options(idempotency_key="blocking")
+    first, again = client.submit(once, 1), client.submit(once, 2)
+    assert (first, first.is_existing, again.is_existing) == (again, False, True)
+    assert again.result(20) == 1
+
+
 def test_many_come_back_in_order_or_as_they_end(client: BlockingClient) -> None:
     handles = client.submit_many(echo, [(i,) for i in range(100)])
     assert [handle.result() for handle in handles] == list(range(100))

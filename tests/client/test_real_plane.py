@@ -16,6 +16,7 @@ from tests.client.real_plane import RealPlane, real_plane
 from creche import (
     BadFilter,
     Client,
+    DuplicateJob,
     JobFailed,
     JobNotDead,
     JobState,
@@ -23,6 +24,7 @@ from creche import (
     ResultTimeout,
     TaskDefinitionError,
     TooLarge,
+    Unique,
     task,
 )
 from creche.engine.settings import PlaneSettings
@@ -50,6 +52,13 @@ async def nap(value: float) -> float:
 @task(registry=registry)
 def wait_for_gate(value: int) -> int:
     assert gate.wait(20)
+    return value
+
+
+@task(registry=registry, unique="value")
+def wait_for_gate_once(value: int, note: str = "") -> int:
+    assert gate.wait(20)
+    runs[value] += 1
     return value
 
 
@@ -116,6 +125,46 @@ async def test_a_wait_may_run_out_and_the_job_goes_on(plane: RealPlane) -> None:
                 await handle.result(timeout=0.05)
             gate.set()
             assert await handle.result(timeout=10) == 5
+
+
+async def test_submissions_that_count_as_one_have_one_job_and_one_result(plane: RealPlane) -> None:
+    gate.clear()
+    runs.clear()
+    with anyio.fail_after(30):
+        async with Client(plane.url) as client:
+            first = await client.submit(wait_for_gate_once, 71, "a")
+            with pytest.raises(ResultTimeout):
+                await first.result(timeout=0.05)
+            handles = await client.submit_many(wait_for_gate_once, [(71, "b"), (72, "c")])
+            handles.append(await client.delay("wait_for_gate_once", 71))
+            assert [handle.is_existing for handle in handles] == [True, False, True]
+            assert handles[0] == handles[2] == first
+            await anyio.to_thread.run_sync(plane.cut_clients)
+            handles.append(await client.submit(wait_for_gate_once, 71))
+            refusing = wait_for_gate_once.with_options(
+                unique=Unique("value", on_duplicate="reject")
+            )
+            with pytest.raises(DuplicateJob) as error:
+                await client.submit(refusing, 71)
+            assert error.value.job_id == first
+            gate.set()
+            assert [await handle.result() for handle in handles] == [71, 72, 71, 71]
+            assert await first.result() == 71
+            done = client.as_completed([first, *handles])
+            assert sorted([await handle.result() async for handle in done]) == [71, 71, 71, 71, 72]
+            assert runs == {71: 1, 72: 1}
+
+
+async def test_an_idempotency_key_is_one_job_from_any_client(plane: RealPlane) -> None:
+    with anyio.fail_after(20):
+        async with Client(plane.url) as client, Client(plane.url) as other:
+            key = f"at {time.time_ns()}"
+            first = await client.submit(echo.with_options(idempotency_key=key), 81)
+            again = await other.send("echo", (82,), idempotency_key=key)
+            assert (again, again.is_existing, first.is_existing) == (first, True, False)
+            assert await again.result() == 81
+            with pytest.raises(TaskDefinitionError, match="idempotency_key is a text"):
+                await other.send("echo", (82,), idempotency_key="")
 
 
 async def test_results_outlive_a_lost_connection(plane: RealPlane) -> None:

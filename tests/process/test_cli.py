@@ -298,6 +298,25 @@ def test_an_unknown_task_is_parked_and_its_submitter_warned_with_near_names(plan
     assert plane.run("cancel", job_id).returncode == 0
 
 
+def test_one_idempotency_key_is_one_job(plane: Plane) -> None:
+    key = ("--idempotency-key", "order 17")
+    first = plane.run("submit", "add", "1", "2", *key)
+    assert (first.returncode, first.stdout, first.stderr) == (0, "3\n", "")
+    again = plane.run("submit", "add", "5", "6", *key)
+    assert (again.returncode, again.stdout) == (0, "3\n")
+    assert "was there already: this is no other one" in again.stderr
+    documents = [
+        plane.data("submit", "add", "7", "8", "--idempotency-key", "order 18", "--non-blocking")
+        for _ in range(2)
+    ]
+    assert documents[0]["id"] == documents[1]["id"]
+    assert [document["existing"] for document in documents] == [False, True]
+    assert "idempotency key order 18" in plane.run("jobs", "show", documents[0]["id"]).stdout
+    empty = plane.run("submit", "add", "1", "--idempotency-key", "")
+    assert (empty.returncode, empty.stdout) == (2, "")
+    assert "idempotency_key is a text of 1 to 200 printable characters" in empty.stderr
+
+
 def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
     done = plane.run("submit", "add", "1", "2", "--non-blocking")
     job_id = done.stdout.strip()

@@ -128,6 +128,10 @@ def _options_text(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in sorted(options.items()):
         if name == "retry_of":
             yield f"retry of {value}"
+        elif name == "unique":
+            yield f"unique by {value['key'] or 'its task alone'}" if value else "not unique"
+        elif name == "idempotency_key":
+            yield f"idempotency key {value}"
         elif name == "parent":
             yield "by another job"
         elif isinstance(value, dict):

@@ -69,6 +69,7 @@ async def submit(
         Retries | None, Parameter(converter=_retries, show_env_var=False, metavar="N")
     ] = None,
     backoff: Annotated[SecondsOrNone | None, Parameter(show_env_var=False)] = None,
+    idempotency_key: Annotated[str | None, Parameter(show_env_var=False, metavar="KEY")] = None,
     non_blocking: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     timeout: Seconds = 60.0,
     connect: Connect = DEFAULT_URL,
@@ -96,6 +97,8 @@ async def submit(
         deadline: When all of it must be over, written as --eta.
         retries: How often it is tried again when it fails: a number, or `forever`.
         backoff: The seconds before the second try; they double with each further one.
+        idempotency_key: A text of your own: while a job of this task is known that was submitted
+            with the same, it is that job.
         non_blocking: Print the job's id and leave; nobody waits for the result.
         timeout: How many seconds to wait for the result; connecting and submitting take no longer
             than that either. The job goes on when they run out.
@@ -114,6 +117,7 @@ async def submit(
         deadline=deadline,
         retries=retries,
         backoff=backoff,
+        idempotency_key=idempotency_key,
     )
     submission_options("creche submit", options)  # before anything is dialled
     handle: JobHandle[Any] | None = None
@@ -122,8 +126,11 @@ async def submit(
             declaration = await client.ask("task", {"name": name})
             call_args, call_kwargs = read_call(declaration, texts, kwargs or (), json_args)
             handle = await client.send(name, call_args, call_kwargs, **options)
+            if handle.is_existing:
+                say("", f"job {handle.id} was there already: this is no other one")
             if non_blocking:
-                print_json({"id": handle.id}) if as_json else print(handle.id)
+                document = {"id": handle.id, "existing": handle.is_existing}
+                print_json(document) if as_json else print(handle.id)
                 return Exit.DONE
             return await wait_and_print(handle, timeout, as_json=as_json)
     except BaseException as error:

@@ -249,7 +249,7 @@ def value_text(value: object) -> str:
             items = sorted((value_text(name), value_text(value[name])) for name in value)
             return "{" + ", ".join(f"{name}: {each}" for name, each in items) + "}"
         case Set():
-            return "{" + ", ".join(sorted(map(value_text, value))) + "}"
+            return "set[" + ", ".join(sorted(map(value_text, value))) + "]"
         case Sequence():
             return "[" + ", ".join(map(value_text, value)) + "]"
         case _:

@@ -148,7 +148,7 @@ def make_unique(
     Raises:
         TaskDefinitionError: it cannot be; the sentence begins with *where*.
     """
-    said = [name for name in _OPTIONS if given.get(name) not in (None, False)]
+    said = [n for n in _OPTIONS if given.get(n) is not None and given[n] is not False]
     if not said:
         return None
     if len(said) > 1:
@@ -161,7 +161,10 @@ def make_unique(
     try:
         rule = Rule(by=parts, rest=by is None and _has_rest(function), **fields)
     except ValueError as error:
-        raise TaskDefinitionError(f"{where}: {option}: {error}") from None
+        why = str(error)
+        if option == "debounce":
+            why = why.replace("max_delay", "most").replace("delay", "wait")
+        raise TaskDefinitionError(f"{where}: {option}: {why}") from None
     return TaskUnique(rule, code, by is None)
 
 
