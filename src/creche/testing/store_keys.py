@@ -1,4 +1,7 @@
-"""What the contract of stores says of unique keys: a part of `StoreContract`."""
+"""Unique keys: which job has which.
+
+A part of `creche.testing.store_contract`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 from creche.errors import StoreError
 from creche.model.job import JobState
 from creche.store.base import Batch, KeyHolder, KeyRow, LaneRow, Ousted, Store
+from creche.testing.store_case import StoreCase
 from creche.testing.store_rows import (
     KEEP_NONE,
     NOW,
@@ -28,8 +32,8 @@ def _holder(name: bytes, seq: int, state: JobState, since: float = NOW) -> KeyHo
     return KeyHolder(name, since, seq, job_id(seq), state, NOW + seq)
 
 
-class KeysContract:
-    """Mixed into the class that has `connect`."""
+class Keys(StoreCase):
+    """The tests."""
 
     async def test_a_job_has_a_key_from_its_first_commit_on(self, store: Store) -> None:
         await store.commit(
