@@ -1,8 +1,8 @@
 """How Creche is tested: `nox` runs everything CI runs, `nox -l` lists the parts.
 
-Two environments are enough for a whole run, because installing is the dearest part of it: `tests`
-has one per Python, all other sessions share one workshop with the tools. Only `wheel` starts from
-nothing each time, as a user would.
+One environment is enough for most of a run, as installing is a dear part of it: the workshop, with
+the package, what its tests need, and the tools, for the Python that runs nox. `tests` has one more
+for each other Python. `wheel` installs the package from nothing each time, as a user would.
 """
 
 from __future__ import annotations
@@ -24,9 +24,42 @@ CONSTRAINED = ("-c", "constraints.txt")
 # Two processes suit the two cores of a small machine. A file's tests stay together, so that what
 # a module's fixture starts is started once.
 IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
+# Most of what `docs` does is to wait for processes of one example or another, a test each.
+IN_ANY_ORDER = ("-n", "3", "--dist", "worksteal")
 # `docs` and `client` have their own sessions; the other two are no part of a usual run.
 ELSEWHERE = ("benchmarks", "browser", "client", "docs")
 FUZZ_SEEDS = "500"
+
+# What the tests of the built wheel have to show, that those of the source cannot. `test_wheel`
+# builds one as well, beside the source, and compares every file of the package with it: byte for
+# byte they are the same. So the same Python reads the same modules, and what a module does with its
+# arguments needs no second look: that is most of the tests, and all of those that are left out
+# here. Three things can differ. What is installed around it: all of it is imported beside its
+# plain dependencies alone, before a test is run. What the package looks up beside its modules or in
+# its metadata (migrations, the page's files, the version, the entry point), and what it makes of
+# where its files are (`__file__`): `test_wheel` has a table of the modules that do so, finds those
+# that are not in it, and demands that the tests that go through each are among these.
+OF_THE_WHEEL = (
+    "contracts/test_store.py",
+    "process/test_cli_jobs.py",
+    "repo/test_wheel.py",
+    "unit/cli",
+    "unit/dashboard",
+    "unit/store",
+    "unit/tasks",
+    "unit/test_public_face.py",
+    "unit/worker/test_failure.py",
+    "unit/worker/test_watchdog.py",
+)
+# The parts of `creche.testing` that are tests need pytest, which their user has.
+IMPORT_ALL = """
+import importlib, pathlib, pkgutil, creche
+names = [found.name for found in pkgutil.walk_packages(creche.__path__, "creche.")]
+for name in names:
+    if not name.startswith(("creche.testing.store_", "creche.__main__")):
+        importlib.import_module(name)
+assert "creche.engine.core" in names and "site-packages" in pathlib.Path(creche.__file__).parts
+"""
 
 
 def is_found(version: str) -> bool:
@@ -71,18 +104,24 @@ class Workshop:
     """The environment with the package (editable), its tests' needs and every tool."""
 
     def __init__(self) -> None:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        self.bin = ROOT / ".nox" / f"workshop-{version}" / "bin"
+        self.version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        self.bin = ROOT / ".nox" / f"workshop-{self.version}" / "bin"
         self._is_ready = False
+
+    @property
+    def packages(self) -> Path:
+        """Where its packages are."""
+        return self.bin.parent / "lib" / f"python{self.version}" / "site-packages"
 
     def run(self, session: nox.Session, command: str, *args: str, **env: str) -> None:
         """Run one of the workshop's commands, with the workshop first on the path."""
-        self._make_ready(session)
+        self.make_ready(session)
         path = os.pathsep.join((str(self.bin), os.environ["PATH"]))
         outside = {"VIRTUAL_ENV": str(self.bin.parent), "PATH": path, **env}
         session.run(str(self.bin / command), *args, env=outside, external=True)
 
-    def _make_ready(self, session: nox.Session) -> None:
+    def make_ready(self, session: nox.Session) -> None:
+        """Make it, or install what has changed, once a run."""
         if self._is_ready:
             return
         python = str(self.bin / "python")
@@ -107,9 +146,13 @@ def tests(session: nox.Session) -> None:
     """Everything but client and docs; `-- PATH...` runs a part, in one process."""
     missing = [version for version in PYTHONS if not is_found(version)]
     session.log(f"interpreters not on the path: {', '.join(missing) or 'none'}")
-    session.install(*CONSTRAINED, "-e", ".[test]")
     ignored = [f"--ignore=tests/{folder}" for folder in ELSEWHERE]
-    session.run("pytest", *pytest_args(session, "tests", *ignored))
+    chosen = pytest_args(session, "tests", *ignored)
+    if session.python == WORKSHOP.version:
+        WORKSHOP.run(session, "pytest", *chosen)
+        return
+    session.install(*CONSTRAINED, "-e", ".[test]")
+    session.run("pytest", *chosen)
 
 
 @nox.session(venv_backend="none")
@@ -141,7 +184,7 @@ def imports(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """The links and the examples of README and docs/ hold, by running them."""
-    WORKSHOP.run(session, "pytest", *(session.posargs or ["tests/docs"]))
+    WORKSHOP.run(session, "pytest", *(session.posargs or [*IN_ANY_ORDER, "tests/docs"]))
 
 
 @nox.session(reuse_venv=False)
@@ -149,15 +192,25 @@ def wheel(session: nox.Session) -> None:
     """What is published: the built wheel in an environment of its own, with `src` out of sight."""
     with tempfile.TemporaryDirectory(prefix="creche-wheel-") as folder:
         room = Path(folder, "checkout")
-        session.install(*CONSTRAINED, "hatchling")
-        session.run("hatchling", "build", "-t", "wheel", "-d", folder, silent=True)
+        WORKSHOP.run(session, "hatchling", "build", "-t", "wheel", "-d", folder)
         (built,) = Path(folder).glob("*.whl")
-        session.install(*CONSTRAINED, f"creche[test] @ {built.as_uri()}")
+        session.install(*CONSTRAINED, str(built))
         shutil.copytree(ROOT, room, ignore=hide_source)
         session.chdir(room)
-        parts = [part for part in ("unit", "contracts", "repo") if (room / "tests" / part).is_dir()]
-        chosen = pytest_args(session, *(f"tests/{part}" for part in parts))
-        session.run("pytest", *chosen, env={"CRECHE_WHEEL": str(built)})
+        session.run("python", "-c", IMPORT_ALL, silent=True)
+        lend_tools(session)
+        chosen = pytest_args(session, *(f"tests/{part}" for part in OF_THE_WHEEL))
+        session.run("python", "-m", "pytest", *chosen, env={"CRECHE_WHEEL": str(built)})
+
+
+def lend_tools(session: nox.Session) -> None:
+    """Let a session's environment have what is installed in the workshop and not in itself: the
+    tests' needs. The package that is worked on is not among that: it is no folder there, but a
+    `.pth` file, and such files count only in an environment's own folder."""
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own = session.run("python", "-c", where, silent=True)
+    assert isinstance(own, str)
+    Path(own.strip(), "workshop.pth").write_text(f"{WORKSHOP.packages}\n", encoding="utf-8")
 
 
 def hide_source(folder: str, names: list[str]) -> set[str]:

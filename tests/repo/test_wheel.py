@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +13,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+import creche
 
 ROOT = Path(__file__).parents[2]
 GIVEN = os.environ.get("CRECHE_WHEEL")
@@ -56,17 +60,58 @@ def test_type_checkers_are_told_that_it_is_typed(wheel: Path) -> None:
 
 
 @pytest.mark.skipif(GIVEN is not None, reason="the source is hidden")
-def test_every_file_of_the_package_is_in_it(wheel: Path) -> None:
+def test_every_file_of_the_package_is_in_it_byte_for_byte(wheel: Path) -> None:
     source = ROOT / "src"
     files = {
-        path.relative_to(source).as_posix()
+        path.relative_to(source).as_posix(): path.read_bytes()
         for path in (source / "creche").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
     # Hidden folders are the caches that tools leave behind.
-    wanted = {name for name in files if "/." not in name}
-    assert "creche/__init__.py" in wanted
-    assert wanted <= contents(wheel)
+    wanted = {name: content for name, content in files.items() if "/." not in name}
+    assert {"creche/__init__.py", "creche/store/migrations/0001.sql"} <= wanted.keys()
+    with zipfile.ZipFile(wheel) as archive:
+        found = {
+            name: archive.read(name) for name in archive.namelist() if name.startswith("creche/")
+        }
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+LOOKS_BESIDE_ITSELF = re.compile(r"__file__|__path__|\bimportlib\b.*\b(metadata|resources)\b")
+BESIDE = {
+    "__init__.py": "unit/test_public_face.py",
+    "cli/app.py": "unit/cli",
+    "cli/reload.py": "unit/cli",
+    "client/client.py": "process/test_cli_jobs.py",
+    "dashboard/app.py": "unit/dashboard",
+    "engine/views.py": "process/test_cli_jobs.py",
+    "pipe.py": "process/test_cli_jobs.py",
+    "store/sqlite_file.py": "unit/store",
+    "tasks/lifespan.py": "unit/tasks",
+    "tasks/registry.py": "unit/tasks",
+    "tasks/task.py": "unit/tasks",
+    "worker/failure.py": "unit/worker/test_failure.py",
+    "worker/watchdog.py": "unit/worker/test_watchdog.py",
+}
+"""Modules that look for files, or at what is installed, and the tests that go through that."""
+
+
+def test_whatever_may_be_otherwise_once_it_is_installed_is_tested_in_the_wheel() -> None:
+    package = Path(creche.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if LOOKS_BESIDE_ITSELF.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == BESIDE.keys(), "each of these has its tests in the session `wheel`"
+    (parts,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "OF_THE_WHEEL"
+    )
+    assert set(BESIDE.values()) <= set(parts)
+    assert [part for part in parts if not (ROOT / "tests" / part).exists()] == []
 
 
 def test_a_plain_install_has_the_command_line_and_the_dashboard(wheel: Path) -> None:
@@ -89,8 +134,6 @@ def test_every_dependency_is_a_range_that_newer_releases_fit(wheel: Path) -> Non
 
 @pytest.mark.skipif(GIVEN is None, reason="only where the built wheel is what is installed")
 def test_the_tests_run_against_the_wheel_and_not_the_source() -> None:
-    import creche
-
     assert not (ROOT / "src").exists()
     assert ROOT not in Path(creche.__file__).parents
     assert "site-packages" in Path(creche.__file__).parts
