@@ -22,8 +22,8 @@ PYTHONS = nox.project.python_versions(PROJECT)  # written once, as classifiers
 CONSTRAINED = ("-c", "constraints.txt")
 
 # Two processes suit the two cores of a small machine. A file's tests stay together, so that what
-# a module's fixture starts is started once.
-IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
+# a module's fixture starts is started once; files with slow tests come first (tests/conftest.py).
+IN_PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 # Most of what `docs` does is to wait for processes of one example or another, a test each.
 IN_ANY_ORDER = ("-n", "3", "--dist", "worksteal")
 # `docs` and `client` have their own sessions; the other two are no part of a usual run.

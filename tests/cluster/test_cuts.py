@@ -93,6 +93,7 @@ def place(cluster: Cluster, direction: str, faults: Faults) -> None:
     "direction",
     ["client to plane", "client from plane", "worker to plane", "worker from plane"],
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("deliver_in_flight", [True, False], ids=["in flight", "nothing"])
 async def test_a_cut_at_any_frame_loses_nothing_and_runs_nothing_again(
     autojump_clock, direction, deliver_in_flight

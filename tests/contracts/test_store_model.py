@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -217,6 +218,7 @@ async def run_both(draw: Any, path: Path) -> None:
             await store.aclose()
 
 
+@pytest.mark.slow
 # Not shrunk: each try makes files, and shrinking would take minutes.
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())

@@ -39,6 +39,7 @@ def test_whatever_happens_whoever_submits_gets_the_one_right_answer() -> None:
     assert f"{SEEDS} seeds in" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", ["answer-early", "count-twice"])
 def test_a_mistake_in_the_engine_is_found_and_printed_as_the_command_that_repeats_it(
     plant: str,

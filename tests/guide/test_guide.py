@@ -276,6 +276,7 @@ def app(house: House) -> Iterator[App]:
         made.end()
 
 
+@pytest.mark.slow
 def test_a_handler_sends_an_email_after_its_answer(house: House, app: App) -> None:
     assert app.post("/signup", user_id=7) == {"ok": True}
     until(lambda: "sent welcome to 7" in house.lines("done.txt"), "the e-mail is sent")

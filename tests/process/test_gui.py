@@ -109,6 +109,7 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
         process.wait()
 
 
+@pytest.mark.slow
 async def test_a_killed_page_comes_back_and_the_plane_goes_on(plane: Plane) -> None:
     with trio.fail_after(BOUND_S):
         async with Client(plane.url) as client:

@@ -187,6 +187,7 @@ def test_systemd_hears_that_a_plane_is_ready_lives_and_stops(tmp_path: Path) -> 
             process.wait()
 
 
+@pytest.mark.slow
 def test_there_are_more_local_workers_while_jobs_wait_and_a_bound_that_is_none_is_refused(
     tmp_path: Path,
 ) -> None:

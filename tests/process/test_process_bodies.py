@@ -119,6 +119,7 @@ async def test_what_a_dead_body_has_left_behind_neither_holds_its_slot_nor_lives
         assert await value_of(client, tasks.echo, 1) == 1
 
 
+@pytest.mark.slow
 async def test_a_body_in_c_code_is_killed_at_its_limit_and_the_next_job_runs() -> None:
     async with a_cluster() as (_, client):
         for n in range(5):
@@ -201,6 +202,7 @@ async def test_a_process_is_replaced_when_it_holds_too_much_memory() -> None:
         assert await value_of(client, tasks.holds, 1) == second
 
 
+@pytest.mark.slow
 async def test_a_used_up_process_that_does_not_end_is_killed() -> None:
     async with a_cluster(max_jobs_per_process=1) as (_, client):
         await value_of(client, tasks.leaves_a_thread)

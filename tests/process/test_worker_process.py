@@ -289,6 +289,7 @@ async def test_a_busy_worker_hands_in_its_result_when_its_plane_was_killed_and_i
     assert len(plane.all(m.Goodbye)) == 1
 
 
+@pytest.mark.slow
 async def test_a_worker_whose_killed_plane_does_not_come_back_ends_after_its_grace(
     tmp_path: Path,
 ) -> None:
