@@ -11,6 +11,7 @@ from tests.cluster.test_delays import patient
 from tests.cluster.test_windows import LISTENING, DiskLike, number
 
 from creche import JobFailed, JobNotDead, JobState, ResultForgotten, UnknownJob
+from creche.engine import journal
 from creche.engine.settings import PlaneSettings
 from creche.errors import BadFilter, StoreFull
 from creche.model.ids import id_from_text
@@ -290,7 +291,11 @@ class Full(DiskLike):
         return await super().commit(batch)
 
 
-async def test_what_a_full_disk_does_not_take_stays_dead(autojump_clock: object) -> None:
+@pytest.mark.parametrize("batch_bytes", [1, journal.BATCH_BYTES], ids=["small", "usual"])
+async def test_what_a_full_disk_does_not_take_stays_dead(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
+) -> None:
+    monkeypatch.setattr(journal, "BATCH_BYTES", batch_bytes)
     stores: list[Full] = []
 
     def make() -> Full:

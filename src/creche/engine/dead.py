@@ -110,13 +110,12 @@ class DeadJobs:
         for job_id, record in records:
             answer, message = self._decide(job_id, record, again, made + len(new_ids))
             if message is not None and record is not None:
-                refusal = core.submissions.put(message)
+                verdict = Verdict(record.seq, Fate.RETRIED, core.now(), message.id)
+                refusal = core.submissions.put(message, verdict)
                 if refusal is not None:
                     answer = {"why": refusal[0]}
                 else:
                     new_ids[len(answers)] = message.id
-                    verdict = Verdict(record.seq, Fate.RETRIED, core.now(), message.id)
-                    core.journal.judge(verdict)
             answers.append(answer)
         if new_ids:
             core.journal.wake()

@@ -290,7 +290,8 @@ class Journal:
         self._grow(len(end.outcome or b""))
 
     def judge(self, verdict: Verdict) -> None:
-        """Something becomes of a job that has ended. What it is retried as comes before."""
+        """Something becomes of a job that has ended. What it is retried as comes after: a job may
+        close its batch, and then both are in the same one."""
         self._open.verdicts.append(verdict)
 
     def settle(self, session: Session, n: int) -> None:

@@ -24,6 +24,7 @@ from creche.model.job import JobState
 from creche.model.limits import MAX_MOMENT, TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
+from creche.store.base import Verdict
 from creche.wire import messages as m
 from creche.wire.payload import decode_value, encode_value
 
@@ -150,11 +151,13 @@ class Submissions:
         else:
             self._arrive(session, message, lane, parent)
 
-    def put(self, message: m.Submit) -> tuple[str, str] | None:
-        """Take a job that the plane itself submits, and which waits for no room; return why it
-        cannot, None if it is on its way to the disk or was there before. No checkpoint."""
+    def put(self, message: m.Submit, verdict: Verdict) -> tuple[str, str] | None:
+        """Take a job that the plane itself submits, and which waits for no room, with what becomes
+        of the one that it is retried for; return why it cannot, None if both are on their way to
+        the disk. No checkpoint."""
         core = self._core
         if message.id in core.by_id:
+            core.journal.judge(verdict)
             return None
         if core.is_stopping:
             return _STOPPING
@@ -167,6 +170,8 @@ class Submissions:
         if lane is None:
             return self._lanes_refusal()
         self.unique.take_over(message)
+        # Before the job, which may be the last of its batch.
+        core.journal.judge(verdict)
         self._arrive(None, message, lane, None)
         return None
 
