@@ -409,12 +409,15 @@ class Schedules:
             return
         if began <= schedule.declared_at - SAME_S:
             return
+        is_newer = began > schedule.declared_at + SAME_S
         schedule.declared_at = max(schedule.declared_at, began)
         is_back = schedule.undeclared_at is not None
         if is_back or (schedule.rule, schedule.work, schedule.module) != (rule, work, module):
             schedule.undeclared_at = None
             schedule.module = module
             self.change(schedule, rule, work, is_new=is_back)
+        elif is_newer:
+            self.write(schedule)  # an older process that comes first after a restart is told apart
 
     def change(self, schedule: Schedule, rule: Rule, work: Work, *, is_new: bool = False) -> None:
         """Give a schedule another rule or other work. Its history and its pause stay; moments of
