@@ -42,6 +42,7 @@ from creche.cli.output import has_colour, say
 from creche.cli.processes import (
     ParentPipe,
     argv,
+    check_argv,
     ignore_terminal,
     look_for_cycles_rarely,
     stop_signals,
@@ -166,7 +167,7 @@ async def control_plane(
         raise
     # The plane never imports user code, so a child finds out whether the workers will be able to.
     modules = (task_modules or []) if workers else []
-    tasks = await _check(modules) if modules else []
+    tasks = await _check(modules, async_executor) if modules else []
     if max_workers is not None and not 0 < workers <= max_workers:
         raise SettingsError(
             f"--max-workers {max_workers}, and --workers {workers}: there is at least 1 worker, "
@@ -358,14 +359,14 @@ class _Listener:
 # --- local workers and the page -----------------------------------------------------------------
 
 
-async def _check(modules: Sequence[str]) -> list[str]:
+async def _check(modules: Sequence[str], async_executor: AsyncExecutor) -> list[str]:
     """Import the task modules in a child and return the names of their tasks.
 
     Raises:
-        SystemExit: it could not; the child has said why.
+        SystemExit: no worker would start with them; the child has said why.
     """
     # Loaded once, so that what they lack is said before anything listens.
-    command = argv("worker", "--check", "--task-modules", *modules)
+    command = check_argv(modules, async_executor)
     with trio.move_on_after(CHECK_S):
         done = await trio.run_process(command, capture_stdout=True, check=False)
         if done.returncode != 0:

@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, TypeAlias
@@ -26,6 +26,12 @@ def argv(*words: str) -> list[str]:
     ``-P``: what lies in the working directory must not stand in for a module of ours.
     """
     return [sys.executable, "-P", "-m", "creche", *words]
+
+
+def check_argv(modules: Sequence[str], async_executor: str) -> list[str]:
+    """Return the command that says, by its code, whether a worker would start with these."""
+    options = ("--async-executor", async_executor, "--task-modules", *modules)
+    return argv("worker", "--check", *options)
 
 
 COLLECT_EVERY = 20_000

@@ -10,8 +10,6 @@ from pathlib import Path
 import trio
 from watchfiles import PythonFilter, awatch
 
-from creche.cli.processes import argv
-
 logger = logging.getLogger("creche.worker")
 
 LOOK_MS = 200
@@ -22,12 +20,11 @@ CHECK_S = 60.0
 
 
 async def watch_code(
-    loaded: Sequence[str], modules: Sequence[str], on_new: Callable[[], None]
+    loaded: Sequence[str], check: Sequence[str], on_new: Callable[[], None]
 ) -> None:
     """Call *on_new* whenever a Python file has changed, beside the *loaded* modules or below the
-    working directory, if the task *modules*, as they are named to a worker, can still be imported.
-    If not, the child that has tried says why, and the worker goes on with what it has. Runs until
-    cancelled."""
+    working directory, if a worker would start with it, which the command *check* finds out. If not,
+    that command says why, and the worker goes on with what it has. Runs until cancelled."""
     folders = _folders(loaded)
     logger.info("watching %s for changes", ", ".join(map(str, folders)))
     watching = awatch(
@@ -37,16 +34,16 @@ async def watch_code(
         names = sorted({_short(Path(path)) for _, path in changes})
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         logger.info("changed: %s%s", ", ".join(names[:3]), more)
-        if await _can_be_imported(modules):
+        if await _would_start(check):
             on_new()
         else:
             logger.error("the worker goes on with the code that it has")
 
 
-async def _can_be_imported(modules: Sequence[str]) -> bool:
+async def _would_start(check: Sequence[str]) -> bool:
     with trio.move_on_after(CHECK_S):
-        command = argv("worker", "--check", "--task-modules", *modules)
-        return (await trio.run_process(command, capture_stdout=True, check=False)).returncode == 0
+        return (await trio.run_process(check, capture_stdout=True, check=False)).returncode == 0
+    logger.error("importing the task modules took more than %g s", CHECK_S)
     return False
 
 

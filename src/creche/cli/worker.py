@@ -33,6 +33,7 @@ from creche.cli.options import (
 from creche.cli.processes import (
     ParentPipe,
     argv,
+    check_argv,
     ignore_terminal,
     look_for_cycles_rarely,
     stop_signals,
@@ -106,57 +107,63 @@ async def worker(
             A plane that is not there is looked for for 30 s.
         reload: Start anew when Python files change, in the working directory or beside the task
             modules: for development.
-        check: Import the task modules, print what is in them as JSON, and leave.
+        check: Import the task modules, print what is in them as JSON, and leave: with code 2 if a
+            worker would not start with them. Lifespans are not entered.
     """
     ignore_terminal(parent_pipe)
     if not task_modules:
         raise SettingsError("which tasks? --task-modules names the modules they are in")
+
+    def make() -> Worker:
+        return Worker(
+            task_registry,
+            dial=partial(trio_ws.dial, connect),
+            url=connect,
+            worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
+            queues=queues or list(dict.fromkeys([*_queues_of_tasks(), *(routed or ())])),
+            concurrency=concurrency,
+            async_executor=async_executor,
+            set_up_processes=(f"{logs.__name__}:{logs.set_up.__name__}", log_level),
+            is_burst=burst,
+            settings=WorkerSettings(
+                drain_s=drain_timeout,
+                max_jobs_per_process=max_jobs_per_process,
+                max_memory_per_process_bytes=max_memory_per_process,
+            ),
+            version=__version__,
+        )
+
     if check:
-        return _check(task_modules)
+        return _check(task_modules, make)
     look_for_cycles_rarely()
     logs.set_up(log_level)
     report = load(task_modules)
     for warning in report.warnings:
         # A plane that starts its workers has said so itself, once for all of them.
         logger.log(logging.WARNING if parent_pipe is None else logging.DEBUG, "%s", warning)
-    chosen = queues or list(dict.fromkeys([*_queues_of_tasks(), *(routed or ())]))
-    made = Worker(
-        task_registry,
-        dial=partial(trio_ws.dial, connect),
-        url=connect,
-        worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
-        queues=chosen,
-        concurrency=concurrency,
-        async_executor=async_executor,
-        set_up_processes=(f"{logs.__name__}:{logs.set_up.__name__}", log_level),
-        is_burst=burst,
-        settings=WorkerSettings(
-            drain_s=drain_timeout,
-            max_jobs_per_process=max_jobs_per_process,
-            max_memory_per_process_bytes=max_memory_per_process,
-        ),
-        version=__version__,
-    )
+    made = make()
     # Of a worker that a plane has started, it is the plane that systemd hears of.
     manager = Manager(None) if parent_pipe is not None else Manager.of_this_process()
     shift = _Shift(made, parent_pipe, grace, manager, gives_up=burst)
-    return await shift.run(partial(_watch_code, report.modules, task_modules) if reload else None)
+    command = check_argv(task_modules, async_executor)
+    return await shift.run(partial(_watch_code, report.modules, command) if reload else None)
 
 
 async def _watch_code(
-    loaded: Sequence[str], modules: Sequence[str], on_new: Callable[[], None]
+    loaded: Sequence[str], check: Sequence[str], on_new: Callable[[], None]
 ) -> None:
     # Most workers do without, and importing it takes time.
     from creche.cli.reload import watch_code
 
-    await watch_code(loaded, modules, on_new)
+    await watch_code(loaded, check, on_new)
 
 
-def _check(modules: Sequence[str]) -> Exit:
+def _check(modules: Sequence[str], make: Callable[[], Worker]) -> Exit:
     # A module may print when it is imported; that must not get into our JSON.
     told = os.dup(1)
     os.dup2(2, 1)
     report: LoadReport = load(modules)
+    make()  # which raises whatever would keep a worker from starting
     sys.stdout.flush()
     with open(told, "w", encoding="utf-8") as out:
         document = {
