@@ -421,6 +421,7 @@ class Core:
             news = {row.name for row in rows}
             self.limits.announced(news)
             self.unique.announced(news)
+            self.expiries.announced(news)
             for lane in list(self.lanes.by_key.values()):
                 if lane.task in news and None in lane.key[:2]:
                     self.lanes.move(lane, *self.catalog.place_of_lane(lane.key))
@@ -714,6 +715,7 @@ class Core:
         job.is_at_most_once = self.is_at_most_once(job)
         self.by_id[row.id] = job
         self.by_seq[row.seq] = job
+        self.expiries.shorten(job)
         return job
 
     # --- upkeep ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
@@ -39,6 +40,8 @@ class Expiries:
         """No job expires before this moment (UTC seconds)."""
         self._is_looking = False
         self._has_begun = False
+        self._is_unwritten = False
+        """Whether jobs expire sooner than the store knows yet."""
         self._alarm = Alarm(core.timers, lambda: core.now(), self._look)
 
     def restore(self, next_at: float | None) -> None:
@@ -55,6 +58,45 @@ class Expiries:
         if job.expires_at is not None and job.expires_at < self._next_at:
             self._next_at = job.expires_at
             self._arm()
+
+    def announced(self, tasks: Collection[str]) -> None:
+        """Tasks were announced: what was accepted before may have to begin in time now. No
+        checkpoint."""
+        defaults = self._core.catalog.defaults
+        limited = {task for task in tasks if defaults(task).expires_s is not None}
+        if not limited:
+            return
+        jobs = [job for job in self._core.by_id.values() if job.task in limited]
+        for job in jobs:
+            self.shorten(job)
+        if not all(job.is_committed for job in jobs):
+            self._core.spawn(self._look_at_arrivals, limited)
+
+    async def _look_at_arrivals(self, tasks: Collection[str]) -> None:
+        """What was on its way to the disk when *tasks* were announced is there now."""
+        await self._core.journal.wait_drained()
+        for job in self._core.by_seq.values():
+            if job.task in tasks:
+                self.shorten(job)
+        self._core.journal.wake()
+
+    def shorten(self, job: Job) -> None:
+        """Have a job that waits expire as its task's announcement says, if that is sooner than was
+        known when it was accepted. What was given to a worker before has begun, or may have."""
+        announced_s = self._core.catalog.defaults(job.task).expires_s
+        if announced_s is None or job.attempt or not job.state.is_waiting:
+            return
+        if job.limits is not None and job.limits.expires_s is not None:
+            return
+        # One on its way to the disk, or from memory to the store, is looked at when it is there.
+        if not job.is_committed or job.is_stored:
+            return
+        at = job.submitted_at + announced_s
+        if job.expires_at is None or at < job.expires_at:
+            job.expires_at = at
+            self._is_unwritten = True
+            self._core.journal.change(job)
+            self.note(job)
 
     def has_passed(self, job: Job) -> bool:
         """Whether the time of a waiting job is up."""
@@ -76,6 +118,9 @@ class Expiries:
         core = self._core
         try:
             while self._next_at <= core.now():
+                if self._is_unwritten:
+                    self._is_unwritten = False
+                    await core.journal.wait_drained()
                 # What comes meanwhile is noted, and not forgotten by the answer.
                 self._next_at = math.inf
                 ids, next_at = await core.store.expired(core.now(), PIECE)
