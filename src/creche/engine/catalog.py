@@ -5,6 +5,7 @@ leaves open."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -22,6 +23,8 @@ from creche.model.retry import RetryPolicy
 from creche.model.unique import Rule
 from creche.store.base import TaskRow
 from creche.wire.payload import decode_value, encode_value
+
+logger = logging.getLogger("creche.plane")
 
 MAX_TASKS = 10_000
 """Tasks that all workers together may announce."""
@@ -77,7 +80,14 @@ class Catalog:
         self._began: dict[str, float] = {}
         """When the process began whose declaration counts, for what was announced to this plane."""
         for row in rows:
-            self._keep(decode_value(row.declaration), row.declaration)
+            try:
+                self._keep(_read(row), row.declaration)
+            except RemoteProtocolError as error:
+                logger.error(
+                    "what the store has of task %r cannot be read, and holds again when a worker "
+                    "announces it: %s",
+                    *(row.name, error),
+                )
 
     def __contains__(self, name: str) -> bool:
         return name in self._declarations
@@ -184,6 +194,15 @@ class Catalog:
             declaration.get("retry"),
             (declaration.get("limits") or {}).get("expires_s"),
         )
+
+
+def _read(row: TaskRow) -> dict[str, Any]:
+    """Return the declaration that the store has of a task."""
+    declaration = decode_value(row.declaration)
+    if not isinstance(declaration, dict) or declaration.get("name") != row.name:
+        raise RemoteProtocolError("it is no declaration of this task")
+    _check(declaration)
+    return declaration
 
 
 def _check(declaration: dict[str, Any]) -> dict[str, Any]:

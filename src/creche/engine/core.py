@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import trio
 
 from creche.engine.catalog import AT_MOST_ONCE, Catalog
+from creche.engine.damage import Damage
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
 from creche.engine.expiries import Expiries, make_expired
@@ -26,7 +27,7 @@ from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
-from creche.engine.submissions import Submissions, restore_options
+from creche.engine.submissions import Submissions, restore_options, stored_options
 from creche.engine.timers import Timers
 from creche.errors import StoreError, StoreUnavailable
 from creche.events import Hub, StoreFailing, StoreRefuses, StoreWorks
@@ -34,7 +35,6 @@ from creche.model.job import JobState, check_move
 from creche.model.retry import NEVER, RetryPolicy
 from creche.store.base import Duplicate, Durability, JobRow, OutcomeRow, Recovery, Store
 from creche.wire import messages as m
-from creche.wire.payload import decode_value
 
 logger = logging.getLogger("creche.plane")
 
@@ -108,6 +108,7 @@ class Core:
         self.outcomes = Outcomes(self)
         self.delays = Delays(self)
         self.expiries = Expiries(self)
+        self.damage = Damage(self)
         self.limits = Limits(self)
         self.schedules = Schedules(self)
         self.happenings: Happenings | None = None
@@ -192,6 +193,7 @@ class Core:
             else:
                 job.lane.reserve(len(job.payload))
                 job.lane.put(job)
+        self.damage.set_aside()
         for lane in list(self._deep):
             # Before anyone is listened to: a worker that names an attempt finds its job free here.
             if lane.has_room:
@@ -444,10 +446,11 @@ class Core:
 
     def retry_policy(self, task: str, options: bytes | None) -> RetryPolicy:
         """Return when a job of *task* is tried again: what its submission's *options* say goes
-        before what its task does."""
+        before what its task does. Of damaged options nothing counts."""
         policy = self.catalog.defaults(task).retry or {}
         if options is not None:
-            policy = {**policy, **(decode_value(options).get("retry") or {})}
+            with suppress(ValueError):
+                policy = {**policy, **(stored_options(options).get("retry") or {})}
         return RetryPolicy.from_data(policy) if policy else NEVER
 
     # --- when a batch is on disk ----------------------------------------------------------------
@@ -681,6 +684,7 @@ class Core:
                     job = self.revive(row)
                     lane.reserve(len(job.payload))
                     lane.put(job)
+            self.damage.set_aside()
         self.dispatch.run()
         self.journal.wake()
 
@@ -697,7 +701,7 @@ class Core:
             self._reads = [other for other in self._reads if other is not gone]
 
     def revive(self, row: JobRow) -> Job:
-        """Make the job of a row, in memory again."""
+        """Make the job of a row, in memory again. What cannot be read is noted in `damage`."""
         lane = self.lanes.by_number[row.lane]
         job = Job(
             row.seq, row.id, row.task, lane, row.state, row.payload, row.options, row.submitted_at
@@ -711,7 +715,10 @@ class Core:
         job.epoch = row.epoch
         job.holder = row.holder
         job.leased_at = row.leased_at
-        restore_options(job)
+        try:
+            restore_options(job)
+        except ValueError as error:
+            self.damage.note(job, str(error))
         job.is_at_most_once = self.is_at_most_once(job)
         self.by_id[row.id] = job
         self.by_seq[row.seq] = job

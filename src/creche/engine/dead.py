@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from creche.engine.questions import BadQuestion, check_names
-from creche.errors import RemoteProtocolError, StoreError
+from creche.engine.submissions import stored_options
 from creche.model.ids import ID_BYTES, id_following, id_to_text
 from creche.model.job import Fate, JobState
 from creche.model.maps import is_number
 from creche.model.retry import MAX_DELAY_S
 from creche.store.base import JobRecord, Verdict
 from creche.wire import messages as m
-from creche.wire.payload import decode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
@@ -139,6 +138,10 @@ class DeadJobs:
             return {"why": "forgotten"}, None
         new_id = id_following(job_id, payload)
         answer: dict[str, Any] = {"retried_as": id_to_text(new_id), "is_new": True}
+        try:
+            said = stored_options(record.options)
+        except ValueError:
+            return {"why": "damaged"}, None
         if record.retried_as == new_id:
             return {**answer, "is_new": False}, None
         if record.retried_as is not None:
@@ -151,13 +154,12 @@ class DeadJobs:
             priority=record.priority,
             payload=payload,
             flags=0,
-            options=self._options(record, again, place),
+            options=self._options(record, said, again, place),
         )
 
-    def _options(self, record: JobRecord, again: Again, place: int) -> m.Facts:
-        """Return what the new submission says: as the old one, but for what was said of it alone,
-        and a deadline that has passed."""
-        said = {} if record.options is None else _decoded(record)
+    def _options(self, record: JobRecord, said: m.Facts, again: Again, place: int) -> m.Facts:
+        """Return what the new submission says: what the old one *said*, but for what was said of it
+        alone, and a deadline that has passed."""
         left = _NOT_AGAIN if again.payload is None else _NOT_AGAIN | _OF_ARGUMENTS
         options = {name: value for name, value in said.items() if name not in left}
         limits = dict(options.get("limits") or {})
@@ -187,14 +189,6 @@ def _why_not(record: JobRecord | None) -> str | None:
     if record.state is JobState.FORGOTTEN:
         return "forgotten"
     return "succeeded" if record.state is JobState.SUCCEEDED else None
-
-
-def _decoded(record: JobRecord) -> m.Facts:
-    try:
-        options: m.Facts = decode_value(record.options or b"")
-    except RemoteProtocolError as error:
-        raise StoreError(f"what job {record.seq} was submitted with is damaged: {error}") from None
-    return options
 
 
 def _ids(params: m.Facts) -> list[bytes]:

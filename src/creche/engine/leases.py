@@ -215,6 +215,10 @@ class Leases:
         self._orphans.setdefault(job.holder or "", {})[job.seq] = job
         self._core.limits.hold(job, is_new=False)
 
+    def forget_orphan(self, job: Job) -> None:
+        """A job that waited for its worker is over."""
+        self._orphans.get(job.holder or "", {}).pop(job.seq, None)
+
     def end_of_grace(self) -> None:
         """Workers of the last epoch had their time to come back: what they held is lost."""
         orphans, self._orphans = self._orphans, {}

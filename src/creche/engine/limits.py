@@ -11,6 +11,7 @@ away."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -31,6 +32,8 @@ from creche.wire.payload import decode_call, decode_value, encode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
+
+logger = logging.getLogger("creche.plane")
 
 MAX_GATES = 100_000
 """Gates in memory: of a rate by a key, one for each key whose tokens are not all back. A job whose
@@ -83,7 +86,7 @@ class Limits:
         """Learn what was said of queues, and what tasks have announced."""
         for row in rows:
             if row.settings is not None:
-                settings = QueueSettings.from_data(decode_value(row.settings))
+                settings = _settings(row.name, row.settings)
                 self.queues[row.name] = settings
                 self._make_queue_gates(row.name, settings)
         self.announced(declaration["name"] for declaration in self._core.catalog)
@@ -364,6 +367,19 @@ class Limits:
         job.is_returning = True
         core.delays.enter(job)
         core.journal.requeue(job)
+
+
+def _settings(queue: str, settings: bytes) -> QueueSettings:
+    """Return what the store has of a queue's settings; a paused queue, if they are damaged: what
+    may run there is not known then."""
+    try:
+        return QueueSettings.from_data(decode_value(settings))
+    except (RemoteProtocolError, ValueError) as error:
+        logger.error(
+            "what was said of queue %r cannot be read: it is paused until it is resumed: %s",
+            *(queue, error),
+        )
+        return QueueSettings(is_paused=True)
 
 
 def _make_gate(kind: str, flow: Flow) -> Gate:

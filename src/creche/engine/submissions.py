@@ -16,7 +16,7 @@ from creche.engine.journal import Arrival
 from creche.engine.lanes import DEFAULT_QUEUE, PARKED_BY_TASK, Lane, LaneKey
 from creche.engine.sessions import Session
 from creche.engine.unique import NOTHING_KNOWN, Ask, BadKey, Known, UniqueKeys
-from creche.errors import RemoteProtocolError, StoreError
+from creche.errors import RemoteProtocolError
 from creche.model.flow import MAX_KEY_LENGTH
 from creche.model.headers import checked_headers
 from creche.model.ids import made_at
@@ -603,13 +603,39 @@ def _limits(options: m.Facts) -> TimeLimits | None:
     return None if limits is None else TimeLimits.from_data(limits)
 
 
+_CHECKED = ("delivery", "headers", "keys", "limits", "parent", "retry")
+"""What is checked of stored options: whoever uses them relies on it. The others are looked at once,
+when they are new."""
+
+
+def stored_options(options: bytes | None) -> m.Facts:
+    """Return what a job was submitted with, as the store has it.
+
+    Raises:
+        ValueError: it is damaged; the sentence says what is wrong.
+    """
+    if options is None:
+        return {}
+    try:
+        said = decode_value(options)
+    except RemoteProtocolError as error:
+        raise ValueError(f"what it was submitted with is damaged: {error}") from None
+    if not isinstance(said, dict):
+        raise ValueError("what it was submitted with is damaged: it is no map")
+    wrong = check_options({name: said[name] for name in _CHECKED if name in said})
+    if wrong is not None:
+        raise ValueError(f"what it was submitted with is damaged: {wrong[1]}")
+    return said
+
+
 def restore_options(job: Job) -> None:
-    """Set what a job's stored options say of it."""
+    """Set what a job's stored options say of it.
+
+    Raises:
+        ValueError: they are damaged; nothing was set.
+    """
     if job.options is not None:
-        try:
-            options = decode_value(job.options)
-        except RemoteProtocolError as error:
-            raise StoreError(f"what job {job.seq} was submitted with is damaged: {error}") from None
+        options = stored_options(job.options)
         parent = options.get("parent")
         job.parent = None if parent is None else int(parent[0])
         job.delivery = options.get("delivery")
@@ -618,5 +644,9 @@ def restore_options(job: Job) -> None:
 
 
 def headers_in(options: bytes | None) -> m.Facts:
-    """Return the headers that a job was submitted with, as the store has its options."""
-    return {} if options is None else decode_value(options).get("headers") or {}
+    """Return the headers that a job was submitted with, as the store has its options; none if they
+    are damaged."""
+    try:
+        return stored_options(options).get("headers") or {}
+    except ValueError:
+        return {}

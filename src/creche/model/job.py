@@ -85,9 +85,10 @@ S = JobState
 
 MOVES: Mapping[JobState, frozenset[JobState]] = {
     # A job that was read back or handed back is queued again; one that lost its worker too.
-    S.QUEUED: frozenset({S.PARKED, S.DELAYED, S.RUNNING, S.CANCELLED, S.EXPIRED}),
-    S.PARKED: frozenset({S.QUEUED, S.DELAYED, S.RUNNING, S.CANCELLED, S.EXPIRED}),
-    S.DELAYED: frozenset({S.QUEUED, S.PARKED, S.CANCELLED, S.EXPIRED}),
+    # What waits and cannot be read back from the store has failed.
+    S.QUEUED: frozenset({S.PARKED, S.DELAYED, S.RUNNING, S.FAILED, S.CANCELLED, S.EXPIRED}),
+    S.PARKED: frozenset({S.QUEUED, S.DELAYED, S.RUNNING, S.FAILED, S.CANCELLED, S.EXPIRED}),
+    S.DELAYED: frozenset({S.QUEUED, S.PARKED, S.FAILED, S.CANCELLED, S.EXPIRED}),
     S.RUNNING: frozenset(
         {S.QUEUED, S.PARKED, S.DELAYED, S.CANCELLING, S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST}
     ),

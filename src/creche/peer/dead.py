@@ -135,6 +135,8 @@ async def discard_all(ask: Ask, wanted: Filter) -> AsyncGenerator[Piece, None]:
 
 _ERRORS: Mapping[str, type[UnknownJob]] = {"unknown": UnknownJob, "forgotten": ResultForgotten}
 
+_DAMAGED = "what it was submitted with cannot be read any more: submit it anew, or discard it"
+
 _REFUSALS = {
     "store-full": "the plane's store takes no new jobs: nothing of it was lost, try again later",
     "stopping": "the plane is stopping: try again when it is back",
@@ -152,6 +154,8 @@ def _not_retried(job_id: str, why: str, answer: Mapping[str, Any]) -> Exception:
         return _ERRORS[why](job_id)
     if why == "retried":
         return JobNotDead(job_id, f"it was retried with other arguments, as {answer['retried_as']}")
+    if why == "damaged":
+        return SubmissionRefused(why, _DAMAGED)
     if why in _NOT_DEAD:
         return JobNotDead(job_id, _NOT_DEAD[why])
     return SubmissionRefused(why, _REFUSALS.get(why, f"the plane refuses: {why}"))
