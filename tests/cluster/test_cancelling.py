@@ -280,6 +280,41 @@ async def test_a_cancel_reaches_a_worker_that_is_away_or_ends_with_it(autojump_c
             await worker.hears_nothing(m.Offer, 100)
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+async def test_why_a_running_job_was_cancelled_outlives_the_plane(autojump_clock, is_back):
+    store = DiskLike()
+    options = {"headers": {"of": "mine"}}
+    async with open_house(patient(), lambda: store) as house:
+        worker = house.worker()
+        async with house.client().connected() as client:
+            async with worker.connected(**LISTENING):
+                await worker.ready("echo", slots=1)
+                job = await client.submitted(1, options=options)
+                offer = await worker.hear(m.Offer)
+            await client.say(m.Cancel(7, [job.id], "not wanted"))
+            assert (await client.hear(m.Answer)).body == [JobState.CANCELLING]
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        shown = await client.ask("job", id=job.id)
+        assert (shown["state"], shown["headers"]) == ("cancelling", {"of": "mine"})
+        worker.listener = house.listener
+        held = [[offer.seq, offer.epoch, offer.attempt]] if is_back else []
+        async with worker.connected(**LISTENING, held=held):
+            await client.say(m.Watch([job.id]))
+            await worker.ready("echo", slots=1)
+            if is_back:
+                assert (await worker.hear(m.Stop)).why == "not wanted"
+                await worker.finish(offer, state=JobState.CANCELLED)
+            ended = await client.hear(m.Ended)
+            assert ended.state == JobState.CANCELLED
+            if not is_back:
+                failure = Failure.from_data(decode_value(ended.outcome))
+                assert failure.message == "not wanted"
+            # It was said of this job, and holds of no other that is made of it.
+            await client.ask("retry", ids=[job.id])
+            again = await worker.hear(m.Offer)
+            assert again.options == {"headers": {"of": "mine"}}
+
+
 async def test_an_at_most_once_job_that_is_cancelled_before_it_is_offered_is_not(autojump_clock):
     store = DiskLike()
     async with (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from creche.engine.questions import BadQuestion, check_names
-from creche.engine.submissions import stored_options
+from creche.engine.submissions import CANCELLED, stored_options
 from creche.model.ids import ID_BYTES, id_following, id_to_text
 from creche.model.job import Fate, JobState
 from creche.model.maps import is_number
@@ -35,8 +35,9 @@ PIECE_BYTES = 4 * 1024 * 1024
 MIN_RATE, MAX_RATE = 0.001, 1_000_000.0
 """Jobs a second that are submitted again."""
 
-_NOT_AGAIN = frozenset({"delay_s", "due_at", "parent", "retry_of"})
-"""What was said of the first submission alone: it waited for its time, and its parent is gone."""
+_NOT_AGAIN = frozenset({CANCELLED, "delay_s", "due_at", "parent", "retry_of"})
+"""What was said of the first submission alone: it waited for its time, its parent is gone, or it
+was cancelled."""
 
 _OF_ARGUMENTS = frozenset({"keys", "unique"})
 """What was made of the arguments of the first submission: it does not hold of others."""

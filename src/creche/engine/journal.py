@@ -29,6 +29,7 @@ from creche.store.base import (
     KeyRow,
     LedgerStore,
     NewJob,
+    NewOptions,
     QueueRow,
     ScheduleRow,
     TaskRow,
@@ -94,6 +95,7 @@ class Entries:
         self.unfired: dict[str, ScheduleRow] = {}
         """What is to be written of these schedules if the jobs of the batch are taken out."""
         self.verdicts: list[Verdict] = []
+        self.options: dict[int, NewOptions] = {}
         self.settled: list[tuple[Session, int]] = []
         self.requeued: list[Job] = []
         self.spilled: list[Job] = []
@@ -115,7 +117,7 @@ class Entries:
         """Whether anything of it goes to disk."""
         return bool(
             self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
-            or self.queues or self.schedules or self.verdicts
+            or self.queues or self.schedules or self.verdicts or self.options
         )  # fmt: skip
 
     def as_batch(self) -> Batch:
@@ -165,6 +167,7 @@ class Entries:
             queues=list(self.queues.values()),
             schedules=list(self.schedules.values()),
             verdicts=self.verdicts,
+            options=list(self.options.values()),
         )  # fmt: skip
 
 
@@ -259,6 +262,11 @@ class Journal:
         """A job was parked or freed: what it is like when the batch is taken counts."""
         self._forget_lease(job)
         self._open.changed[job.seq] = job
+
+    def say_anew(self, job: Job, options: bytes) -> None:
+        """What is kept of what was said of a job is this from now on."""
+        job.options = options
+        self._open.options[job.seq] = NewOptions(job.seq, options)
 
     def tried(self, job: Job, row: TryRow) -> None:
         """An attempt has come to nothing, and its job goes on, which is said as well."""

@@ -12,15 +12,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
-from creche.engine.outcomes import make_cancelled
+from creche.engine.outcomes import MAX_REASON, make_cancelled
 from creche.engine.sessions import Session
+from creche.engine.submissions import CANCELLED
 from creche.events import AttemptsLost
 from creche.model.failure import Failure
 from creche.model.job import JobState, check_move
 from creche.model.retry import MAX_DELAY_S, next_try_at
 from creche.store.base import End, TryRow
 from creche.wire import messages as m
-from creche.wire.payload import encode_value
+from creche.wire.payload import decode_value, encode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
@@ -165,6 +166,10 @@ class Leases:
         core = self._core
         job.state = check_move(job.state, JobState.CANCELLING)
         job.cancelled = why
+        if why:
+            # For the next epoch, which ends the job if its worker does not come back.
+            said = {} if job.options is None else decode_value(job.options)
+            core.journal.say_anew(job, encode_value({**said, CANCELLED: why[:MAX_REASON]}))
         core.journal.change(job)
         session = core.sessions.worker((job.holder or "").rpartition("/")[0])
         if session is not None and session.leased.get(job.seq) is job:

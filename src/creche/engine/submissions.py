@@ -603,6 +603,9 @@ def _limits(options: m.Facts) -> TimeLimits | None:
     return None if limits is None else TimeLimits.from_data(limits)
 
 
+CANCELLED = "cancelled"
+"""Why a job was cancelled, kept with what was said of it until its body has left."""
+
 _CHECKED = ("delivery", "headers", "keys", "limits", "parent", "retry")
 """What is checked of stored options: whoever uses them relies on it. The others are looked at once,
 when they are new."""
@@ -641,6 +644,8 @@ def restore_options(job: Job) -> None:
         job.delivery = options.get("delivery")
         job.limits = _limits(options)
         job.headers = options.get("headers")
+        why = options.get(CANCELLED)
+        job.cancelled = why if isinstance(why, str) else None
 
 
 def headers_in(options: bytes | None) -> m.Facts:

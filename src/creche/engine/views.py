@@ -22,7 +22,7 @@ from creche.engine.operating import NOTHING_SAID, Operating
 from creche.engine.questions import BadQuestion, check_names
 from creche.engine.schedule_commands import ScheduleCommands
 from creche.engine.sessions import Session
-from creche.engine.submissions import headers_in, stored_options
+from creche.engine.submissions import CANCELLED, headers_in, stored_options
 from creche.errors import BadFilter, RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
 from creche.model.filter import Filter
@@ -363,6 +363,7 @@ def _describe_options(record: JobRecord) -> dict[str, Any]:
         options = stored_options(record.options)
     except ValueError:
         return {}
+    options.pop(CANCELLED, None)
     retry_of = options.pop("retry_of", None)
     return {**options, "retry_of": id_to_text(retry_of)} if retry_of else options
 

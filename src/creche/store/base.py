@@ -150,6 +150,13 @@ class KeyRow(NamedTuple):
     oust_running: bool = False
 
 
+class NewOptions(NamedTuple):
+    """What is kept as `NewJob.options` of a job from now on."""
+
+    seq: int
+    options: bytes
+
+
 class TaskRow(NamedTuple):
     """The newest announcement of a task: its declaration as CBOR, and the moment it was made."""
 
@@ -216,6 +223,8 @@ class Batch:
     schedules: list[ScheduleRow] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     """Of jobs that have ended. What is not there, or forgotten by now, is passed over."""
+    options: list[NewOptions] = field(default_factory=list)
+    """Of jobs that are there; others are passed over."""
 
 
 class Duplicate(NamedTuple):

@@ -267,6 +267,9 @@ class MemoryStore:
             else:
                 self._schedules[schedule.name] = schedule
         self._judge(batch.verdicts)
+        for seq, options in batch.options:
+            if seq in self._jobs:
+                self._jobs[seq] = self._jobs[seq]._replace(options=options)
         duplicates = [
             Duplicate(seq, existing, self._state(existing)) for seq, existing in refused.items()
         ]

@@ -189,6 +189,7 @@ class SqliteStore:
             [tuple(schedule) for schedule in batch.schedules],
             [(seq, int(fate), at, retried_as) for seq, fate, at, retried_as in batch.verdicts],
             [tuple(key) for key in batch.keys],
+            [tuple(options) for options in batch.options],
         )
         return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
 

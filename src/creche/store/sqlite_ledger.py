@@ -163,6 +163,7 @@ class Ledger:
         schedules: Sequence[Row] = (),
         verdicts: Sequence[Row] = (),
         keys: Sequence[Row] = (),
+        options: Sequence[Row] = (),
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -198,6 +199,8 @@ class Ledger:
                 self._schedule(schedules)
             if verdicts:
                 self._dead.judge(verdicts)
+            if options:
+                self._db.executemany("UPDATE job SET options = ?2 WHERE seq = ?1", options)
             existing = self._standing(repeats.values()) if repeats else {}
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
 

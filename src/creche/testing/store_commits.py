@@ -10,7 +10,16 @@ import trio
 
 from creche.errors import StoreError
 from creche.model.job import JobState
-from creche.store.base import Batch, LaneRow, OutcomeRow, QueueRow, ScheduleRow, Store, TaskRow
+from creche.store.base import (
+    Batch,
+    LaneRow,
+    NewOptions,
+    OutcomeRow,
+    QueueRow,
+    ScheduleRow,
+    Store,
+    TaskRow,
+)
 from creche.testing.store_case import StoreCase
 from creche.testing.store_rows import (
     NOW,
@@ -129,6 +138,25 @@ class Commits(StoreCase):
         found = await store.open(NOW)
         assert sorted(found.queues) == [QueueRow("other", b"4"), QueueRow("slow", b"3")]
         await store.aclose()
+
+    async def test_what_a_job_was_submitted_with_may_be_said_anew(self, store: Store) -> None:
+        jobs = [new_job(n, options=options) for n, options in ((1, b"old"), (2, None), (3, b"c"))]
+        await store.commit(Batch(jobs=jobs, options=[NewOptions(3, b"at once")]))
+        await store.commit(
+            Batch(
+                changes=[change(1, state=JobState.CANCELLING)],
+                options=[
+                    NewOptions(1, b"new"),
+                    NewOptions(2, b"some"),
+                    NewOptions(77, b"nobody's"),
+                ],
+            )
+        )
+        rows = await store.find([job_id(n) for n in (1, 2, 3)])
+        assert [rows[job_id(n)].options for n in (1, 2, 3)] == [b"new", b"some", b"at once"]
+        record = await store.job(job_id(1))
+        assert record is not None
+        assert (record.options, record.state) == (b"new", JobState.CANCELLING)
 
     async def test_schedules_are_there_when_it_is_opened_again(self, connect: Connect) -> None:
         """As they were said last, by name, however many and large they are."""
