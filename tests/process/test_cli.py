@@ -22,6 +22,7 @@ import pytest
 from creche.cli.app import run
 from creche.cli.cost import children_of
 from creche.cli.submit import wait_and_print
+from creche.client.client import Client
 from creche.peer.handle import JobHandle
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -256,10 +257,11 @@ def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> Non
 @pytest.mark.parametrize(
     ("words", "state", "said"),
     [
-        (["nopet"], "parked", "it is parked until a worker that knows its task connects"),
-        (["nap", "1", "--queue", "unheard"], "queued", "it is queued, and has not begun"),
+        (["nopet"], "parked", "no connected worker knows task 'nopet'"),
+        (["nap", "1", "--queue", "unheard"], "queued", "worker listens on queue 'unheard'"),
+        (["nap", "1", "--countdown", "900"], "delayed", "its time has not come (until "),
     ],
-    ids=["parked", "queued"],
+    ids=["parked", "queued", "delayed"],
 )
 def test_a_wait_that_runs_out_names_the_state_the_job_is_in(
     plane: Plane, words: list[str], state: str, said: str
@@ -272,7 +274,22 @@ def test_a_wait_that_runs_out_names_the_state_the_job_is_in(
     again = plane.run("result", document["id"], "--timeout", "0.5")
     assert (again.returncode, again.stdout) == (6, "")
     assert said in again.stderr
+    for look in (["status"], ["jobs", "show"]):
+        assert said in plane.run(*look, document["id"]).stdout
     plane.run("cancel", document["id"])
+    assert "held up" not in plane.run("status", document["id"]).stdout
+
+
+def test_who_waits_is_told_soon_what_holds_the_job_up_and_how_to_end_that(plane: Plane) -> None:
+    plane.run("queues", "pause", "still", "--new")
+    done = plane.run("submit", "nap", "1", "--queue", "still", "--timeout", "2.5")
+    job_id = lines(done.stderr)[-1].split()[3].rstrip("`")
+    assert done.returncode == 6
+    notes = [line for line in lines(done.stderr) if line.startswith("note: ")]
+    assert f"note: job {job_id} has not begun: queue 'still' is paused" in notes
+    assert "hint: `creche queues resume still` has it taken from again" in done.stderr
+    plane.run("cancel", job_id)
+    plane.run("queues", "resume", "still")
 
 
 def test_a_submission_waits_for_its_plane_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
@@ -388,10 +405,10 @@ def test_ctrl_c_ends_a_wait_and_tells_how_to_wait_again(
 ) -> None:
     waits: list[str] = []
 
-    async def interrupted(handle: JobHandle[Any], *args: Any, **kwargs: Any) -> int:
+    async def interrupted(client: Client, handle: JobHandle[Any], *args: Any, **kwargs: Any) -> int:
         waits.append(handle.id)
         signal.raise_signal(signal.SIGINT)
-        return await wait_and_print(handle, *args, **kwargs)
+        return await wait_and_print(client, handle, *args, **kwargs)
 
     monkeypatch.setattr("creche.cli.submit.wait_and_print", interrupted)
     done = plane.run("submit", "nap", "3", "--queue", "nobody-listens")

@@ -10,6 +10,7 @@ from creche.cli.exits import Exit
 from creche.cli.output import bytes_text, moment_text, print_facts, print_json
 from creche.cli.table import Column, print_table
 from creche.cli.values import as_json_data, to_json
+from creche.cli.waiting import held_up_lines
 from creche.client.client import Client
 from creche.errors import (
     JobEnded,
@@ -180,6 +181,7 @@ def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
     if record.get("why"):
         first, *more = record["why"].splitlines() or [""]
         facts.insert(3, ("why", f"{first} ..." if more else first))
+    facts[3:3] = [("held up by", line) for line in held_up_lines(record)]
     if record.get("fate"):
         facts.append(("then", _FATES[record["fate"]] + (record.get("retried_as") or "")))
     if record.get("losses"):

@@ -62,7 +62,7 @@ async def result(
             goes on when they run out.
     """
     async with open_client(connect, min(timeout, ASK_S)) as client:
-        return await wait_and_print(client.job(job_id), timeout, as_json=as_json)
+        return await wait_and_print(client, client.job(job_id), timeout, as_json=as_json)
 
 
 async def cancel(

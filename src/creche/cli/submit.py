@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
@@ -25,13 +26,14 @@ from creche.cli.values import (
     result_text,
     signature_of,
 )
+from creche.cli.waiting import held_up_lines, remedies
+from creche.client.client import Client
 from creche.errors import (
     JobEnded,
     JobFailed,
     PlaneUnreachable,
     ResultTimeout,
     SettingsError,
-    UnknownJob,
 )
 from creche.model.job import JobState
 from creche.model.retry import FOREVER, MAX_RETRIES
@@ -132,7 +134,7 @@ async def submit(
                 document = {"id": handle.id, "existing": handle.is_existing}
                 print_json(document) if as_json else print(handle.id)
                 return Exit.DONE
-            return await wait_and_print(handle, timeout, as_json=as_json)
+            return await wait_and_print(client, handle, timeout, as_json=as_json)
     except BaseException as error:
         # Ctrl-C is raised in whichever of our tasks it meets.
         if handle is not None and isinstance(blamed(error), KeyboardInterrupt):
@@ -181,18 +183,23 @@ def read_call(
     return values, named
 
 
-async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_json: bool) -> int:
-    """Wait for a job's end and print it; return the exit code.
+async def wait_and_print(
+    client: Client, handle: JobHandle[Any], timeout: float, *, as_json: bool
+) -> int:
+    """Wait for a job's end and print it; return the exit code. What holds it up is said on stderr
+    as soon as that takes long.
 
     Without ``--json`` how a job ended otherwise is raised, so that it is reported like any error.
     """
     try:
-        value = await handle.result(timeout)
+        value = await _wait(client, handle, timeout)
     except ResultTimeout as late:
-        state = await _state(handle)
+        job = await _look(client, handle)
         if as_json:
-            print_json({"id": handle.id, "state": None if state is None else state.word})
-        say("error", _waited_out(late, state))
+            print_json({"id": handle.id, "state": None if job is None else job["state"]})
+        say("error", f"job {late.job_id} has not ended after {timeout:g} s{_how_it_is(job)}")
+        for remedy in remedies(job or {}):
+            say("hint", remedy)
         say("hint", f"`creche result {handle.id}` waits again")
         return Exit.WAITED_OUT
     except JobEnded as ended:
@@ -207,27 +214,40 @@ async def wait_and_print(handle: JobHandle[Any], timeout: float | None, *, as_js
     return Exit.DONE
 
 
-async def _state(handle: JobHandle[Any]) -> JobState | None:
-    """Return where the job is now; None if the plane cannot say."""
+LOOK_S = 2.0
+"""When a command that waits for a job looks what holds it up."""
+
+
+async def _wait(client: Client, handle: JobHandle[Any], timeout: float) -> Any:
+    if timeout > LOOK_S:
+        with suppress(ResultTimeout):
+            return await handle.result(LOOK_S)
+        for line in held_up_lines(await _look(client, handle) or {}):
+            say("note", f"job {handle.id} has not begun: {line}")
+        timeout -= LOOK_S
+    return await handle.result(timeout)
+
+
+async def _look(client: Client, handle: JobHandle[Any]) -> dict[str, Any] | None:
+    """Return the job as it is now; None if the plane cannot say."""
     try:
-        return await handle.status()
-    except (PlaneUnreachable, UnknownJob):
+        job: dict[str, Any] | None = await client.ask("job", {"id": handle.id_bytes})
+    except PlaneUnreachable:
         return None
+    return job
 
 
-def _waited_out(late: ResultTimeout, state: JobState | None) -> str:
-    what = f"job {late.job_id} has not ended after {late.timeout_s:g} s"
-    match state:
-        case None:
-            return str(late)
-        case JobState.PARKED:
-            return f"{what}: it is parked until a worker that knows its task connects"
-        case JobState.QUEUED:
-            return f"{what}: it is queued, and has not begun"
-        case _ if state.has_ended:  # between the two
-            return f"{what}, and has now: it is {state.word}"
-        case _:
-            return f"{what}: it is {state.word}, and it goes on"
+def _how_it_is(job: dict[str, Any] | None) -> str:
+    if job is None:
+        return "; it goes on"
+    state = JobState.parse(job["state"])
+    if state.has_ended:  # between the two
+        return f", and has now: it is {state.word}"
+    if held_up := held_up_lines(job):
+        return f": it is {state.word}, and held up: {'; '.join(held_up)}"
+    if state.is_waiting:
+        return f": it is {state.word}, and has not begun"
+    return f": it is {state.word}, and it goes on"
 
 
 def state_of(ended: JobEnded) -> JobState:

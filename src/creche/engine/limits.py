@@ -257,6 +257,17 @@ class Limits:
         )
         return "bad-key", why
 
+    def shut_gates_of_queue(self, queue: str) -> list[Gate]:
+        """Return the gates of *queue* that have no room now."""
+        return [gate for gate in self._of_queues.get(queue, ()) if not gate.room]
+
+    def shut_gates_of_task(self, task: str, keys: Keys) -> list[tuple[Gate, str]]:
+        """Return the gates of *task* for jobs with these keys that have no room now, each with its
+        key. None is made."""
+        names = zip(("limit", "rate"), keys, strict=True)
+        found = [(self._gates.get((kind, task, key)), key) for kind, key in names]
+        return [(gate, key) for gate, key in found if gate is not None and not gate.room]
+
     # --- gates ----------------------------------------------------------------------------------
 
     def _gates_of(self, job: Job, passed: tuple[Gate, ...] = ()) -> tuple[Gate, ...]:

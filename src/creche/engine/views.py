@@ -23,6 +23,7 @@ from creche.engine.questions import BadQuestion, check_names
 from creche.engine.schedule_commands import ScheduleCommands
 from creche.engine.sessions import Session
 from creche.engine.submissions import CANCELLED, headers_in, stored_options
+from creche.engine.waiting import why_waiting
 from creche.errors import BadFilter, RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
 from creche.model.filter import Filter
@@ -173,10 +174,12 @@ class Views:
             return None
         whole = params.get("whole")
         content = {"payload": record.payload, "outcome": record.outcome} if whole else {}
+        described = describe(record, self._core.catalog.place)
         return {
             **content,
             "options": _describe_options(record),
-            **describe(record, self._core.catalog.place),
+            **described,
+            "held_up_by": why_waiting(self._core, record, described["queue"]),
             "retry": self._core.retry_policy(record.task, record.options).as_data(),
             "tries": [_describe_try(row) for row in record.tries],
             "headers": headers_in(record.options),
