@@ -60,8 +60,27 @@ def make_hooks(where: str, given: Mapping[str, Any]) -> Hooks:
                     f"{where}: {moment} is a function of one argument, or several in a list; "
                     f"{each!r} is none"
                 )
+            _check_parameters(f"{where}: {moment}", each)
         found[moment] = listed
     return Hooks(**found)
+
+
+def _check_parameters(where: str, function: Hook) -> None:
+    """Raise for a function that cannot be called with one argument."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of what is written in C nothing is known
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        code = getattr(function, "__code__", None)
+        place = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
+        name = getattr(function, "__qualname__", repr(function))
+        raise TaskDefinitionError(
+            f"{where} is called with one argument, a HookInfo, which {name}{signature}{place} "
+            "does not take: write def it(info): ..."
+        ) from None
 
 
 def hook(moment: Moment, /, *, registry: Registry | None = None) -> Callable[[F], F]:

@@ -55,3 +55,21 @@ def test_what_is_no_hook_is_refused_with_the_moments_name() -> None:
         task(registry=Registry(), before=5)(body)  # type: ignore[call-overload]
     with pytest.raises(TaskDefinitionError, match="there is no such moment: use 'before' or 'aft"):
         hook("during")  # type: ignore[arg-type]
+
+
+def test_a_hook_that_cannot_be_called_is_refused_where_it_is_said_with_its_place() -> None:
+    def lonely() -> None: ...
+
+    def greedy(info: Any, other: Any) -> None: ...
+
+    line = lonely.__code__.co_firstlineno
+    with pytest.raises(
+        TaskDefinitionError, match=rf"before is called .*lonely\(\).*:{line}\) does"
+    ):
+        task(registry=Registry(), before=lonely)(body)  # type: ignore[call-overload]
+    with pytest.raises(TaskDefinitionError, match=r"hook\('after'\): after is called .*greedy\("):
+        hook("after", registry=Registry())(greedy)  # type: ignore[arg-type]
+    with pytest.raises(TaskDefinitionError, match="HookInfo"):
+        hook("after", registry=Registry())(lambda: None)  # type: ignore[arg-type,misc]
+    for fine in (print, lambda info, more=1: None, lambda *infos: None, [].append):
+        hook("after", registry=Registry())(fine)
