@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -43,6 +44,8 @@ from creche.cli.systemd import Manager
 from creche.errors import ClientClosed, PlaneUnreachable, SettingsError
 from creche.tasks import LoadReport, load, task_registry
 from creche.tasks.options import AsyncExecutor
+from creche.tasks.schedules import why_over
+from creche.tasks.task import describe
 from creche.worker.announcing import announced
 from creche.worker.runner import Worker
 from creche.worker.settings import WorkerSettings
@@ -138,7 +141,7 @@ async def worker(
     look_for_cycles_rarely()
     logs.set_up(log_level)
     report = load(task_modules)
-    for warning in report.warnings:
+    for warning in (*report.warnings, *_over()):
         # A plane that starts its workers has said so itself, once for all of them.
         logger.log(logging.WARNING if parent_pipe is None else logging.DEBUG, "%s", warning)
     made = make()
@@ -171,11 +174,18 @@ def _check(modules: Sequence[str], make: Callable[[], Worker]) -> Exit:
             "modules": report.modules,
             "tasks": [announced(task_registry.get(name).declaration()) for name in report.tasks],  # type: ignore[union-attr]
             "queues": _queues_of_tasks(),
-            "warnings": report.warnings,
+            "warnings": [*report.warnings, *_over()],
         }
         json.dump(document, out)
         out.write("\n")
     return Exit.DONE
+
+
+def _over() -> list[str]:
+    """Return what is to be said of schedules that will not fire any more."""
+    now = time.time()
+    said = (why_over(describe(task), task.schedule, now) for task in task_registry)
+    return [why for why in said if why is not None]
 
 
 def _queues_of_tasks() -> list[str]:

@@ -355,7 +355,8 @@ def _blamed_frame(error: BaseException) -> traceback.FrameSummary | None:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen")
+        # Made by nobody's hand: Python's import, and what a dataclass writes for itself.
+        if not frame.filename.startswith(("<frozen", "<string>"))
         and not _is_below(_OURS, frame.filename)
         and Path(frame.filename).parent != Path(importlib.__file__).parent
     ]

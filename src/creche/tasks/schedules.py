@@ -119,6 +119,14 @@ def check_schedule(where: str, schedule: Schedule, signature: Signature) -> None
         ) from None
 
 
+def why_over(where: str, schedule: Schedule | None, now: float) -> str | None:
+    """Return what is to be said of a schedule in code that names no moment after *now*: it may have
+    fired before, and then all is well. None where it has moments."""
+    if schedule is None or schedule.rule.next_after(now, now) is not None:
+        return None
+    return f"{where}: its schedule ({schedule.rule.words()}) is over, and will not fire any more"
+
+
 def _schedule(said: dict[str, Any]) -> Schedule:
     whole = said.pop("schedule", None)
     if whole is not None:

@@ -235,8 +235,13 @@ def test_a_package_without_tasks_of_its_own_names_its_modules(project: Path) -> 
         ("raise ValueError", "ValueError", 1),
         ("from creche.tasks import task\n@task(prio=1)\ndef f(): ...", "@task has no option", 2),
         ("from tasks import nothing", "ImportError: cannot import name 'nothing'", 1),
+        (
+            "from creche import Schedule as S\nimport datetime as d\nS(at=d.datetime(2030, 1, 1))",
+            "at (2030-01-01 00:00:00) says no time zone",
+            3,
+        ),
     ],
-    ids=["import", "syntax", "library", "exit", "bare", "definition", "circular"],
+    ids=["import", "syntax", "library", "exit", "bare", "definition", "circular", "naive"],
 )
 def test_an_import_error_shows_the_module_the_cause_and_the_users_line(
     source: str, what: str, line: int, project: Path

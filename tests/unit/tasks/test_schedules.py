@@ -14,6 +14,7 @@ from creche.errors import TaskDefinitionError
 from creche.model.schedule import Rule
 from creche.tasks import Registry, Schedule, Task, task
 from creche.tasks.lifespan import lifespan
+from creche.tasks.schedules import why_over
 from creche.wire.payload import decode_call
 from creche.worker.announcing import announced
 
@@ -157,3 +158,16 @@ def test_what_a_worker_hands_to_a_body_is_no_argument_of_its_schedule() -> None:
     assert registry.get("count") is not None
     with pytest.raises(TaskDefinitionError, match=r"its schedule cannot call it: .*'name'"):
         task(registry=registry, every=60)(wrong)
+
+
+def test_a_schedule_that_is_over_is_told_and_one_that_is_not_is_not() -> None:
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    over = Schedule(at=at)
+    assert why_over("it", over, at.timestamp() - 1) is None
+    assert why_over("it", over, at.timestamp()) == (
+        "it: its schedule (once, at 2030-01-01 00:00:00 UTC) is over, and will not fire any more"
+    )
+    ending = Schedule(cron="@daily", end=at)
+    assert why_over("it", ending, at.timestamp() - 90_000) is None
+    assert "is over" in str(why_over("it", ending, at.timestamp() + 1))
+    assert why_over("it", None, 0.0) is None
