@@ -245,6 +245,28 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(plane: Plane) -> No
     assert plane.data("jobs", "ls", "--task", "add")["jobs"] == before
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--eta", "2020-01-31T18:30Z"], "--eta 2020-01-31 18:30:00+00:00 is in the past"),
+        (["--deadline", "2020-01-31T18:30Z"], "--deadline 2020-01-31 18:30:00+00:00 is in the"),
+        (["--eta", "2030-01-31", "--countdown", "5"], "--countdown and --eta both say when"),
+        (["--countdown", "5", "--expires", "3"], "with --countdown 5 it has expired (--expires 3)"),
+        (["--time-limit", "1e10"], "--time-limit is a number of seconds above 0 to"),
+        (["--time-limit", "3", "--soft-time-limit", "9"],
+         "--soft-time-limit (9 s) has to come before --time-limit (3 s)"),
+        (["--backoff", "3"], "--backoff without --retries: say how often it is tried again"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_cannot_be_is_said_of_the_options_that_were_typed(
+    plane: Plane, options: list[str], said: str
+) -> None:
+    done = plane.run("submit", "add", "1", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
 def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> None:
     done = plane.run("submit", "nap", "3", "--timeout", "1")
     assert (done.returncode, done.stdout) == (6, "")
@@ -726,6 +748,39 @@ def test_a_module_without_tasks_is_warned_of_once(tmp_path: Path) -> None:
         assert made.log.read_text().count("'empty'") == 1
     finally:
         made.end()
+
+
+def test_a_schedule_in_code_that_is_over_is_warned_of_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "from datetime import UTC, datetime\nfrom creche import Schedule, task\n"
+        "@task(schedule=Schedule(at=datetime(2020, 1, 1, tzinfo=UTC)))\ndef go(): ...\n"
+    )
+    running = start(tmp_path, "--no-gui", "--store", "memory:", "--task-modules", "late")
+    running.end()
+    log = running.log.read_text()
+    assert log.count("is over, and will not fire any more") == 1
+    assert f"go ({tmp_path / 'late.py'}:" in log
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--concurrency", "3", "--reload"],
+         "without --task-modules there are no local workers: --concurrency, --reload change no"),
+        (["--workers", "0", "--task-modules", "shop"],
+         "with --workers 0 there are no local workers: --task-modules changes nothing"),
+        ([], ""),
+    ],
+    ids=["no modules", "no workers", "nothing"],
+)  # fmt: skip
+def test_options_of_local_workers_that_there_are_not_are_said_to_change_nothing(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    running = start(tmp_path, "--no-gui", "--store", "memory:", *words)
+    running.end()
+    log = running.log.read_text()
+    assert said in log
+    assert log.count("warning:") == bool(said)
 
 
 def test_a_plane_that_is_stopped_before_its_workers_came_does_not_say_it_is_ready(

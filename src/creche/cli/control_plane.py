@@ -173,6 +173,18 @@ async def control_plane(
             f"--max-workers {max_workers}, and --workers {workers}: there is at least 1 worker, "
             "and no more than the most"
         )
+    given = {
+        "--workers": workers not in (0, 1),
+        "--max-workers": max_workers is not None,
+        "--concurrency": concurrency != 10,
+        "--async-executor": async_executor != "coroutine",
+        "--max-jobs-per-process": max_jobs_per_process is not None,
+        "--max-memory-per-process": max_memory_per_process is not None,
+        "--reload": reload,
+        "--task-modules": bool(task_modules),
+    }
+    if not modules:
+        _warn_of_unused([option for option, is_given in given.items() if is_given])
     local = _LocalWorkers(
         *(modules, tasks, workers if modules else 0, max_workers or workers),
         *(concurrency, async_executor, worker_id),
@@ -185,6 +197,14 @@ async def control_plane(
     return await _until_stopped(
         house.plane(*where), house.tell, drain_timeout, parent_pipe, manager
     )
+
+
+def _warn_of_unused(options: Sequence[str]) -> None:
+    """Say which *options* are for local workers, where there are none."""
+    if options:
+        why = "with --workers 0" if "--task-modules" in options else "without --task-modules"
+        verb = "changes" if len(options) == 1 else "change"
+        say("warning", f"{why} there are no local workers: {', '.join(options)} {verb} nothing")
 
 
 def _route(text: str) -> Route:

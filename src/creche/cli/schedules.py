@@ -25,6 +25,7 @@ from creche.cli.options import (
     SecondsOrNone,
 )
 from creche.cli.output import moment_text, print_facts, print_json, say
+from creche.cli.spelling import names_of, spelled_as
 from creche.cli.submit import read_call
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
 from creche.client.client import Client
@@ -122,10 +123,14 @@ async def next_(
         tz: The time zone of the expression, as Europe/Paris; UTC when not given.
         number: How many.
     """
-    if (name is not None) + (cron is not None) + (every is not None) != 1:
+    said = {"NAME": name, "--cron": cron, "--every": every}
+    given = [word for word, value in said.items() if value is not None]
+    if not given:
         raise SettingsError(
             "of which schedule? `creche schedules next NAME`, or a rule: --cron '30 2 * * *'"
         )
+    if len(given) > 1:
+        raise SettingsError(f"{' and '.join(given)} each say when: give one of them")
     now = time.time()
     if name is None:
         moments = _rule({"cron": cron, "every": every, "tz": tz}).moments(now, now)
@@ -232,14 +237,15 @@ async def add(
         if declaration is None:
             say("warning", f"no worker has announced task {task!r}: its jobs wait until one does")
         args, named = read_call(declaration, words, kwargs or (), json_args)
-        await client.create_schedule(
-            name,
-            task,
-            _schedule(rule, args, named),
-            queue=queue,
-            priority=priority,
-            if_exists=if_exists,
-        )
+        with spelled_as(_SPELLED):
+            await client.create_schedule(
+                name,
+                task,
+                _schedule(rule, args, named),
+                queue=queue,
+                priority=priority,
+                if_exists=if_exists,
+            )
         info = await client.ask("schedule", {"name": name})
     _print(info, as_json=as_json)
     return Exit.DONE
@@ -292,7 +298,8 @@ async def set_(
             changes["rule"] = _rule(rule).as_data()
         if not changes:
             raise SettingsError("what is to be another? `creche schedules set --help` lists it")
-        info = await client.ask("change-schedule", {"name": name, **changes})
+        with spelled_as(_SPELLED):
+            info = await client.ask("change-schedule", {"name": name, **changes})
     _print(info, as_json=as_json)
     return Exit.DONE
 
@@ -378,6 +385,7 @@ def _check_named(names: Sequence[str]) -> None:
 _TITLES = ("cron", "every", "at", "tz", "start", "end", "count", "jitter", "missed",
            "missed_within", "overlap")  # fmt: skip
 _WHEN = ("cron", "every", "at")
+_SPELLED = names_of(*_TITLES)
 
 
 def _given(*values: Any) -> dict[str, Any]:
@@ -390,10 +398,8 @@ def _given(*values: Any) -> dict[str, Any]:
 
 
 def _rule(data: dict[str, Any]) -> Rule:
-    try:
+    with spelled_as(_SPELLED, ValueError):
         return Rule.from_data({key: value for key, value in data.items() if value is not None})
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
 
 
 def _changed(data: dict[str, Any], given: dict[str, Any], without: Sequence[str]) -> dict[str, Any]:
@@ -404,6 +410,8 @@ def _changed(data: dict[str, Any], given: dict[str, Any], without: Sequence[str]
         if key not in _TITLES or key in _WHEN:
             words = ", ".join(name.replace("_", "-") for name in _TITLES if name not in _WHEN)
             raise SettingsError(f"--without: a rule can be without {words}, and not {word!r}")
+        if key in given:
+            raise SettingsError(f"--{word} and --without {word} contradict: give one of them")
         left.pop(key, None)
     if any(key in given for key in _WHEN):
         for key in _WHEN:
@@ -426,10 +434,8 @@ def _schedule(rule: Rule, args: list[Any], kwargs: dict[str, Any]) -> Schedule:
 
 
 def _zone(name: str) -> Any:
-    try:
+    with spelled_as(_SPELLED, ValueError):
         return find_zone(name)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
 
 
 # --- one schedule --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from creche.cli.options import (
     SecondsOrNone,
 )
 from creche.cli.output import print_json, say
+from creche.cli.spelling import names_of, spelled_as
 from creche.cli.values import (
     parse_arguments,
     parse_json_arguments,
@@ -51,6 +52,12 @@ def _retries(type_: Any, tokens: list[Token]) -> Retries:
 
 
 _Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
+
+_SPELLED = names_of(
+    *("countdown", "eta", "expires", "deadline", "retries", "backoff"),
+    timeout="time-limit",
+    soft_timeout="soft-time-limit",
+)
 
 
 async def submit(
@@ -121,13 +128,15 @@ async def submit(
         backoff=backoff,
         idempotency_key=idempotency_key,
     )
-    submission_options("creche submit", options)  # before anything is dialled
+    with spelled_as(_SPELLED):  # before anything is dialled
+        submission_options("creche submit", options)
     handle: JobHandle[Any] | None = None
     try:
         async with open_client(connect, min(timeout, SUBMIT_S)) as client:
             declaration = await client.ask("task", {"name": name})
             call_args, call_kwargs = read_call(declaration, texts, kwargs or (), json_args)
-            handle = await client.send(name, call_args, call_kwargs, **options)
+            with spelled_as(_SPELLED):
+                handle = await client.send(name, call_args, call_kwargs, **options)
             if handle.is_existing:
                 say("", f"job {handle.id} was there already: this is no other one")
             if non_blocking:
