@@ -70,9 +70,10 @@ def test_what_code_declares_is_listed_and_shown(plane: Plane) -> None:
     shown = done(plane, "show", "nightly")
     for line in (
         "state    active",
+        "queue    the task's queue (the task's priority)",
         "when     cron 0 3 * * * Europe/Paris",
         "overlap  skip",
-        "so far   0 fired, 0 missed, 0 passed over as the last job was unfinished",
+        "so far   0 fired, 0 missed, 0 overlapped",
         "from     code, module tasks",
     ):
         assert line in shown
@@ -112,6 +113,11 @@ def test_a_schedule_is_added_changed_paused_resumed_run_and_removed(plane: Plane
     }  # fmt: skip
     said = done(plane, "pause", "mine", "nightly")
     assert said.splitlines() == ["mine: paused", "nightly: paused"]
+    assert (info["args"], info["kwargs"]) == (["hello"], {})
+    done(plane, "set", "mine", "--queue", "bulk", "--priority", "high")
+    shown = done(plane, "show", "mine")
+    assert 'note("hello")' in shown
+    assert "bulk (high)" in shown
     assert done(plane, "resume", "nightly") == "nightly: active\n"
     changed = plane.data("schedules", "set", "mine", "--every", "3600", "--without", "count",
                          "--missed", "all", "--missed-within", "60")["schedule"]  # fmt: skip

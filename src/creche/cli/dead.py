@@ -192,25 +192,25 @@ async def _in_bulk(
         return _tell(verb, 0, 0, as_json, matched=count)
     if not is_sure(f"{verb} {count:,} dead {'job' if count == 1 else 'jobs'}?", yes):
         return Exit.FAILED
-    done = passed_over = 0
+    done = skipped = 0
     pieces: AsyncIterator[Piece] = work()
     async for piece in pieces:
         done += len(piece.jobs)
-        passed_over += piece.passed_over
+        skipped += piece.skipped
         if done < count:
             say("", f"{done:,} of {count:,}")
-    return _tell(verb, done, passed_over, as_json)
+    return _tell(verb, done, skipped, as_json)
 
 
-def _tell(verb: str, done: int, passed_over: int, as_json: bool, matched: int | None = None) -> int:
+def _tell(verb: str, done: int, skipped: int, as_json: bool, matched: int | None = None) -> int:
     word = {"retry": "retried", "discard": "discarded"}[verb]
     if as_json:
-        facts: dict[str, Any] = {word: done, "passed_over": passed_over}
+        facts: dict[str, Any] = {word: done, "skipped": skipped}
         print_json(facts if matched is None else {word: 0, "matched": matched})
     elif matched is not None:
         print(f"{matched:,} dead {'job' if matched == 1 else 'jobs'}")
     else:
         print(f"{done:,} {word}")
-        if passed_over:
-            say("note", f"{passed_over:,} were passed over: somebody else was quicker")
+        if skipped:
+            say("note", f"{skipped:,} were skipped: somebody else was quicker")
     return Exit.DONE

@@ -62,7 +62,7 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
         if record is None:
             raise UnknownJob(job_id)
     payload, outcome = record.pop("payload"), record.pop("outcome")
-    call, failure = _call(payload), _failure(record, outcome)
+    call, failure = read_call(payload), _failure(record, outcome)
     if as_json:
         record["args"], record["kwargs"] = (None, None) if call is None else call
         record["result"] = _result(record, outcome)
@@ -71,8 +71,8 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
         return Exit.DONE
     record["why"] = None if failure is None else failure.line
     facts = facts_of(record)
-    facts.insert(2, ("call", _call_text(record["task"], payload, call)))
-    facts += [("submitted with", text) for text in _options_text(record["options"])]
+    facts.insert(2, ("call", call_text(record["task"], payload, call)))
+    facts += [("submitted with", text) for text in options_text(record["options"])]
     if outcome is not None and failure is None:
         facts.append(("result", _cut(to_json(_result(record, outcome)))))
     print_facts(facts)
@@ -84,16 +84,18 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
     return Exit.DONE
 
 
-def _call(payload: bytes | None) -> tuple[list[Any], dict[str, Any]] | None:
+def read_call(payload: bytes | None) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return the arguments that *payload* holds; None if it is not there, or cannot be read."""
     try:
         return None if payload is None else decode_call(payload)
     except RemoteProtocolError:
         return None
 
 
-def _call_text(
+def call_text(
     task: str, payload: bytes | None, call: tuple[list[Any], dict[str, Any]] | None
 ) -> str:
+    """Return a call as it is written in code, cut if it is very long."""
     if call is None:
         return "forgotten" if payload is None else "cannot be read"
     args, kwargs = call
@@ -124,7 +126,7 @@ def _result(record: Mapping[str, Any], outcome: bytes | None) -> Any:
         return f"(cannot be read: {error})"
 
 
-def _options_text(options: Mapping[str, Any]) -> Iterator[str]:
+def options_text(options: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a job was submitted with, a sentence each."""
     for name, value in sorted(options.items()):
         if name == "retry_of":

@@ -12,6 +12,8 @@ from cyclopts import App, Parameter
 
 from creche.cli.connection import SUBMIT_S, open_client
 from creche.cli.exits import Exit
+from creche.cli.job import call_text, options_text
+from creche.cli.job import read_call as read_payload
 from creche.cli.options import (
     DEFAULT_URL,
     FLAG,
@@ -28,9 +30,11 @@ from creche.cli.output import moment_text, print_facts, print_json, say
 from creche.cli.spelling import names_of, spelled_as
 from creche.cli.submit import read_call
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
+from creche.cli.values import as_json_data
 from creche.client.client import Client
 from creche.errors import SettingsError
 from creche.model.cron import find_zone
+from creche.model.priority import Priority
 from creche.model.schedule import Missed, Overlap, Rule
 from creche.tasks.schedules import Schedule
 
@@ -299,7 +303,8 @@ async def set_(
         if not changes:
             raise SettingsError("what is to be another? `creche schedules set --help` lists it")
         with spelled_as(_SPELLED):
-            info = await client.ask("change-schedule", {"name": name, **changes})
+            await client.ask("change-schedule", {"name": name, **changes})
+        info = await client.ask("schedule", {"name": name})
     _print(info, as_json=as_json)
     return Exit.DONE
 
@@ -443,19 +448,28 @@ def _zone(name: str) -> Any:
 
 def _print(info: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json({"schedule": {key: info[key] for key in info if key != "payload"}})
+        call = read_payload(info["payload"])
+        told = {key: info[key] for key in info if key != "payload"}
+        told["args"], told["kwargs"] = (None, None) if call is None else call
+        print_json({"schedule": as_json_data(told)})
     else:
         print_facts(_facts(info))
 
 
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
-    where = info["queue"] or "the task's queue"
+    queue = info["queue"] or "the task's queue"
+    priority = info["priority"]
+    urgency = "the task's priority" if priority is None else Priority(priority).word
     facts = [
         ("name", str(info["name"])),
         ("state", str(info["state"])),
-        ("task", f"{info['task']} ({where})"),
+        ("call", call_text(info["task"], info["payload"], read_payload(info["payload"]))),
+        ("queue", f"{queue} ({urgency})"),
         ("when", _when(info)),
     ]
+    facts[4:4] = [("submits with", text) for text in options_text(info["options"] or {})]
+    if info["problem"]:
+        facts.append(("problem", str(info["problem"])))
     rule = info["rule"] or {}
     if "jitter" in rule:
         facts.append(("jitter", f"up to {rule['jitter']:g} s"))
@@ -467,8 +481,8 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("last job", str(info["last_job"])))
     if info["waits_for"]:
         facts.append(("waits for", f"job {info['waits_for']}"))
-    passed_over = f"{info['overlapped']:,} passed over as the last job was unfinished"
-    facts.append(("so far", f"{info['fired']:,} fired, {info['missed']:,} missed, {passed_over}"))
+    counts = (f"{info[word]:,} {word}" for word in ("fired", "missed", "overlapped"))
+    facts.append(("so far", ", ".join(counts)))
     declared = f"code, module {info['module']}" if info["source"] == "code" else "made at run time"
     facts.append(("from", declared))
     return facts

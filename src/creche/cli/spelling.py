@@ -43,11 +43,12 @@ def spelled_as(options: Mapping[str, str], *faults: type[Exception]) -> Iterator
         SettingsError: in the place of what says so of the parameters.
         Refused: the plane has said so.
     """
+    wrong: tuple[type[Exception], ...] = (TaskDefinitionError, InvalidArguments, *faults)
     try:
         yield
     except Refused as refused:
         raise Refused(refused.code, in_options(refused.why, options)) from None
-    except (TaskDefinitionError, InvalidArguments, *faults) as error:
+    except wrong as error:
         raise SettingsError(in_options(str(error), options)) from None
 
 

@@ -60,9 +60,9 @@ class ScheduleInfo:
     """The job whose end its next firing waits for (``overlap="queue"``)."""
     fired: int
     missed: int
-    """Moments passed over because nobody could fire them."""
+    """Moments that came while nobody could fire them, and are not made up for."""
     overlapped: int
-    """Moments passed over because the last job was unfinished."""
+    """Moments that came while the last job was unfinished, and were not fired."""
     problem: str | None
 
     @classmethod

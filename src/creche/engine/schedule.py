@@ -23,12 +23,12 @@ class Standing(NamedTuple):
     """How far a schedule has come. Moments are UTC seconds."""
 
     reached: float
-    """Up to here every moment of its rule is decided: fired, or passed over."""
+    """Up to here every moment of its rule is decided: fired, missed or overlapped."""
     fired: int = 0
     missed: int = 0
-    """Moments that nobody could fire, and that the rule says to pass over."""
+    """Moments that nobody could fire, and that the rule says not to make up for."""
     overlapped: int = 0
-    """Moments passed over because the last job was unfinished."""
+    """Moments that came while the last job was unfinished, and were not fired."""
     moment: float | None = None
     """The moment of the last firing; None if that was by hand."""
     fired_at: float | None = None

@@ -225,7 +225,7 @@ class Rule:
 
 
 class Due(NamedTuple):
-    """What is to be done now: the moments to fire, in order, how many are passed over, and the
+    """What is to be done now: the moments to fire, in order, how many are missed, and the
     moment up to which all is decided with that."""
 
     moments: tuple[float, ...]
@@ -254,7 +254,7 @@ def due(
         return moment + rule.put_off_s(draw(moment))
 
     if rule.missed_within is not None:
-        # What is too old is passed over; what is left is fired one after another.
+        # What is too old is missed; what is left is fired one after another.
         oldest = now - rule.missed_within
         old = _passed(rule, reached, oldest, made_at, due_at, now)
         since = reached if old is None else max(reached, old.last)

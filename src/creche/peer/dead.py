@@ -62,7 +62,7 @@ class Piece(NamedTuple):
 
     jobs: list[tuple[str, str]]
     """The ids of the jobs that were looked after; of retried ones with the new id."""
-    passed_over: int
+    skipped: int
     """How many were not: somebody else was quicker, or they are forgotten by now."""
 
 
