@@ -32,15 +32,17 @@ async def test_a_drained_worker_takes_nothing_new_and_stays_until_it_is_resumed(
         running = await client.submit_many(nap, [(10,), (10,)])
         await trio.sleep(1)
         await client.ask("set-worker", {"worker": "a", "slots": 0})
+        await trio.sleep(1)
+        assert await states(client) == {"a": ("draining", 0, 2)}
         waiting = await client.submit(nap, 1)
         for handle in running:
             assert await handle.result() == 10
         await trio.sleep(50)
-        assert await states(client) == {"a": ("draining", 0, 0)}
+        assert await states(client) == {"a": ("drained", 0, 0)}
         await cluster.kill_plane()
         await cluster.start_plane()
         await trio.sleep(50)
-        assert await states(client) == {"a": ("draining", 0, 0)}
+        assert await states(client) == {"a": ("drained", 0, 0)}
         await client.ask("set-worker", {"worker": "a", "slots": None})
         assert await waiting.result() == 1
         assert await states(client) == {"a": ("connected", 2, 0)}
@@ -84,6 +86,7 @@ async def test_a_stopped_worker_leaves_when_its_jobs_are_done(autojump_clock):
         handle = await client.submit(nap, 10)
         await trio.sleep(1)
         await client.ask("set-worker", {"worker": "a", "leave": True})
+        assert (await states(client))["a"][0] == "leaving"
         assert await handle.result() == 10
         with trio.fail_after(5):
             await worker.has_left.wait()

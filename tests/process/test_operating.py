@@ -54,7 +54,7 @@ def test_a_drained_worker_leaves_its_jobs_to_the_other_until_it_is_resumed(plane
         assert plane.run("submit", "add", "1").returncode == 0
     workers = {row["worker"] for row in plane.data("jobs", "ls", "--limit", "3")["jobs"]}
     assert workers == {second}
-    assert plane.run("health", "--worker", first).stdout == f"worker {first} is draining\n"
+    assert plane.run("health", "--worker", first).stdout == f"worker {first} is drained\n"
     assert plane.run("health", "--worker", first, "--ready").returncode == 1
     assert plane.run("workers", "resume", first).returncode == 0
     until(lambda: plane.run("health", "--worker", first, "--ready").returncode == 0, "it is back")

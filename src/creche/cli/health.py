@@ -43,6 +43,10 @@ async def health(
     return Exit.FAILED if ready and not takes_jobs else Exit.DONE
 
 
+_ON_THE_WAY = ("draining", "drained", "leaving")
+"""A worker that is well, and takes nothing new."""
+
+
 async def _worker_health(name: str, url: str, timeout_s: float, ready: bool, as_json: bool) -> Exit:
     answer = await ask(url, "workers", timeout_s)
     row = next((row for row in answer["workers"] if row["name"] == name), None)
@@ -51,7 +55,7 @@ async def _worker_health(name: str, url: str, timeout_s: float, ready: bool, as_
         print_json({"worker": row})
     else:
         print(f"worker {name} is {state}")
-    is_well = state == "connected" or (state == "draining" and not ready)
+    is_well = state == "connected" or (state in _ON_THE_WAY and not ready)
     return Exit.DONE if is_well else Exit.FAILED
 
 

@@ -131,6 +131,8 @@ _STYLES = {
     "cancelled": "dim",
     "away": "yellow",
     "draining": "yellow",
+    "drained": "yellow",
+    "leaving": "yellow",
 }
 
 

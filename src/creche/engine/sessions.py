@@ -131,6 +131,8 @@ class Session:
         self.tasks: frozenset[str] = frozenset()
         self.slots = 0
         self.lent = 0
+        self.is_leaving = False
+        """Whether it was told to leave: it stays until what it runs is done."""
         self.leased: dict[int, Job] = {}
         self.load_s = 0.0
         """The sum of what the leased jobs are thought to take."""
@@ -230,13 +232,12 @@ class Session:
 
     def describe(self, *, with_tasks: bool) -> dict[str, Any]:
         """Return what `creche workers ls` shows; of very many tasks, some names."""
-        state = "connected" if self.is_connected else "away"
-        if self.is_worker and self.is_connected and self.slots == 0:
-            state = "draining"
-        running = min(len(self.leased), self.slots + self.lent)
+        # At 0 slots nothing is looked ahead to: what it has, it runs.
+        room = self.slots + self.lent if self.slots else len(self.leased)
+        running = min(len(self.leased), room)
         return {
             "name": self.name,
-            "state": state,
+            "state": self._state,
             "queues": list(self.queues),
             "tasks": nsmallest(MAX_TASKS, self.tasks) if with_tasks else [],
             "task_count": len(self.tasks),
@@ -249,6 +250,16 @@ class Session:
             "since": self.connected_at,
             **self.facts,
         }
+
+    @property
+    def _state(self) -> str:
+        if not self.is_connected:
+            return "away"
+        if self.is_leaving:
+            return "leaving"
+        if self.slots or not self.tasks:  # without tasks it has not said yet how many slots it has
+            return "connected"
+        return "draining" if self.leased else "drained"
 
 
 def shown_facts(facts: m.Facts) -> m.Facts:

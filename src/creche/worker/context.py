@@ -64,7 +64,7 @@ class JobContext:
 
     @property
     def attempt(self) -> int:
-        """Which try at the job this is, from 1: one more than the tries that have failed or whose
+        """Which attempt at the job this is, from 1: one more than those that have failed or whose
         worker was lost. A snooze, and an attempt that was given back before it began, do not
         count."""
         return self._attempt.tries + 1

@@ -9,7 +9,7 @@ settled the report. The nurseries, from the outside in:
     │           what threads have done
     └─ bodies   one Trio task for each coroutine body
 
-A draining worker empties the inner one before it lets go of the outer one.
+A leaving worker empties the inner one before it lets go of the outer one.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ class Worker:
         if self._leaving.is_begun:
             self._leaving.hurry()
             return
-        logger.info("worker %s is draining: %s", self.worker_id, why)
+        logger.info("worker %s is leaving: %s", self.worker_id, why)
         self._leaving.begin(why)
         self._adjust()
         self._hand_back(self._floor.drop_all())

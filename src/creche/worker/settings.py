@@ -16,11 +16,11 @@ class WorkerSettings:
     """
 
     drain_s: float = 30.0
-    """How long a draining worker waits for running bodies before it cancels them."""
+    """How long a leaving worker waits for running bodies before it cancels them."""
     cleanup_s: float = 5.0
-    """How long cancelled bodies may take to leave when the worker drains."""
+    """How long cancelled bodies may take to leave when the worker leaves."""
     settle_s: float = 5.0
-    """How long a draining worker waits for its last reports to be settled."""
+    """How long a leaving worker waits for its last reports to be settled."""
     look_ahead_s: float = 0.05
     """How long an attempt may wait for a slot before it is handed back. The plane looks ahead by
     about 5 ms of measured work: what has not begun after ten times that was measured wrong, and

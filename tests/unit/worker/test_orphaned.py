@@ -159,7 +159,7 @@ async def test_a_plane_that_said_goodbye_is_not_waited_for(
             ended_at = trio.current_time()
             worker.plane_ended(GRACE_S)
     assert trio.current_time() - ended_at < 0.1
-    assert "is draining: its plane has stopped" in caplog.text
+    assert "is leaving: its plane has stopped" in caplog.text
     assert "gone" not in caplog.text
 
 

@@ -111,8 +111,9 @@ function fillWorker(row, worker) {
   say(field(row, "name"), worker.name);
   const pid = worker.pid ? `, pid ${worker.pid}` : "";
   say(field(row, "where"), worker.host ? worker.host + pid : "");
-  const known = ["connected", "draining", "away"].includes(worker.state);
-  icon(field(row, "icon"), known ? `w-${worker.state}` : "unknown");
+  const shown = { drained: "draining", leaving: "draining" }[worker.state] ?? worker.state;
+  const known = ["connected", "draining", "away"].includes(shown);
+  icon(field(row, "icon"), known ? `w-${shown}` : "unknown");
   say(field(row, "state"), worker.state);
   const room = worker.slots + worker.lent;
   const cells = field(row, "slots");
