@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 
 MAX_COUNTDOWN_S = 366 * 24 * 3600
-"""The longest delay there is, of a job or of another try at it: a year."""
+"""The longest delay there is, of a job or of another attempt at it: a year."""
 
 
 class CrecheError(Exception):
@@ -65,7 +65,7 @@ class BadFilter(DefinitionError):
 
 
 class Retry(CrecheError):
-    """Raised in a task's body: this try has failed, and the job is to be tried again, in
+    """Raised in a task's body: this attempt has failed, and the job is to be tried again, in
     *countdown* seconds, or after the delay of its retry policy. It counts as one of its retries;
     when there are none left, the job has failed. ``raise Retry() from error`` shows the cause.
 

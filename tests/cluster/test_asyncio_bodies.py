@@ -129,7 +129,7 @@ async def test_what_cannot_be_done_there_says_what_to_do(how, said):
         job = await client.submit(breaks, how)
         assert await job.result() == 2
         record = await client.ask("job", {"id": job.id_bytes})
-        assert said in record["tries"][0]["error"]["message"]
+        assert said in record["attempts"][0]["error"]["message"]
 
 
 async def test_one_that_needs_asyncio_and_runs_on_trio_is_told_so():

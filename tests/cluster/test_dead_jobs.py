@@ -79,7 +79,7 @@ async def test_failed_lost_and_expired_jobs_are_dead_and_cancelled_ones_are_not(
             await worker.finish(failed, BROKEN, state=JobState.FAILED)
         await trio.sleep(100)
         async with house.client("asker").connected() as asker:
-            jobs = (await asker.ask("jobs", filter="is:dead"))["jobs"]
+            jobs = (await asker.ask("jobs", filter="fate:dead"))["jobs"]
         assert [(job["state"], job["fate"]) for job in jobs] == [
             ("lost", "dead"), ("failed", "dead"), ("failed", "dead"), ("expired", "dead"),
         ]  # fmt: skip
@@ -106,7 +106,7 @@ async def test_a_dead_job_that_is_retried_runs_as_a_new_job_that_both_name(
         # The old one stays as it ended, for whoever waits for it.
         with pytest.raises(JobFailed):
             await client.job(job.id).result(60)
-        (old,) = await client.jobs(f"id:{job.id} is:retried")
+        (old,) = await client.jobs(f"id:{job.id} fate:retried")
         assert (old["state"], old["retried_as"]) == ("failed", again.id)
         new = await client.ask("job", {"id": id_from_text(again.id)})
         assert new["options"]["retry_of"] == job.id
@@ -203,7 +203,7 @@ async def test_a_job_that_was_set_aside_begins_anew_without_losses(
                     await worker.hear(m.Offer)
                 await trio.sleep(16)
         async with house.client("later").connected() as client:
-            (dead,) = (await client.ask("jobs", filter="is:dead losses:2"))["jobs"]
+            (dead,) = (await client.ask("jobs", filter="fate:dead losses:2"))["jobs"]
             assert "set aside: 2 workers were lost with it" in dead["error"]
             (answer,) = (await client.ask("retry", ids=[id_from_text(dead["id"])]))["jobs"]
             worker = house.worker("worker-3")
@@ -213,7 +213,7 @@ async def test_a_job_that_was_set_aside_begins_anew_without_losses(
                 assert (offer.id, offer.attempt) == (id_from_text(answer["retried_as"]), 1)
             await trio.sleep(16)
             # One loss is one: it is offered again.
-            assert (await client.ask("jobs", filter="is:dead"))["jobs"] == []
+            assert (await client.ask("jobs", filter="fate:dead"))["jobs"] == []
             (again,) = (await client.ask("jobs", filter="state:queued,parked"))["jobs"]
             assert again["losses"] == 1
 
@@ -236,7 +236,7 @@ async def test_a_discarded_job_leaves_the_set_and_keeps_its_record(
         await client.discard(jobs[0])
         await client.discard(jobs[0])
         assert [dead["id"] for dead in await client.dead_jobs()] == [jobs[2].id, jobs[1].id]
-        (old,) = await client.jobs("is:discarded")
+        (old,) = await client.jobs("fate:discarded")
         assert (old["id"], old["state"]) == (jobs[0].id, "failed")
         assert await client.discard_dead("error:VENUS,mars") == 1
         assert [dead["id"] for dead in await client.dead_jobs()] == [jobs[2].id]
@@ -276,7 +276,7 @@ async def test_a_retry_that_was_answered_outlives_the_plane(autojump_clock: obje
         await cluster.start_plane()
         assert await again.result(120) == "mars:80"
         assert (await client.retry(job)).id == again.id
-        assert (await client.jobs("is:retried"))[0]["id"] == job.id
+        assert (await client.jobs("fate:retried"))[0]["id"] == job.id
 
 
 class Full(DiskLike):
@@ -314,7 +314,7 @@ async def test_what_a_full_disk_does_not_take_stays_dead(
             answer = await client.ask("retry", ids=[offer.id])
             assert answer == {"jobs": [{"why": "store-full"}]}
             stores[-1].is_small = False
-            assert len((await client.ask("jobs", filter="is:dead"))["jobs"]) == 1
+            assert len((await client.ask("jobs", filter="fate:dead"))["jobs"]) == 1
             await trio.sleep(5)
             (answer,) = (await client.ask("retry", ids=[offer.id]))["jobs"]
             assert answer["is_new"]

@@ -115,9 +115,13 @@ async def test_a_failed_job_is_tried_again_after_delays_that_double(autojump_clo
         assert delays() == [10, 20, 40]
         record = await client.ask("job", {"id": job.id_bytes})
         assert (record["failures"], record["attempt"], record["state"]) == (3, 4, "succeeded")
-        assert [made["attempt"] for made in record["tries"]] == [1, 2, 3]
-        assert [made["error"]["message"] for made in record["tries"]] == ["try 1", "try 2", "try 3"]
-        assert "raise ConnectionError" in record["tries"][0]["error"]["traceback"]
+        assert [made["attempt"] for made in record["attempts"]] == [1, 2, 3]
+        assert [made["error"]["message"] for made in record["attempts"]] == [
+            "try 1",
+            "try 2",
+            "try 3",
+        ]
+        assert "raise ConnectionError" in record["attempts"][0]["error"]["traceback"]
         assert record["retry"]["retries"] == 3
 
 
@@ -128,7 +132,7 @@ async def test_when_retries_are_used_up_the_job_has_failed_as_it_did_last(autoju
             await job.result()
         assert len(began) == 4
         record = await client.ask("job", {"id": job.id_bytes})
-        assert (record["failures"], len(record["tries"])) == (4, 3)
+        assert (record["failures"], len(record["attempts"])) == (4, 3)
 
 
 async def test_while_it_waits_for_its_next_try_a_job_is_delayed_and_can_be_cancelled(
@@ -188,7 +192,7 @@ async def test_a_body_may_say_when_it_is_tried_again(autojump_clock, after, wait
         assert await job.result() == 3
         assert delays() == waits
         record = await client.ask("job", {"id": job.id_bytes})
-        assert record["tries"][0]["error"]["type"] == "ConnectionError"
+        assert record["attempts"][0]["error"]["type"] == "ConnectionError"
 
 
 async def test_a_body_that_asks_for_a_try_that_there_is_none_of_has_failed_with_its_cause(
@@ -206,7 +210,7 @@ async def test_a_snooze_is_no_failure_and_uses_up_no_retries(autojump_clock):
         assert await job.result() == 1
         assert delays() == [60] * 5
         record = await client.ask("job", {"id": job.id_bytes})
-        assert (record["failures"], record["tries"]) == (0, [])
+        assert (record["failures"], record["attempts"]) == (0, [])
 
 
 async def test_what_fails_the_same_way_each_time_is_not_tried_again(autojump_clock):
@@ -234,7 +238,7 @@ async def test_a_try_that_waits_outlives_the_plane(autojump_clock):
         assert await job.result() == "done at 3"
         assert len(began) == 3
         record = await client.ask("job", {"id": job.id_bytes})
-        assert [made["attempt"] for made in record["tries"]] == [1, 2]
+        assert [made["attempt"] for made in record["attempts"]] == [1, 2]
 
 
 @pytest.mark.parametrize(("jobs", "store"), [(2000, None), (10_000, DiskLike)])
@@ -334,7 +338,7 @@ async def test_what_a_worker_says_of_a_try_and_nobody_can_read_disturbs_nobody(a
         job = await client.submitted(1, options=RETRYING)
         await worker.try_again(await worker.hear(m.Offer), outcome=b"\xff\xff")
         await worker.hear(m.Settled)
-        (made,) = (await client.ask("job", id=job.id))["tries"]
+        (made,) = (await client.ask("job", id=job.id))["attempts"]
         assert "cannot be read" in made["error"]["message"]
 
 
@@ -354,6 +358,6 @@ async def test_a_lost_worker_is_kept_among_the_tries(autojump_clock):
             await worker.finish(offer)
             await worker.hear(m.Settled)
         record = await client.ask("job", id=job.id)
-        (made,) = record["tries"]
+        (made,) = record["attempts"]
         assert (made["state"], made["error"]["type"]) == ("lost", "creche.WorkerLost")
         assert number(offer) == 1

@@ -108,7 +108,7 @@ async def test_a_job_waits_for_its_time_or_a_slot_and_says_for_which(autojump_cl
             await worker.ready("echo", slots=0)
             await worker.try_again(offer, 60_000_000)
             await trio.sleep(1)
-            assert await held_up_by(client, job_1) == [("moment", "its next try has not come")]
+            assert await held_up_by(client, job_1) == [("moment", "its next attempt has not come")]
             assert await held_up_by(client, job_2) == [
                 ("drained", "the worker that could run it is drained, and takes nothing"),
             ]

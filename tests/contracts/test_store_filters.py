@@ -117,7 +117,7 @@ def spans(
 TERMS = {
     "state": st.sampled_from(JobState),
     "priority": st.sampled_from(Priority),
-    "is": st.sampled_from(Fate),
+    "fate": st.sampled_from(Fate),
     "task": some(*TASKS),
     "queue": some("mail", "mail.[x]"),
     "worker": some("box/1", "box/", "größe"),

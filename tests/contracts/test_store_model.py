@@ -166,7 +166,7 @@ async def look_at_all(stores: tuple[Store, Store], plan: Plan) -> None:
     page = Filter.parse("task:send")
     await both(stores, "jobs", page, limit=3, before_seq=plan.next_seq // 2)
     await both(stores, "jobs", Filter.parse("state:running queue:mail"))
-    await both(stores, "jobs", Filter.parse("is:dead -is:retried"))
+    await both(stores, "jobs", Filter.parse("fate:dead -fate:retried"))
     await both(stores, "find", plan.ids)
     await both(stores, "outcomes", plan.ids)
     for lane in LANES:

@@ -102,7 +102,7 @@ def test_many_are_retried_and_discarded_by_a_filter_when_somebody_is_sure(plane:
     assert plane.run("dead", "retry", "task:ship -error:3", "--rate", "100/s", "-y").stdout == (
         "2 retried\n"
     )
-    new = [job["retried_as"] for job in plane.data("jobs", "ls", "is:retried task:ship")["jobs"]]
+    new = [job["retried_as"] for job in plane.data("jobs", "ls", "fate:retried task:ship")["jobs"]]
     assert plane.run("jobs", "wait", *new).returncode == 1
     left = plane.run("dead", "ls", "-q", "task:ship").stdout.split()
     assert sorted(left) == sorted([jobs[2], *new])
@@ -171,7 +171,7 @@ def test_a_submission_says_how_long_and_how_often(plane: Plane) -> None:
     assert (record["attempt"], record["failures"]) == (3, 3)
     shown = plane.run("jobs", "show", job).stdout
     assert "timeout 9 s, soft_timeout 5 s, expires 60 s" in shown
-    assert "try 2" in shown
+    assert "attempt 2" in shown
     plane.run("dead", "discard", job)
 
 

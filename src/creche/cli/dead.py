@@ -44,7 +44,7 @@ _COLUMNS = (
     Column("ID", cell("id")),
     Column("STATE", cell("state")),
     Column("TASK", cell("task"), 0, Narrow.CUT),
-    Column("TRY", cell("attempt"), 2, is_number=True),
+    Column("ATTEMPT", cell("attempt"), 2, is_number=True),
     Column("ENDED", moment_cell("ended_at"), 1),
     Column("WHY", cell("error"), 0, Narrow.SENTENCE),
 )
@@ -73,7 +73,7 @@ async def ls(
 
 @app.command(name="show")
 async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
-    """Show one job whole: its arguments, its tries, and what it ended with; as `jobs show`."""
+    """Show one job whole: its arguments, its attempts, and what it ended with; as `jobs show`."""
     return await show_job(job_id, connect, as_json=as_json)
 
 

@@ -106,7 +106,7 @@ def _line(event: Mapping[str, Any], *, as_json: bool) -> str:
         return printable(f"{clock}  {event['level']}: {event['why']}")
     words = [f"{clock}  {event['kind']:<9}  {event['job']}  {event['task']}"]
     if event.get("attempt", 1) > 1:
-        words.append(f"try {event['attempt']}")
+        words.append(f"attempt {event['attempt']}")
     if event.get("why"):
         words.append(event["why"])
     return printable("  ".join(words))

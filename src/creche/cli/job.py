@@ -55,7 +55,7 @@ async def list_jobs(
 
 
 async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
-    """Print all that is known of a job: its call, what it was submitted with, its tries, and its
+    """Print all that is known of a job: its call, what it was submitted with, its attempts, and its
     result or traceback."""
     async with open_client(url) as client:
         record = await client.ask("job", {"id": to_id(job_id), "whole": True})
@@ -185,7 +185,7 @@ def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
         facts.insert(3, ("why", f"{first} ..." if more else first))
     facts[3:3] = [("held up by", line) for line in held_up_lines(record)]
     if record.get("fate"):
-        facts.append(("then", _FATES[record["fate"]] + (record.get("retried_as") or "")))
+        facts.append(("fate", _FATES[record["fate"]] + (record.get("retried_as") or "")))
     if record.get("losses"):
         facts.append(("losses", str(record["losses"])))
     if record.get("worker"):
@@ -196,7 +196,9 @@ def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
     facts += [(name, moment_text(record.get(f"{name}_at"))) for name in moments]
     if record.get("due_at") is not None:
         facts.append(("due", moment_text(record["due_at"])))
-    facts += [(f"try {made['attempt']}", _try_text(made)) for made in record.get("tries", ())]
+    facts += [
+        (f"attempt {made['attempt']}", _attempt_text(made)) for made in record.get("attempts", ())
+    ]
     facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
     facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
     return facts
@@ -214,8 +216,8 @@ def _failures_text(record: dict[str, Any]) -> str:
     return f"{record['failures']} ({retries} {'retry' if retries == 1 else 'retries'} allowed)"
 
 
-def _try_text(made: dict[str, Any]) -> str:
-    """Return what became of a try before the last, in a line."""
+def _attempt_text(made: dict[str, Any]) -> str:
+    """Return what became of an attempt before the last, in a line."""
     error = made.get("error") or {}
     why = f"{error.get('type', made['state'])}: {error.get('message', '')}".rstrip(": ")
     first, *more = why.splitlines() or [""]

@@ -107,7 +107,7 @@ _COLUMNS = (
     Column("TASK", cell("task"), 1, Narrow.CUT),
     Column("QUEUE", cell("queue"), 3, Narrow.CUT),
     Column("PRIORITY", cell("priority"), 6),
-    Column("TRY", cell("attempt"), 4, is_number=True),
+    Column("ATTEMPT", cell("attempt"), 4, is_number=True),
     Column("WORKER", cell("worker"), 5, Narrow.CUT),
     Column("SUBMITTED", moment_cell("submitted_at"), 2),
 )
@@ -145,7 +145,7 @@ async def ls(
 
 @app.command(name="show")
 async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
-    """Show one job whole: its call, what it was submitted with, its tries, and its result or the
+    """Show one job whole: its call, what it was submitted with, its attempts, and its result or the
     traceback of what it raised."""
     return await show_job(job_id, connect, as_json=as_json)
 

@@ -47,7 +47,7 @@ def _retries(type_: Any, tokens: list[Token]) -> Retries:
     if text == FOREVER:
         return "forever"
     if not (text.isascii() and text.isdigit() and int(text) <= MAX_RETRIES):
-        raise ValueError(f"it takes a number of tries from 0 on, or {FOREVER}, and not {text!r}")
+        raise ValueError(f"it takes a number, from 0 on, or {FOREVER}, and not {text!r}")
     return int(text)
 
 
@@ -105,7 +105,7 @@ async def submit(
         expires: Within how many seconds the job must have begun.
         deadline: When all of it must be over, written as --eta.
         retries: How often it is tried again when it fails: a number, or `forever`.
-        backoff: The seconds before the second try; they double with each further one.
+        backoff: The seconds before the second attempt; they double with each further one.
         idempotency_key: A text of your own: while a job of this task is known that was submitted
             with the same, it is that job.
         non_blocking: Print the job's id and leave; nobody waits for the result.

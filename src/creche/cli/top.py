@@ -132,7 +132,7 @@ def frame(
             _workers(seen, before),
             2,
         ),
-        _table(("RUNNING", "TASK", "TRY", "WORKER", "FOR"), _jobs(seen), 9),
+        _table(("RUNNING", "TASK", "ATTEMPT", "WORKER", "FOR"), _jobs(seen), 9),
     ]
     lines = _head(seen, before)
     left = None if height is None else height - len(lines)

@@ -181,7 +181,7 @@ class Views:
             **described,
             "held_up_by": why_waiting(self._core, record, described["queue"]),
             "retry": self._core.retry_policy(record.task, record.options).as_data(),
-            "tries": [_describe_try(row) for row in record.tries],
+            "attempts": [_describe_try(row) for row in record.tries],
             "headers": headers_in(record.options),
         }
 

@@ -25,7 +25,7 @@ def why_waiting(core: Core, record: JobRecord, queue: str) -> list[dict[str, Any
     """Return what holds up a job of *queue*, each as it is in an answer; nothing of one that does
     not wait, or is about to begin."""
     if record.state is JobState.DELAYED:
-        what = "its next try" if record.failures or record.losses else "its time"
+        what = "its next attempt" if record.failures or record.losses else "its time"
         return [_reason("moment", f"{what} has not come", record.due_at)]
     if not record.state.is_waiting:
         return []

@@ -170,7 +170,7 @@ def _holds(term: Term, job: Subject, error: Callable[[], str]) -> bool:
             return job.state in values
         case "priority":
             return job.priority in values
-        case "is":
+        case "fate":
             return job.fate in values
         case "task":
             return any(is_like(job.task, pattern) for pattern in values)
@@ -349,7 +349,7 @@ _KEYS: dict[str, _Key] = {
     "priority": _Key(
         partial(_words, Priority.parse), partial(_write_words, {p: p.word for p in Priority})
     ),
-    "is": _Key(partial(_words, Fate.parse), partial(_write_words, {f: f.word for f in Fate})),
+    "fate": _Key(partial(_words, Fate.parse), partial(_write_words, {f: f.word for f in Fate})),
     **dict.fromkeys(("task", "queue", "worker"), _Key(_pattern, _write_texts)),
     "id": _Key(_digits, _write_texts),
     "error": _Key(_folded, _write_texts),

@@ -22,7 +22,7 @@ Ask: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 PAGE = 500
 """Jobs that are asked for, and looked after, at a time."""
 
-_DEAD = Term("is", (Fate.DEAD,))
+_DEAD = Term("fate", (Fate.DEAD,))
 
 
 def filter_of(text: str | Filter) -> Filter:

@@ -93,7 +93,7 @@ def _condition(term: Term) -> Condition:
             return Condition(f"coalesce(l.priority, -1) IN ({_numbers(term)})", [])
         case "task" | "queue" | "worker" as key:
             return _any(term, lambda pattern: (f"{_FIELDS[key]} GLOB ?", [_as_glob(pattern)]))
-        case "is":
+        case "fate":
             return Condition(f"coalesce(d.fate, -1) IN ({_numbers(term)})", [])
         case "id":
             return _any(term, lambda digits: ("j.id BETWEEN ? AND ?", _ids(digits)))

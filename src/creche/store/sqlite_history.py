@@ -119,7 +119,7 @@ class History:
         for term in filter.terms:
             if term.key == "id" and not term.is_not and _are_long(term.values):
                 return "", "1"
-            if term.key == "is" and not term.is_not:
+            if term.key == "fate" and not term.is_not:
                 return "", f"j.seq IN (SELECT seq FROM dead WHERE fate IN ({_list(term.values)}))"
         states = filter.states
         # Few unfinished jobs behind a long history are found by their index.

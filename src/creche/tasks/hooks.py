@@ -89,7 +89,7 @@ def hook(moment: Moment, /, *, registry: Registry | None = None) -> Callable[[F]
 
     ``@hook("on_error")`` decorates a function of one argument, a `HookInfo`. Moments are
     ``"before"`` a body, ``"after"`` one that has succeeded, ``"on_error"`` when one has failed, and
-    ``"on_retry"`` before one that is not the first try at its job.
+    ``"on_retry"`` before one that is not the first attempt at its job.
 
     Arguments:
         registry: of whose tasks; those that ``creche worker`` reads when not given.

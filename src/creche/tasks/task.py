@@ -130,7 +130,7 @@ class Task(Generic[P, R_co]):
     limits: TimeLimits
     """How long its jobs may take unless a submission says otherwise."""
     retry_on: tuple[type[BaseException], ...]
-    """What is worth another try. Judged by the worker that ran the attempt."""
+    """What is worth another attempt. Judged by the worker that ran the attempt."""
     never_retry_on: tuple[type[BaseException], ...]
     """And what is not, though `retry_on` has it."""
     hooks: Hooks | None
@@ -199,7 +199,7 @@ class Task(Generic[P, R_co]):
             queue, priority, delivery: as of `task`.
             retries, backoff, backoff_max, jitter, give_up_after: as of `task`.
             timeout, soft_timeout, expires: as of `task`.
-            deadline: the moment by which all of it must be over, further tries included: a
+            deadline: the moment by which all of it must be over, further attempts included: a
                 `datetime` with a time zone.
             countdown: run it so many seconds from now, and not before.
             eta: run it at this moment, and not before: a `datetime` with a time zone.
@@ -414,18 +414,18 @@ def task(subject: Any = None, /, **options: Any) -> Any:
             its worker is lost in the middle.
         retries: how often a job that has failed is tried again: a number, or ``"forever"``. None
             when it is left out.
-        backoff: how many seconds to wait before the second try (1). It doubles with each one.
+        backoff: how many seconds to wait before the second attempt (1). It doubles with each one.
         backoff_max: the longest of these delays in seconds (600).
         jitter: which share of each delay is random, from 0 to 1 (0.1).
-        give_up_after: how many seconds after its submission no further try is due.
-        retry_on: the exceptions that are worth another try (`Exception`).
+        give_up_after: how many seconds after its submission no further attempt is due.
+        retry_on: the exceptions that are worth another attempt (`Exception`).
         never_retry_on: those among them that are not.
         timeout: how many seconds one attempt may run; then it is stopped, and has failed.
         soft_timeout: how many seconds it should run; then `current_job().is_late`.
         expires: how many seconds after its submission a job must have begun; else it does not run.
         before, after, on_error, on_retry: functions of one argument, a `HookInfo`, or lists of
             them, that are called before a body, after one that has succeeded, when one has failed,
-            and before one that is not the first try at its job.
+            and before one that is not the first attempt at its job.
         limit: how many of its jobs run at a time, on all workers together.
         key: for what *limit* holds, each apart: the name of a parameter (``"user_id"``), with a
             path into it (``"order.customer"``), or a function of the arguments. Who submits by
@@ -527,7 +527,7 @@ def _refuse_options(where: str, first_name: str | None, given: Mapping[str, Any]
 def _judged(
     where: str, options: SubmitOptions, given: Mapping[str, Any]
 ) -> tuple[tuple[type[BaseException], ...], tuple[type[BaseException], ...]]:
-    """Return which exceptions are worth another try, and which are not."""
+    """Return which exceptions are worth another attempt, and which are not."""
     said = [name for name in ("retry_on", "never_retry_on") if given.get(name) is not None]
     if said and not options.retry:
         raise TaskDefinitionError(

@@ -33,7 +33,7 @@ class Dead(StoreCase):
             return [record.seq for record in (await store.jobs(Filter.parse(text))).records]
 
         assert [s.word for s in states] == ["succeeded", "failed", "cancelled", "lost", "expired"]
-        assert await listed("is:dead") == [5, 4, 2]
+        assert await listed("fate:dead") == [5, 4, 2]
         verdicts = [
             Verdict(2, Fate.RETRIED, NOW + 9, job_id(99)),
             Verdict(3, Fate.RETRIED, NOW + 9, job_id(98)),
@@ -42,10 +42,10 @@ class Dead(StoreCase):
             Verdict(77, Fate.DISCARDED, NOW + 9),
         ]
         await store.commit(Batch(verdicts=verdicts))
-        assert await listed("is:dead") == [4]
-        assert await listed("is:retried") == [3, 2]
-        assert await listed("is:discarded") == [5]
-        assert await listed("-is:dead,retried task:resize") == [6, 5, 1]
+        assert await listed("fate:dead") == [4]
+        assert await listed("fate:retried") == [3, 2]
+        assert await listed("fate:discarded") == [5]
+        assert await listed("-fate:dead,retried task:resize") == [6, 5, 1]
         record = await store.job(job_id(2))
         assert record is not None
         assert (record.fate, record.retried_as) == (Fate.RETRIED, job_id(99))
@@ -53,13 +53,13 @@ class Dead(StoreCase):
         (first,) = (await store.jobs(Filter.parse("state:succeeded"))).records
         assert (first.fate, first.error) == (None, None)
         await store.commit(Batch(verdicts=[Verdict(5, Fate.RETRIED, NOW + 10, job_id(97))]))
-        assert await listed("is:retried") == [5, 3, 2]
+        assert await listed("fate:retried") == [5, 3, 2]
 
     async def test_a_job_may_be_judged_in_the_batch_in_which_it_ends(self, store: Store) -> None:
         failed = end(1, state=JobState.FAILED)
         verdict = Verdict(1, Fate.DISCARDED, NOW)
         await store.commit(Batch(jobs=[new_job(1)], ends=[failed], verdicts=[verdict]))
-        assert not (await store.jobs(Filter.parse("is:dead"))).records
+        assert not (await store.jobs(Filter.parse("fate:dead"))).records
 
     async def test_the_dead_are_kept_apart_from_results(self, store: Store) -> None:
         """Results do not push them out, nor they results."""
@@ -79,7 +79,7 @@ class Dead(StoreCase):
         await store.commit(Batch(verdicts=[Verdict(5, Fate.RETRIED, NOW, job_id(50))]))
         assert (await store.prune(NOW, fewer, ())).outcomes == 1
         assert await states_of(store) == "ffFfFSFS" or await states_of(store) == "ffFSfSFS"
-        assert [r.seq for r in (await store.jobs(Filter.parse("is:dead"))).records] == [7, 3]
+        assert [r.seq for r in (await store.jobs(Filter.parse("fate:dead"))).records] == [7, 3]
 
     async def test_the_dead_have_limits_of_bytes_and_of_age(self, store: Store) -> None:
         jobs = [new_job(n, payload=b"x" * 100) for n in (1, 2, 3)]
@@ -95,9 +95,9 @@ class Dead(StoreCase):
             ({"dead_max_count": 0}, [1]),
         ]
         for bounds, gone in limits:
-            before = {r.seq for r in (await store.jobs(Filter.parse("is:dead"))).records}
+            before = {r.seq for r in (await store.jobs(Filter.parse("fate:dead"))).records}
             pruned = await store.prune(NOW + 60, Retention(None, None, None, **bounds), ())
-            after = {r.seq for r in (await store.jobs(Filter.parse("is:dead"))).records}
+            after = {r.seq for r in (await store.jobs(Filter.parse("fate:dead"))).records}
             assert (sorted(before - after), pruned.dead) == (gone, len(gone))
         assert dict(await store.counts()) == {JobState.LOST: 3}
 

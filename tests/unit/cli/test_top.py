@@ -46,9 +46,9 @@ def test_it_shows_lanes_workers_and_what_runs_longest_first() -> None:
         "box-1   connected        1      4    10       2       -",
         "box-2   connected        0      4    10       2       -",
         "",
-        "RUNNING  TASK    TRY  WORKER  FOR",
-        "id-90    resize  2    box-1   1 min 30 s",
-        "id-5     resize  1    box-1   5 s",
+        "RUNNING  TASK    ATTEMPT  WORKER  FOR",
+        "id-90    resize  2        box-1   1 min 30 s",
+        "id-5     resize  1        box-1   5 s",
     ]
 
 

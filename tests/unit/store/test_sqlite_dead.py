@@ -50,7 +50,7 @@ async def test_what_was_dead_before_there_was_a_set_is_in_it(tmp_path: Path) -> 
     assert verify(path) == []
     store = bounded(SqliteStore(path))
     await store.open(NOW)
-    records = (await store.jobs(Filter.parse("is:dead"))).records
+    records = (await store.jobs(Filter.parse("fate:dead"))).records
     assert [(record.seq, record.fate) for record in records] == [
         (5, Fate.DEAD), (4, Fate.DEAD), (2, Fate.DEAD),
     ]  # fmt: skip
