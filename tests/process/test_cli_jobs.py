@@ -178,9 +178,9 @@ def test_a_submission_says_how_long_and_how_often(plane: Plane) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--retries", "often"], "a number of tries from 0 on, or forever"),
+        (["--retries", "often"], "a number, from 0 on, or forever"),
         (["--time-limit", "0"], "a number of seconds, above 0"),
-        (["--time-limit", "1", "--soft-time-limit", "2"], "soft_timeout (2 s) has to come before"),
+        (["--time-limit", "1", "--soft-time-limit", "2"], "--soft-time-limit (2 s) has to come before"),
         (["--countdown", "5", "--expires", "2"], "creche submit: "),
         (["--eta", "2027-01-31T18:30", "--countdown", "5"], "creche submit: "),
     ],

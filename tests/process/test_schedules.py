@@ -114,10 +114,10 @@ def test_a_schedule_is_added_changed_paused_resumed_run_and_removed(plane: Plane
     said = done(plane, "pause", "mine", "nightly")
     assert said.splitlines() == ["mine: paused", "nightly: paused"]
     assert (info["args"], info["kwargs"]) == (["hello"], {})
-    done(plane, "set", "mine", "--queue", "bulk", "--priority", "high")
+    done(plane, "set", "mine", "--queue", "default", "--priority", "high")
     shown = done(plane, "show", "mine")
     assert 'note("hello")' in shown
-    assert "bulk (high)" in shown
+    assert "default (high)" in shown
     assert done(plane, "resume", "nightly") == "nightly: active\n"
     changed = plane.data("schedules", "set", "mine", "--every", "3600", "--without", "count",
                          "--missed", "all", "--missed-within", "60")["schedule"]  # fmt: skip
