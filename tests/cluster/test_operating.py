@@ -157,3 +157,29 @@ async def test_a_worker_too_many_ends_its_jobs_however_long_they_take(autojump_c
         assert resting.capacity[0] == 2
         for one in (handle, *handles):
             assert await one.result() == 50
+
+
+async def test_a_client_drains_resizes_resumes_and_stops_a_worker(autojump_clock):
+    async with open_cluster([nap], workers=0) as cluster, cluster.client() as client:
+        worker = await cluster.add_worker("a", concurrency=2)
+
+        async def state() -> tuple[str, int]:
+            await trio.sleep(1)
+            (row,) = await client.workers()
+            return row["state"], row["slots"]
+
+        await client.drain_worker("a")
+        assert await state() == ("drained", 0)
+        await client.resize_worker("a", 5)
+        assert await state() == ("connected", 5)
+        await client.resume_worker("a")
+        assert await state() == ("connected", 2)
+        with pytest.raises(Refused, match="slots is a whole number"):
+            await client.resize_worker("a", -1)
+        with pytest.raises(Refused, match="there is no worker 'b'") as caught:
+            await client.drain_worker("b")
+        assert caught.value.code == "unknown-worker"
+        await client.stop_worker("a")
+        with trio.fail_after(5):
+            await worker.has_left.wait()
+        assert await client.workers() == []

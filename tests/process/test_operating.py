@@ -25,6 +25,7 @@ from tests.process.test_cli import (
     wait_for_workers,
 )
 
+from creche import BlockingClient
 from creche.cli.app import run
 
 
@@ -72,6 +73,29 @@ def test_a_worker_is_resized(plane: Plane) -> None:
     until(lambda: slots() == 7, "it has seven slots")
     assert plane.run("workers", "resume", "--all").returncode == 0
     until(lambda: slots() == 1, "it has one again")
+
+
+def test_a_program_without_a_loop_drains_resizes_resumes_and_stops_a_worker(plane: Plane) -> None:
+    first, _ = names_of(plane)
+
+    def state(client: BlockingClient) -> tuple[str, int]:
+        (row,) = (row for row in client.workers() if row["name"] == first)
+        return row["state"], row["slots"]
+
+    with BlockingClient(plane.url) as client:
+        slots = state(client)[1]
+        client.drain_worker(first)
+        until(lambda: state(client) == ("drained", 0), "it is drained")
+        client.resize_worker(first, slots + 1)
+        until(lambda: state(client) == ("connected", slots + 1), "it has another slot")
+        client.resume_worker(first)
+        until(lambda: state(client) == ("connected", slots), "it is as before")
+        (since,) = (row["since"] for row in client.workers() if row["name"] == first)
+        client.stop_worker(first)
+        until(
+            lambda: any(row["name"] == first and row["since"] > since for row in client.workers()),
+            "it has left, and was started again",
+        )
 
 
 def test_a_local_worker_that_is_stopped_is_started_again(plane: Plane) -> None:

@@ -34,6 +34,7 @@ from anyio.from_thread import start_blocking_portal
 from creche.channel.base import Channel, Dial
 from creche.client.client import Client, websocket_dial
 from creche.client.schedules import BlockingScheduleVerbs
+from creche.client.workers import BlockingWorkerVerbs
 from creche.errors import ClientClosed
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -100,7 +101,7 @@ class BlockingJobHandle(str, Generic[R]):
         return self._client.cancel(self, reason)
 
 
-class BlockingClient(BlockingScheduleVerbs):
+class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
     """The verbs of `Client`, each of which blocks the calling thread until it is done.
 
     It connects when it is entered (``with BlockingClient() as client``) or first used, and is
@@ -175,7 +176,7 @@ class BlockingClient(BlockingScheduleVerbs):
         task: Task[..., R],
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -187,7 +188,7 @@ class BlockingClient(BlockingScheduleVerbs):
         task: str,
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -198,7 +199,7 @@ class BlockingClient(BlockingScheduleVerbs):
         task: Task[..., Any] | str,
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,

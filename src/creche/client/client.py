@@ -27,6 +27,7 @@ import anyio
 from creche.channel.base import Dial
 from creche.channel.handshake import parse_url, with_scheme
 from creche.client.schedules import ScheduleVerbs
+from creche.client.workers import WorkerVerbs
 from creche.errors import ClientClosed, InvalidArguments, SettingsError, UnknownJob
 from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
@@ -54,7 +55,7 @@ GOODBYE_S = 1.0
 logger = logging.getLogger("creche.client")
 
 
-class Client(ScheduleVerbs):
+class Client(ScheduleVerbs, WorkerVerbs):
     """A session with the plane, under asyncio or Trio: ``async with Client() as client``.
 
     Entering waits until a plane has answered; leaving says goodbye and ends whatever still waits
@@ -205,7 +206,7 @@ class Client(ScheduleVerbs):
         task: Task[..., R],
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -217,7 +218,7 @@ class Client(ScheduleVerbs):
         task: str,
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -228,7 +229,7 @@ class Client(ScheduleVerbs):
         task: Task[..., Any] | str,
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
