@@ -84,7 +84,7 @@ async def test_a_damaged_row_is_set_aside_by_itself_wherever_its_job_waits(
         assert not house.core.by_id
         assert house.core.delays.held == house.core.delays.stored == 0
         assert house.core.lanes.space.held_bytes == 0
-        dead = await client.ask("jobs", filter="is:dead")
+        dead = await client.ask("jobs", filter="fate:dead")
         assert len(dead["jobs"]) == 3
 
 

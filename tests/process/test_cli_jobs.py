@@ -175,14 +175,30 @@ def test_a_submission_says_how_long_and_how_often(plane: Plane) -> None:
     plane.run("dead", "discard", job)
 
 
+def test_headers_and_a_priority_as_celery_counts_are_said_with_a_submission(plane: Plane) -> None:
+    words = ("--header", "trace=007", "lang=en=GB", "--priority", "9", "--non-blocking")
+    job = plane.run("submit", "ship", "1", *words).stdout.strip()
+    told = plane.data("jobs", "show", job)["job"]
+    assert told["headers"] == {"trace": "007", "lang": "en=GB"}
+    assert told["priority"] == "critical"
+    assert "trace 007, lang en=GB" in plane.run("jobs", "show", job).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["--retries", "often"], "a number, from 0 on, or forever"),
         (["--time-limit", "0"], "a number of seconds, above 0"),
-        (["--time-limit", "1", "--soft-time-limit", "2"], "--soft-time-limit (2 s) has to come before"),
+        (
+            ["--time-limit", "1", "--soft-time-limit", "2"],
+            "--soft-time-limit (2 s) has to come before",
+        ),
         (["--countdown", "5", "--expires", "2"], "creche submit: "),
         (["--eta", "2027-01-31T18:30", "--countdown", "5"], "creche submit: "),
+        (["--header", "trace"], "--header takes key=value, and not 'trace'"),
+        (["--header", "a=1", "--header", "a=2"], "--header names 'a' twice"),
+        (["--header", f"a={'x' * 9000}"], "8,192 is the limit"),
+        (["--priority", "11"], "11 is not on the scale of 0 (low) to 10 (critical)"),
     ],
 )
 def test_what_a_submission_cannot_say_is_refused_before_anything_is_dialled(

@@ -109,7 +109,7 @@ def wrong_calls_are_rejected(client: BlockingClient) -> None:
     client.submit("count", "a")  # type: ignore[arg-type]
     client.map(count, [1, 2])  # type: ignore[arg-type]
     client.delay(len)  # type: ignore[call-overload]
-    client.delay("count", priority=3)  # type: ignore[call-overload]
+    client.delay("count", priority=3.5)  # type: ignore[call-overload]
     client.submit(count, "a").result().upper()  # type: ignore[attr-defined]
 
 

@@ -90,7 +90,8 @@ view = resize.with_options(priority="high", queue="fast", delivery="at-least-onc
 assert_type(view("a"), Path)
 view(3)  # type: ignore[arg-type]
 resize.with_options(priority="urgent")  # type: ignore[arg-type]
-resize.with_options(priority=9)  # type: ignore[arg-type]
+resize.with_options(priority=9)
+resize.with_options(priority=9.5)  # type: ignore[arg-type]
 resize.with_options(executor="thread")  # type: ignore[call-arg]
 
 
@@ -103,8 +104,8 @@ def misspelt() -> None: ...
 def elsewhere() -> None: ...
 
 
-@task(priority=3)  # type: ignore[call-overload, untyped-decorator]
-def counted_upwards() -> None: ...
+@task(priority=3.5)  # type: ignore[call-overload, untyped-decorator]
+def between_two_levels() -> None: ...
 
 
 # Both kinds are tasks, for functions that take any of them.

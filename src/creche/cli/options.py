@@ -57,7 +57,8 @@ def _names(type_: Any, tokens: list[Token]) -> list[str]:
 
 
 def _priority(type_: Any, tokens: list[Token]) -> Priority:
-    return Priority.parse(tokens[0].value)
+    text = tokens[0].value.strip()
+    return Priority.parse(int(text) if _DIGITS.fullmatch(text) else text)
 
 
 def _job_id(type_: Any, tokens: list[Token]) -> str:
@@ -149,7 +150,11 @@ Names: TypeAlias = Annotated[
 
 PriorityOption: TypeAlias = Annotated[
     Priority | None,
-    Parameter(converter=_priority, help="One of critical, high, normal, low.", metavar="WORD"),
+    Parameter(
+        converter=_priority,
+        help="One of critical, high, normal, low; or 0 (low) to 10, as Celery counts.",
+        metavar="WORD",
+    ),
 ]
 LogLevel: TypeAlias = Annotated[
     Literal["debug", "info", "warning", "error"],

@@ -24,6 +24,7 @@ from creche.cli.spelling import names_of, spelled_as
 from creche.cli.values import (
     parse_arguments,
     parse_json_arguments,
+    parse_pairs,
     result_text,
     signature_of,
 )
@@ -54,7 +55,7 @@ def _retries(type_: Any, tokens: list[Token]) -> Retries:
 _Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
 
 _SPELLED = names_of(
-    *("countdown", "eta", "expires", "deadline", "retries", "backoff"),
+    *("countdown", "eta", "expires", "deadline", "retries", "backoff", "idempotency_key"),
     timeout="time-limit",
     soft_timeout="soft-time-limit",
 )
@@ -79,6 +80,7 @@ async def submit(
     ] = None,
     backoff: Annotated[SecondsOrNone | None, Parameter(show_env_var=False)] = None,
     idempotency_key: Annotated[str | None, Parameter(show_env_var=False, metavar="KEY")] = None,
+    header: Annotated[list[str] | None, _Words, Parameter(metavar="K=V")] = None,
     non_blocking: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     timeout: Seconds = 60.0,
     connect: Connect = DEFAULT_URL,
@@ -108,6 +110,8 @@ async def submit(
         backoff: The seconds before the second attempt; they double with each further one.
         idempotency_key: A text of your own: while a job of this task is known that was submitted
             with the same, it is that job.
+        header: What travels with the job beside its arguments, as key=value: its text is what
+            `current_job().headers` has. Repeated, or several in a row.
         non_blocking: Print the job's id and leave; nobody waits for the result.
         timeout: How many seconds to wait for the result; connecting and submitting take no longer
             than that either. The job goes on when they run out.
@@ -127,6 +131,7 @@ async def submit(
         retries=retries,
         backoff=backoff,
         idempotency_key=idempotency_key,
+        headers=parse_pairs(header or (), "--header"),
     )
     with spelled_as(_SPELLED):  # before anything is dialled
         submission_options("creche submit", options)

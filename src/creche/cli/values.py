@@ -59,16 +59,26 @@ def parse_arguments(
         SettingsError: one of *kwargs* is no ``key=value``, or names its key again.
     """
     values = [_for_parameter(text, i, signature) for i, text in enumerate(args)]
-    named: dict[str, Any] = {}
-    for text in kwargs:
+    said = parse_pairs(kwargs, option)
+    return values, {key: _for_parameter(value, key, signature) for key, value in said.items()}
+
+
+def parse_pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """Return what was written as ``key=value`` in the place of *option*, with the values as text.
+
+    Raises:
+        SettingsError: one is no ``key=value``, or names its key again.
+    """
+    said: dict[str, str] = {}
+    for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
             raise SettingsError(f"{option} takes key=value, and not {text!r}")
-        if key in named:
+        if key in said:
             raise SettingsError(f"{option} names {key!r} twice")
-        named[key] = _for_parameter(value, key, signature)
-    return values, named
+        said[key] = value
+    return said
 
 
 def _for_parameter(text: str, argument: int | str, signature: Signature | None) -> Any:

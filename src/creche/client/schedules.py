@@ -93,7 +93,7 @@ class ScheduleVerbs(ABC):
         schedule: Schedule,
         *,
         queue: str | None = None,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         if_exists: IfExists = "refuse",
     ) -> ScheduleInfo:
         """Have the plane submit jobs of *task* by itself, and return when that is on disk.
@@ -240,7 +240,7 @@ class BlockingScheduleVerbs(ABC):
         schedule: Schedule,
         *,
         queue: str | None = None,
-        priority: Priority | str | None = None,
+        priority: Priority | str | int | None = None,
         if_exists: IfExists = "refuse",
     ) -> ScheduleInfo:
         """Have the plane submit jobs by itself; see `Client.create_schedule`."""
@@ -311,7 +311,7 @@ def _work(task: Task[..., Any] | str, schedule: Schedule | None) -> dict[str, An
     return work if schedule is None else {**work, "payload": _payload(schedule)}
 
 
-def _parsed(priority: Priority | str) -> Priority:
+def _parsed(priority: Priority | str | int) -> Priority:
     try:
         return Priority.parse(priority)
     except ValueError as error:

@@ -15,22 +15,22 @@ class Priority(Word):
 
     @classmethod
     def parse(cls, value: Priority | str | int) -> Priority:
-        """Return the priority that *value* names: a member, or a word in any case.
-
-        A bare ``int`` is refused unless it is a member: other systems count 0 to 10, and most of
-        them upwards (see `from_scale`), so a number alone does not say what is meant.
+        """Return the priority that *value* names: a member, a word in any case, or a number on the
+        scale of 0 (least urgent) to 10, as `from_scale` reads it. A member's own number is none.
 
         Raises:
             ValueError: *value* names no priority.
         """
         if isinstance(value, Priority):
             return value
+        if type(value) is int:
+            return cls.from_scale(value)
         if isinstance(value, str):
             found = _BY_WORD.get(value.strip().lower())
             if found is not None:
                 return found
         words = ", ".join(p.word for p in cls)
-        raise ValueError(f"{value!r} is no priority: use one of {words}")
+        raise ValueError(f"{value!r} is no priority: use one of {words}, or 0 (low) to 10")
 
     @classmethod
     def from_scale(cls, number: int) -> Priority:

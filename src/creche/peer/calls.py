@@ -64,7 +64,7 @@ def _checked_name(what: str, name: object) -> str:
 
 def checked_options(
     queue: str | None,
-    priority: Priority | str | None,
+    priority: Priority | str | int | None,
     countdown: float | None,
     eta: datetime | None,
 ) -> SubmitOptions:

@@ -26,7 +26,9 @@ AsyncExecutor = Literal["coroutine", "asyncio"]
 Delivery = Literal["at-least-once", "at-most-once"]
 """What a lost worker means for an attempt: run it again, or set the job to `lost`."""
 
-PriorityLike = Priority | Literal["critical", "high", "normal", "low"]
+PriorityLike = Priority | Literal["critical", "high", "normal", "low"] | int
+"""A number is on the scale of 0 (least urgent) to 10: 9 and 10 are critical, 6 to 8 high, 3 to 5
+normal, 0 to 2 low."""
 
 Retries: TypeAlias = int | Literal["forever"]
 """How often a job is tried again: a number, or without end, said so that nobody says it by mistake.

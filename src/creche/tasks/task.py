@@ -405,7 +405,8 @@ def task(subject: Any = None, /, **options: Any) -> Any:
     Arguments:
         name: what jobs ask for. The function's own name when it is not given.
         queue: where its jobs go unless the submission says otherwise (``default``).
-        priority: a `Priority` or its word; normal when neither task nor submission say.
+        priority: a `Priority`, its word, or 0 (least urgent) to 10 as Celery counts; normal when
+            neither task nor submission say.
         executor: where its jobs run: for a ``def`` ``"thread"``, or ``"process"``, for what keeps a
             core busy or has to be killed when its time is up; for an ``async def`` ``"coroutine"``,
             on the worker's Trio loop, or ``"asyncio"``, for what needs libraries made for that. The

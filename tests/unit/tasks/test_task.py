@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Callable[[Registry], object], str]] = {
         "is given two names, 'one' and 'two': leave one of them out",
     ),
     "priority-word": (wants_options(priority="urgent"), "'urgent' is no priority: use one of crit"),
-    "priority-number": (wants_options(priority=9), "9 is no priority"),
+    "priority-number": (wants_options(priority=11), "11 is not on the scale of 0"),
     "executor-word": (
         wants_options(executor="elsewhere"),
         "'elsewhere' is no executor: use 'coroutine' or 'asyncio' or 'thread' or 'process'",
