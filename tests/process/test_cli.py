@@ -353,7 +353,7 @@ def test_one_idempotency_key_is_one_job(plane: Plane) -> None:
     assert "idempotency key order 18" in plane.run("jobs", "show", documents[0]["id"]).stdout
     empty = plane.run("submit", "add", "1", "--idempotency-key", "")
     assert (empty.returncode, empty.stdout) == (2, "")
-    assert "idempotency_key is a text of 1 to 200 printable characters" in empty.stderr
+    assert "--idempotency-key is a text of 1 to 200 printable characters" in empty.stderr
 
 
 def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
