@@ -4,7 +4,7 @@ say things twice."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Token: TypeAlias = tuple[int, int, int]
 Report: TypeAlias = m.Finished | m.TryAgain
+Look: TypeAlias = Callable[[m.Facts, Any], None]
+Question: TypeAlias = tuple[str, m.Facts, Look | None]
 BUSY = encode_value(Failure("Busy", "come back later").as_data())
 
 
@@ -48,6 +50,9 @@ class Party:
         self.watching: set[bytes] = set()
         self.reported: dict[int, Report] = {}
         self._cancels: dict[int, tuple[list[bytes], list[bool]]] = {}
+        self._asks: dict[int, Question] = {}
+        self.asked: list[Question] = []
+        """What it has asked for, which it may ask for once more."""
         self._n = 0
         self._connection = 0
         self.is_connected = False
@@ -126,6 +131,7 @@ class Party:
         assert isinstance(early[0], m.Welcome)
         self._outbox, self.is_connected = [], True
         self._cancels.clear()
+        self._asks.clear()
         self.post(*self._on_welcome(early[0]))
         try:
             async with trio.open_nursery() as both:
@@ -202,6 +208,32 @@ class Party:
             self.watching.discard(message.id)
         elif isinstance(message, m.Answer) and message.ref in self._cancels:
             self._cancelled(message)
+        elif isinstance(message, m.Answer) and message.ref in self._asks:
+            name, params, look = self._asks.pop(message.ref)
+            self.world.truth.count(f"answered: {name}")
+            if look is not None:
+                look(params, message.body)
+        elif isinstance(message, m.AskFailed) and message.ref in self._asks:
+            name, params, _ = self._asks.pop(message.ref)
+            self.world.truth.note(f"{self.name} is told of {name}: {message.why}")
+            self.world.truth.count(f"refused: {name} {message.code}")
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def ask(self, name: str, params: m.Facts, look: Look | None = None) -> None:
+        """Ask a question or give a command; *look* sees what was asked, and the answer."""
+        if not self.is_connected:
+            return
+        self._n += 1
+        self._asks[self._n] = (name, params, look)
+        self.asked.append((name, params, look))
+        self.world.truth.note(f"{self.name} asks: {name} {params}")
+        self.post(m.Ask(self._n, name, params))
+
+    def ask_again(self) -> None:
+        """Give one of the last commands once more, as somebody does who has not heard."""
+        if self.asked:
+            self.ask(*self.rng.choice(self.asked[-10:]))
 
     # --- submitting -----------------------------------------------------------------------------
 

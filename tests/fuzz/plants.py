@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+import trio
+
+from creche.engine.core import Core
+from creche.engine.dead import DeadJobs
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
+from creche.engine.journal import Journal
 from creche.engine.lanes import Lane
 from creche.engine.leases import Leases
+from creche.engine.limits import Limits
 from creche.engine.submissions import Submissions
+from creche.store.base import JobRecord, ScheduleRow
 from creche.wire import messages as m
 
 
@@ -59,12 +66,47 @@ def _release_twice(withdraw: Callable[..., None]) -> Callable[..., None]:
     return withdraw_twice
 
 
+def _keep_as_it_was(schedule: Callable[..., None]) -> Callable[..., None]:
+    def schedule_unfired(self: Any, row: ScheduleRow, unfired: ScheduleRow) -> None:
+        schedule(self, unfired, unfired)
+
+    return schedule_unfired
+
+
+def _take_all_for_ended(_: Callable[..., Any]) -> Callable[..., Any]:
+    async def none_unfinished(self: Any, ids: Collection[bytes]) -> set[bytes]:
+        await trio.lowlevel.checkpoint()
+        return set()
+
+    return none_unfinished
+
+
+def _forget_that_it_was_retried(decide: Callable[..., Any]) -> Callable[..., Any]:
+    def decide_anew(self: Any, job_id: bytes, record: JobRecord | None, *rest: Any) -> Any:
+        fresh = None if record is None else record._replace(retried_as=None)
+        return decide(self, job_id, fresh, *rest)
+
+    return decide_anew
+
+
+def _leave_open(look: Callable[..., None]) -> Callable[..., None]:
+    def look_and_open(self: Any, queue: str) -> None:
+        look(self, queue)
+        self._core.lanes.shut_queues.discard(queue)
+
+    return look_and_open
+
+
 PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "answer-early": (Submissions, "_arrive", _answer_before_the_commit),
     "no-fencing": (Leases, "finished", _do_not_look_at_the_token),
     "lose-delayed": (Delays, "wait", _forget_what_is_delayed),
     "drop-parked": (Dispatch, "park", _drop_one_in_ten),
     "count-twice": (Lane, "withdraw", _release_twice),
+    "fire-again": (Journal, "schedule", _keep_as_it_was),
+    "fire-beside": (Core, "unfinished", _take_all_for_ended),
+    "retry-twice": (DeadJobs, "_decide", _forget_that_it_was_retried),
+    "open-queue": (Limits, "_look_at_queue", _leave_open),
 }
 
 

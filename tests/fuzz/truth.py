@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import trio
 
@@ -45,6 +45,18 @@ class Known:
     begun: int = 0
     snoozes: int = 0
     end: End | None = None
+    is_by_plane: bool = False
+    """Whether the plane itself has submitted it."""
+
+
+class Book(Protocol):
+    """What is known of jobs that the plane itself submits."""
+
+    def recognise(self, job: NewJob, batch: Batch) -> Known | None:
+        """Return what is known of a new job if it is one of these."""
+
+    def committed(self, batch: Batch) -> None:
+        """A batch is on disk, and its jobs are known."""
 
 
 def _reachable() -> dict[JobState, set[JobState]]:
@@ -71,6 +83,7 @@ class Truth:
     def __init__(self, max_losses: int) -> None:
         self._max_losses = max_losses
         self.jobs: dict[bytes, Known] = {}
+        self.books: list[Book] = []
         self.by_seq: dict[int, bytes] = {}
         self.stored: set[bytes] = set()
         """The ids of all that was ever committed."""
@@ -113,6 +126,11 @@ class Truth:
         """The ids of what is stored and has not ended."""
         return [self.by_seq[seq] for seq in self._standing]
 
+    def state_of(self, job_id: bytes) -> JobState | None:
+        """Return the state of a job on disk, None if it has ended or is not there."""
+        standing = (job.state for seq, job in self._standing.items() if self.by_seq[seq] == job_id)
+        return next(standing, None)
+
     # --- the store ------------------------------------------------------------------------------
 
     def opened(self, recovery: Recovery) -> None:
@@ -131,6 +149,8 @@ class Truth:
         refused = {duplicate.seq for duplicate in duplicates}
         for job in batch.jobs:
             if job.seq not in refused:
+                if job.id not in self.jobs:
+                    self.jobs[job.id] = self._recognise(job, batch)
                 self.by_seq[job.seq] = job.id
                 self.stored.add(job.id)
                 self._standing[job.seq] = job
@@ -141,6 +161,16 @@ class Truth:
         for end in batch.ends:
             if end.seq not in refused:
                 self._ended(end)
+        for book in self.books:
+            book.committed(batch)
+
+    def _recognise(self, job: NewJob, batch: Batch) -> Known:
+        found = (known for book in self.books if (known := book.recognise(job, batch)) is not None)
+        known = next(found, None)
+        self.check(known is not None, "somebody has submitted what is stored", job.id)
+        assert known is not None
+        known.is_accepted = True
+        return known
 
     def _changed(self, change: Change) -> None:
         before = self._standing[change.seq]

@@ -16,7 +16,10 @@ from typing import Any
 
 import trio
 import trio.testing
+from tests.fuzz.dead import Graveyard
+from tests.fuzz.firings import DECLARATION, DECLARED, Clockwork, key_of
 from tests.fuzz.peers import Client, Party, Token, Worker, frames_seen
+from tests.fuzz.queues import QUEUES, Gatekeeper
 from tests.fuzz.stores import DiskLike, FileStore, Rig, Weather
 from tests.fuzz.truth import Known, Truth
 from trio._core import _run as trio_run
@@ -27,14 +30,13 @@ from creche.engine.core import Core
 from creche.engine.lanes import Lane
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreError
-from creche.model.flow import QueueSettings
 from creche.model.ids import new_id
 from creche.model.limits import TimeLimits
 from creche.store.base import Retention, Store
 from creche.store.memory import MemoryStore
 from creche.store.sqlite_tools import verify
 from creche.wire import messages as m
-from creche.wire.payload import decode_call, encode_call
+from creche.wire.payload import encode_call
 
 START = 1_800_000_000.0
 TROUBLE_S = (10.0, 90.0)
@@ -46,7 +48,6 @@ PEACE_S = 3000.0
 MOST_PENDING = 60
 """Submissions without an answer of one peer. Being declined all of them fits its outbox."""
 
-QUEUES = ["default", "other"]
 DECLARATIONS: dict[str, m.Facts] = {
     "plain": {"name": "plain"},
     "once": {"name": "once", "delivery": "at-most-once"},
@@ -63,6 +64,7 @@ DECLARATIONS: dict[str, m.Facts] = {
         },
     },
     "slow": {"name": "slow", "flow": {"rate": {"count": 2, "per_s": 1.0}}},
+    DECLARED: DECLARATION,
 }
 
 
@@ -76,6 +78,10 @@ class World:
         self.settings = draw_settings(rng)
         self.kind = rng.choice(["disk-like", "disk-like", "memory", "sqlite"])
         self.truth = Truth(self.settings.max_losses)
+        self.clockwork = Clockwork(self)
+        self.graveyard = Graveyard(self)
+        self.truth.books = [self.graveyard, self.clockwork]
+        self.gatekeeper = Gatekeeper(self)
         self.weather = Weather()
         self.listener = MemoryListener()
         self.core: Core | None = None
@@ -88,6 +94,8 @@ class World:
         self._memory = MemoryStore() if self.kind == "memory" else DiskLike()
         self._numbers = 0
         self._clock_off_s = 0.0
+        self.latest_now = START
+        """The latest moment that the clock has shown."""
         self._plane_scope = trio.CancelScope()
         self._plane_gone = trio.Event()
         self._stop = trio.Event()
@@ -95,7 +103,9 @@ class World:
 
     def now(self) -> float:
         """UTC seconds, by a clock that is set now and then."""
-        return START + self._clock_off_s + trio.current_time()
+        now = START + self._clock_off_s + trio.current_time()
+        self.latest_now = max(self.latest_now, now)
+        return now
 
     # --- the plane ------------------------------------------------------------------------------
 
@@ -126,7 +136,7 @@ class World:
                     stop=self._stop,
                     clock=self.now,
                     draw=self.rng.random,
-                    subscribers=(self.truth.happens,),
+                    subscribers=(self.truth.happens, self.gatekeeper.happens),
                     task_status=task_status,
                 )
         finally:
@@ -172,10 +182,10 @@ class World:
             return
         if self.truth.jobs and parent is None and rng.random() < 0.05:
             known = rng.choice(list(self.truth.jobs.values()))
-            if "parent" not in (known.submit.options or {}):
+            if "parent" not in (known.submit.options or {}) and not known.is_by_plane:
                 party.submit(known.submit)
             return
-        self._numbers += 1
+        number = self.next_number()
         now = self.now()
         task = rng.choice(list(DECLARATIONS))
         options = draw_options(rng, now)
@@ -187,26 +197,31 @@ class World:
             task,
             rng.choice([None, None, *QUEUES]),
             rng.choice([None, None, 0, 1, 2, 3]),
-            encode_call(
-                [self._numbers, "x" * rng.choice([0, 10, 300, 1500]), rng.choice("abc")], {}
-            ),
+            encode_call([number, "x" * rng.choice([0, 10, 300, 1500]), rng.choice("abc")], {}),
             m.WATCH if rng.random() < 0.6 else 0,
             options or None,
         )
-        self.truth.jobs[message.id] = self._known(message)
+        self.truth.jobs[message.id] = self.known(message, number)
         party.submit(message)
 
-    def _known(self, message: m.Submit) -> Known:
+    def next_number(self) -> int:
+        """Return the number of one more job."""
+        self._numbers += 1
+        return self._numbers
+
+    def known(self, message: m.Submit, number: int, *, is_by_plane: bool = False) -> Known:
+        """Return what is known of a job that is submitted like that."""
         options, task = message.options or {}, DECLARATIONS[message.task]
         delivery = options.get("delivery") or task.get("delivery")
         limits = TimeLimits.from_data({**task.get("limits", {}), **options.get("limits", {})})
         retry = {**task.get("retry", {}), **options.get("retry", {})}
         return Known(
-            self._numbers,
+            number,
             message,
             is_at_most_once=delivery == "at-most-once",
             retries=retry.get("retries", 0),
             may_expire=limits.expires_s is not None or limits.deadline_at is not None,
+            is_by_plane=is_by_plane,
         )
 
     # --- peers ----------------------------------------------------------------------------------
@@ -253,6 +268,8 @@ class World:
             await self._make_peace()
             await self._wait_for_the_end()
             self._check_nothing_is_left()
+            self.clockwork.check_end()
+            await self.graveyard.check_end()
             await self.stop_plane()
             self.nursery.cancel_scope.cancel()
         if self.kind == "sqlite":
@@ -314,11 +331,17 @@ class World:
                 self._clock_off_s += rng.uniform(-20.0, 20.0)
                 self.truth.note(f"the clock is off by {self._clock_off_s:g} s")
             case "queue is set":
-                said = {"paused": rng.random() < 0.3, "limit": rng.choice([None, 1, 3])}
-                said |= {"rate": rng.choice([None, {"count": 3, "per_s": 1.0}])}
-                params = {"queue": rng.choice(QUEUES), "is_new": True, **said}
-                self.truth.note(f"queue is set: {params}")
-                client.post(m.Ask(10**9, "set-queue", params))
+                self.gatekeeper.set_one(client)
+            case "schedule is made":
+                self.clockwork.make_one(client)
+            case "schedule is meddled with":
+                self.clockwork.meddle(client)
+            case "dead are retried":
+                self.graveyard.retry_some(client)
+            case "dead are discarded":
+                self.graveyard.discard_some(client)
+            case "ask again":
+                client.ask_again()
             case "plane dies":
                 await self.kill_plane()
                 await trio.sleep(rng.choice([0.0, 1.0, 10.0]))
@@ -364,9 +387,7 @@ class World:
             self.workers.append(worker)
             await self.nursery.start(worker.live)
         await trio.sleep(1)
-        assert self.core is not None
-        for queue in QUEUES:
-            self.core.limits.set_queue(queue, QueueSettings())
+        self.gatekeeper.clear()
 
     def check_limits(self, offer: m.Offer) -> None:
         """No more run at a time than may: what workers have, counted where the plane counts."""
@@ -376,7 +397,7 @@ class World:
             return
 
         def key(payload: bytes) -> Any:
-            return decode_call(payload)[0][2] if "key" in flow else None
+            return key_of(payload) if "key" in flow else None
 
         out = [
             job
@@ -392,7 +413,11 @@ class World:
 
     async def _wait_for_the_end(self) -> None:
         with trio.move_on_after(PEACE_S):
-            while self.truth.unfinished or any(c.pending or c.watching for c in self.clients):
+            while (
+                self.truth.unfinished
+                or not self.clockwork.is_over
+                or any(c.pending or c.watching for c in self.clients)
+            ):
                 await trio.sleep(1)
         truth = self.truth
         left = [truth.name(job_id) for job_id in truth.unfinished]
@@ -462,8 +487,9 @@ Lane.__hash__ = lambda lane: lane.number  # type: ignore[method-assign]
 HAPPENINGS = {
     "submit": 30, "cancel": 8, "cancel all": 0.3, "worker comes": 8, "worker leaves": 2,
     "worker dies": 3, "worker is deaf": 2, "worker announces": 3, "worker resizes": 3,
-    "worker hands back": 3, "queue is set": 2, "worker misreports": 3, "client unwatches": 2,
-    "cut": 4, "cut all": 1,
+    "worker hands back": 3, "worker misreports": 3, "client unwatches": 2, "queue is set": 2,
+    "schedule is made": 2, "schedule is meddled with": 1.5, "dead are retried": 4,
+    "dead are discarded": 1, "ask again": 1, "cut": 4, "cut all": 1,
     "ask": 2, "follow": 0.5, "clock": 0.3, "plane dies": 1, "plane stops": 0.3, "store dies": 1,
     "full": 1, "nearly full": 0.5, "over limit": 1, "slow": 2, "unreadable": 1,
 }  # fmt: skip
@@ -535,6 +561,7 @@ def run_seed(seed: int, folder: Path) -> Truth:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             world.core = self
+            world.gatekeeper.watch(self)
 
     ears, log = _Ears(world.truth), logging.getLogger("creche.plane")
     batch_bytes = world.rng.choice([500, journal.BATCH_BYTES])
