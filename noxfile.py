@@ -21,10 +21,11 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)  # written once, as classifiers
 CONSTRAINED = ("-c", "constraints.txt")
 
-# Two processes suit the two cores of a small machine. A file's tests stay together, so that what
-# a module's fixture starts is started once; files with slow tests come first (tests/conftest.py).
-IN_PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-# Most of what `docs` does is to wait for processes of one example or another, a test each.
+# One process more than a small machine has cores, as many tests wait for processes of their own. A
+# file's tests stay together, so that what a module's fixture starts is started once; files with
+# slow tests come first (tests/conftest.py).
+IN_PARALLEL = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+# In `docs` one file has nearly all of it, and its tests have nothing in common.
 IN_ANY_ORDER = ("-n", "3", "--dist", "worksteal")
 # `docs` and `client` have their own sessions; the other two are no part of a usual run.
 ELSEWHERE = ("benchmarks", "browser", "client", "docs")

@@ -204,7 +204,7 @@ async def test_a_process_is_replaced_when_it_holds_too_much_memory() -> None:
 
 @pytest.mark.slow
 async def test_a_used_up_process_that_does_not_end_is_killed() -> None:
-    async with a_cluster(max_jobs_per_process=1) as (_, client):
+    async with a_cluster(max_jobs_per_process=1, leave_lifespans_s=0.0) as (_, client):
         await value_of(client, tasks.leaves_a_thread)
         assert await value_of(client, tasks.echo, 1) == 1
 
