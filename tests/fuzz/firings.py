@@ -19,7 +19,7 @@ from creche.model.job import JobState
 from creche.model.schedule import LATE_S, MOST_COUNTED, firing_draw, firing_id
 from creche.store.base import Batch, NewJob, Recovery
 from creche.wire import messages as m
-from creche.wire.payload import decode_call, decode_value, encode_call
+from creche.wire.payload import decode_value, encode_call
 
 if TYPE_CHECKING:
     from tests.fuzz.peers import Client
@@ -79,8 +79,6 @@ class Firings:
     row: Row
     moments: set[float] = field(default_factory=set)
     """Those that have fired, all of them on disk."""
-    jobs: dict[bytes, float | None] = field(default_factory=dict)
-    """Its jobs, with the moment of each; None: by hand."""
     skips: bool = False
     """Whether moments may have been passed over without being counted, as it was resumed."""
 
@@ -187,7 +185,6 @@ class Clockwork:
             )
             firings.moments.add(moment)
             self._new.setdefault(name, []).append(moment)
-        firings.jobs[job.id] = moment
         truth.count("firings" if moment is not None else "firings by hand")
         work = Work(*decode_value(row.data)["work"])
         number = self._world.next_number()
@@ -309,8 +306,3 @@ class Clockwork:
 def _without_when(data: bytes | None) -> Any:
     """Return a row without when it was declared last: that is written if it differs much."""
     return {key: value for key, value in decode_value(data or b"").items() if key != "declared_at"}
-
-
-def key_of(payload: bytes) -> Any:
-    """Return what the task `keyed` is counted by."""
-    return decode_call(payload)[0][2]

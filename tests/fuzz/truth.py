@@ -4,7 +4,7 @@ must hold between the two."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -84,6 +84,8 @@ class Truth:
         self._max_losses = max_losses
         self.jobs: dict[bytes, Known] = {}
         self.books: list[Book] = []
+        self.openings: list[Callable[[Recovery], None]] = []
+        """What else is looked at when a ledger is opened."""
         self.by_seq: dict[int, bytes] = {}
         self.stored: set[bytes] = set()
         """The ids of all that was ever committed."""
@@ -143,6 +145,8 @@ class Truth:
             held <= self._standing.keys() and len(held) + there == len(self._standing),
             "what was committed is there when the store is opened again",
         )
+        for look in self.openings:
+            look(recovery)
 
     def committed(self, batch: Batch, duplicates: Sequence[Duplicate]) -> None:
         """A batch is on disk."""

@@ -17,7 +17,7 @@ from typing import Any
 import trio
 import trio.testing
 from tests.fuzz.dead import Graveyard
-from tests.fuzz.firings import DECLARATION, DECLARED, Clockwork, key_of
+from tests.fuzz.firings import DECLARATION, DECLARED, Clockwork
 from tests.fuzz.peers import Client, Party, Token, Worker, frames_seen
 from tests.fuzz.queues import QUEUES, Gatekeeper
 from tests.fuzz.stores import DiskLike, FileStore, Rig, Weather
@@ -36,7 +36,7 @@ from creche.store.base import Retention, Store
 from creche.store.memory import MemoryStore
 from creche.store.sqlite_tools import verify
 from creche.wire import messages as m
-from creche.wire.payload import encode_call
+from creche.wire.payload import decode_call, encode_call
 
 START = 1_800_000_000.0
 TROUBLE_S = (10.0, 90.0)
@@ -81,6 +81,7 @@ class World:
         self.clockwork = Clockwork(self)
         self.graveyard = Graveyard(self)
         self.truth.books = [self.graveyard, self.clockwork]
+        self.truth.openings = [self.clockwork.opened]
         self.gatekeeper = Gatekeeper(self)
         self.weather = Weather()
         self.listener = MemoryListener()
@@ -397,7 +398,7 @@ class World:
             return
 
         def key(payload: bytes) -> Any:
-            return key_of(payload) if "key" in flow else None
+            return decode_call(payload)[0][2] if "key" in flow else None
 
         out = [
             job
