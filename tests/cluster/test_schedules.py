@@ -10,10 +10,11 @@ import trio
 from tests.cluster.scripted import START, House, Peer, open_house, wall_clock
 from tests.cluster.test_windows import LISTENING, DiskLike
 
+from creche.engine import journal
 from creche.engine import schedules as engine_schedules
 from creche.engine.schedules import AT_A_TIME, MAX_SCHEDULES, PIECE
 from creche.engine.settings import PlaneSettings
-from creche.errors import StoreFull
+from creche.errors import StoreFull, StoreOverLimit
 from creche.model.ids import id_from_text, id_to_text, made_at
 from creche.model.schedule import firing_id
 from creche.store.base import Batch, ScheduleRow, Store
@@ -351,6 +352,42 @@ async def test_a_firing_that_the_disk_has_no_room_for_is_made_when_there_is(
         assert (await shown(client))["fired"] == 3
     # Nor is it taken for fired where it counts.
     assert (await _standing(store))["fired"] == 3
+
+
+async def test_what_fires_together_is_taken_whole_or_decided_anew(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where each job would close the batch that it is in."""
+    monkeypatch.setattr(journal, "BATCH_BYTES", 1)
+
+    class Choosy(DiskLike):
+        jobs_left = 1000
+
+        async def commit(self, batch: Batch) -> Any:
+            if len(batch.jobs) > self.jobs_left:
+                raise StoreOverLimit("no room for so many")
+            self.jobs_left -= len(batch.jobs)
+            return await super().commit(batch)
+
+    store = Choosy()
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        await create(client, "it", every=10, start=START + 10, count=6, missed="all",
+                     missed_within=45, overlap="allow")  # fmt: skip
+    await trio.sleep_until(51)
+    store.jobs_left = 1
+    async with (
+        open_house(patient(), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=10)
+        await worker.hears_nothing(m.Offer, 20.5)
+        assert (await shown(client))["fired"] == 0
+        store.jobs_left = 1000
+        found = await offers(worker, 6)
+        assert found == [30, 40, 50, 60, 70, 80]
+        now = await shown(client)
+        assert (now["fired"], now["missed"], now["state"]) == (6, 2, "ended")
 
 
 # --- overlap -------------------------------------------------------------------------------------

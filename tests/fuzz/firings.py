@@ -202,6 +202,7 @@ class Clockwork:
         for row in batch.schedules:
             if row.data is None:
                 self._there.pop(row.name, None)
+                self.known.pop(row.name, None)  # another one may be made of that name
                 continue
             read = Row.read(row.data)
             firings = self.known.setdefault(row.name, Firings(read))

@@ -67,8 +67,8 @@ def _release_twice(withdraw: Callable[..., None]) -> Callable[..., None]:
 
 
 def _keep_as_it_was(schedule: Callable[..., None]) -> Callable[..., None]:
-    def schedule_unfired(self: Any, row: ScheduleRow, unfired: ScheduleRow) -> None:
-        schedule(self, unfired, unfired)
+    def schedule_unfired(self: Any, _: ScheduleRow, unfired: Callable[[], ScheduleRow]) -> None:
+        schedule(self, unfired(), unfired)
 
     return schedule_unfired
 

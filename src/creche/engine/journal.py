@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import trio
@@ -92,8 +93,9 @@ class Entries:
         """The jobs of these."""
         self.endings: dict[int, Ending] = {}
         self.schedules: dict[str, ScheduleRow] = {}
-        self.unfired: dict[str, ScheduleRow] = {}
-        """What is to be written of these schedules if the jobs of the batch are taken out."""
+        self.unfired: dict[str, Callable[[], ScheduleRow]] = {}
+        """What is to be written of these schedules if the jobs of the batch are taken out: it
+        depends on what has become of the batches before."""
         self.verdicts: list[Verdict] = []
         self.options: dict[int, NewOptions] = {}
         self.settled: list[tuple[Session, int]] = []
@@ -131,7 +133,7 @@ class Entries:
         """Remove and return the submissions. Nothing else is said of their jobs: before its first
         commit a job is neither cancelled nor dispatched."""
         taken, self.arrivals, self.keys = self.arrivals, [], []
-        self.schedules.update(self.unfired)
+        self.schedules.update({name: row() for name, row in self.unfired.items()})
         # What was to become of a job that has ended goes with the new one that it was to run as.
         ids = {arrival.job.id for arrival in taken}
         self.verdicts = [verdict for verdict in self.verdicts if verdict.retried_as not in ids]
@@ -210,6 +212,7 @@ class Journal:
         self._old: dict[int, Job] = {}
         """Leases that may yet be folded into their job's end: of this while, and of the last."""
         self._young_since = 0.0
+        self._is_whole = False
         self._is_flushing = False
         self._is_asleep = False
         self._wake = trio.Event()
@@ -234,9 +237,9 @@ class Journal:
         """Something was said of a queue."""
         self._open.queues[row.name] = row
 
-    def schedule(self, row: ScheduleRow, unfired: ScheduleRow) -> None:
-        """A schedule stands otherwise. Where it has fired, this comes before its job; *unfired* is
-        what holds if the store takes no jobs."""
+    def schedule(self, row: ScheduleRow, unfired: Callable[[], ScheduleRow]) -> None:
+        """A schedule stands otherwise. Where it has fired, this comes before its job; *unfired*
+        returns what holds if the store takes no jobs."""
         self._open.schedules[row.name] = row
         self._open.unfired[row.name] = unfired
 
@@ -310,9 +313,19 @@ class Journal:
         """Send *message* when everything gathered so far is on disk."""
         self._open.replies.append(Reply(session, message))
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Have all that is gathered within be one batch, or part of one, however large it is."""
+        self._is_whole = True
+        try:
+            yield
+        finally:
+            self._is_whole = False
+            self._grow(0)
+
     def _grow(self, size: int) -> None:
         self._open.size_bytes += size
-        if self._open.size_bytes >= BATCH_BYTES:
+        if self._open.size_bytes >= BATCH_BYTES and not self._is_whole:
             self._open.as_batch()
             self._closed.append(self._open)
             self._open = Entries()

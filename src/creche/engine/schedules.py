@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -58,10 +58,11 @@ _REPLACED: Final = "its schedule fired again"
 class Flight:
     """A firing on its way to the disk."""
 
-    __slots__ = ("landed", "refusal", "schedule")
+    __slots__ = ("after", "landed", "refusal", "schedule")
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, after: Standing) -> None:
         self.schedule = schedule
+        self.after = after
         self.landed = trio.Event()
         self.refusal: str | None = None
 
@@ -231,10 +232,18 @@ class Schedules:
             self.write(schedule)
             self.rearm(schedule)
             return
-        for moment in decided.moments:
+        # In one batch: the store takes all of them or none.
+        with self._core.journal.together():
+            self._fire_moments(schedule, standing, decided.moments)
+
+    def _fire_moments(
+        self, schedule: Schedule, standing: Standing, moments: Sequence[float]
+    ) -> None:
+        now = self._core.now()
+        for moment in moments:
             # Between two that fire together it is as if each had come by itself.
             reached = min(moment, standing.reached)
-            if moment == decided.moments[-1]:
+            if moment == moments[-1]:
                 reached = standing.reached
             standing = standing._replace(
                 fired=standing.fired + 1, moment=moment, fired_at=now,
@@ -273,7 +282,7 @@ class Schedules:
         if schedule.uncommitted is None:
             schedule.uncommitted = schedule.standing
         schedule.standing = after
-        flight = Flight(schedule)
+        flight = Flight(schedule, after)
         self.write(schedule)
         if after.job in core.by_id:
             # It was submitted before, and is the one.
@@ -300,6 +309,10 @@ class Schedules:
         schedule.on_way -= 1
         flight.refusal = refusal
         flight.landed.set()
+        if refusal is None and schedule.on_way and schedule.uncommitted is not None:
+            # What holds if those that are on their way still are refused.
+            reached = max(flight.after.reached, schedule.uncommitted.reached)
+            schedule.uncommitted = flight.after._replace(reached=reached)
         if refusal is not None and schedule.uncommitted is not None:
             schedule.standing = schedule.uncommitted
             schedule.try_at = self._core.now() + ROOM_S
@@ -336,8 +349,7 @@ class Schedules:
         assert row.data is not None
         self.size_bytes += len(row.data) - schedule.size_bytes
         schedule.size_bytes = len(row.data)
-        before = schedule.uncommitted
-        self._core.journal.schedule(row, row if before is None else schedule.row(before))
+        self._core.journal.schedule(row, lambda: schedule.row(schedule.uncommitted))
         self._core.note()
 
     def add(self, schedule: Schedule) -> None:
@@ -354,7 +366,7 @@ class Schedules:
         del self.by_name[schedule.name]
         self._drop(schedule)
         row = ScheduleRow(schedule.name, None)
-        self._core.journal.schedule(row, row)
+        self._core.journal.schedule(row, lambda: row)
         self._core.note()
 
     def _drop(self, schedule: Schedule) -> None:
