@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import trio
 from tests.cluster.scripted import House, Peer, open_house
+from tests.cluster.test_delays import patient
 from tests.cluster.test_windows import LISTENING, DiskLike
 
 from creche.engine import dispatch, lanes, limits
@@ -14,7 +15,7 @@ from creche.engine.settings import PlaneSettings
 from creche.model.flow import Flow, Key, Rate
 from creche.model.job import JobState
 from creche.wire import messages as m
-from creche.wire.payload import decode_value, encode_call
+from creche.wire.payload import decode_call, decode_value, encode_call
 
 pytestmark = pytest.mark.trio
 BY_USER = Key("user", 0)
@@ -589,3 +590,49 @@ async def test_lanes_of_limits_leave_lanes_for_others(autojump_clock):
                 if not running:
                     running += await offered(worker, 3)
             assert len(ran) == 40
+
+
+async def test_the_arguments_of_a_submission_by_name_are_read_once_for_its_keys(
+    autojump_clock, monkeypatch
+):
+    read = []
+
+    def counting(payload):
+        read.append(payload)
+        return decode_call(payload)
+
+    monkeypatch.setattr(limits, "decode_call", counting)
+    keyed = Flow(limit=5, key=Key("user", 0), rate=Rate(100, 1.0), rate_key=Key("user", 0))
+    async with open_house(patient(window=3), DiskLike) as house:
+        client, worker = house.client(), house.worker()
+        async with client.connected(), worker.connected(queues=["default"]):
+            await announce(worker, declared(keyed), slots=0)
+            await trio.sleep(1)
+            for number in range(6):
+                await submit_for(client, number, f"user {number}")
+            await client.submitted(7, options={"keys": ["told", "told"]})
+            await worker.say(m.Capacity(1, 0))
+            for _ in range(7):
+                await worker.finish(await worker.hear(m.Offer))
+            # Those beyond the window were read once when they came, and once when they were back.
+            assert len(read) == 6 + 3
+            assert [read.count(payload) for payload in read[:3]] == [1, 1, 1]
+
+
+async def test_keys_of_what_is_on_its_way_to_the_disk_follow_a_new_announcement(autojump_clock):
+    class Slow(DiskLike):
+        async def commit(self, batch):
+            await trio.sleep(2)
+            return await super().commit(batch)
+
+    async with open_house(patient(), Slow) as house:
+        client, worker = house.client(), house.worker()
+        async with client.connected(), worker.connected(queues=["default"]):
+            await announce(worker, declared(Flow(limit=1)))
+            await trio.sleep(5)
+            for number in range(3):
+                payload = encode_call([f"user {number}"], {})
+                await client.say(client.submit(number, payload=payload))
+            await trio.sleep(1)
+            await announce(worker, declared(Flow(limit=1, key=Key("user", 0))))
+            assert len(await offered(worker, 20)) == 3

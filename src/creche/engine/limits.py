@@ -56,6 +56,8 @@ hold up everybody else. They share the key of calls that have nothing there."""
 Keys = tuple[str, str]
 """What tells the jobs of a task apart: for its limit, and for its rate."""
 
+NO_KEYS: Keys = ("", "")
+
 
 class Limits:
     """The gates of a plane, and what is said of its queues."""
@@ -72,6 +74,8 @@ class Limits:
         self._with_room: set[Gate] = set()
         """Those that may have room for lanes that wait for it."""
         self._of_queues: dict[str, tuple[Gate, ...]] = {}
+        self._told: tuple[m.Submit, Keys] | None = None
+        """The submission whose keys were asked for last, and these."""
         self.queues: dict[str, QueueSettings] = {}
         """What is said of queues; of the others nothing is."""
 
@@ -126,7 +130,9 @@ class Limits:
                 self._flows.pop(task, None)
             else:
                 self._flows[task] = flow
-        for job in self._core.by_seq.values():
+        self._told = None
+        # Those on their way to the disk, too.
+        for job in (*self._core.by_seq.values(), *self._core.by_id.values()):
             if job.task in changed:
                 job.keys = None
         for job in self._running():
@@ -233,13 +239,26 @@ class Limits:
                 self._with_room.discard(gate)
                 self._watch(gate, partial(self._with_room.add, gate))
 
+    def keys_of(self, message: m.Submit) -> Keys | None:
+        """Return what tells a new job apart, None if its task has no limits. Where it waits, and
+        what it is to count against, is asked one after the other: its arguments are read once."""
+        flow = self._flows.get(message.task)
+        if flow is None:
+            return None
+        if not flow.has_key:
+            return NO_KEYS
+        if self._told is not None and self._told[0] is message:
+            return self._told[1]
+        keys = _keys(flow, message.payload, message.options)
+        self._told = (message, keys)
+        return keys
+
     def lane_of(self, message: m.Submit, lane: Lane) -> Lane:
         """Return where a new job waits that would wait in *lane*: if others already wait for its
         gates, with them, so that it need not be moved later."""
-        flow = self._flows.get(message.task)
-        if flow is None:
+        keys = self.keys_of(message)
+        if keys is None:
             return lane
-        keys = _keys(flow, message.payload, message.options)
         park = park_by_limit(message.task, keys)
         beside = self._core.lanes.by_key.get((lane.queue, lane.priority, park))
         return beside if beside is not None and beside.is_shut else lane
@@ -404,16 +423,16 @@ def _make_gate(kind: str, flow: Flow) -> Gate:
 def _keys(flow: Flow, payload: bytes, options: Mapping[str, Any] | None) -> Keys:
     """Return the keys of a job: those that its submitter told, else what its arguments say."""
     if not flow.has_key:
-        return ("", "")
+        return NO_KEYS
     told: Sequence[str] | None = None if options is None else options.get("keys")
     if told is not None:
         return (told[0] if flow.key else "", told[1] if flow.rate_key else "")
     if len(payload) > MAX_LOOK_BYTES:
-        return ("", "")
+        return NO_KEYS
     try:
         args, kwargs = decode_call(payload)
     except RemoteProtocolError:
-        return ("", "")  # its worker will say so
+        return NO_KEYS  # its worker will say so
     return (_key(flow.key, args, kwargs), _key(flow.rate_key, args, kwargs))
 
 

@@ -344,6 +344,8 @@ class Submissions:
         if taking is not None and taking.due_at is not None:
             job.due_at = taking.due_at
         job.expires_at = self.expires_at(job)
+        if core.limits.any:
+            job.keys = core.limits.keys_of(message)
         if parent is not None:
             parent.children += 1
             job.parent = parent.seq
