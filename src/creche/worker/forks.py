@@ -7,16 +7,23 @@ its loop are the parent's, and a child that ran on would speak in the parent's n
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
 import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import trio
 
 _guarded: set[int] = set()
 """Threads in which a worker's loop runs."""
+
+_asyncio_loops: dict[int, asyncio.AbstractEventLoop] = {}
+"""The loops for asyncio bodies, by their threads."""
 
 
 def guard_this_loop() -> None:
@@ -27,6 +34,16 @@ def guard_this_loop() -> None:
 def unguard_this_loop() -> None:
     """The worker of this loop has ended."""
     _guarded.discard(threading.get_ident())
+
+
+@contextmanager
+def guarded(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """The same for a *loop* of asyncio, which this thread runs in the block."""
+    _asyncio_loops[threading.get_ident()] = loop
+    try:
+        yield
+    finally:
+        del _asyncio_loops[threading.get_ident()]
 
 
 def leave_if_child(pid: int, error: BaseException | None = None) -> None:
@@ -59,10 +76,27 @@ class _EndOfStep(trio.abc.Instrument):
     """Ends the child when the Trio task that forked gives way to the loop."""
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        leave_child(RuntimeError(f"the child that {task.name} forked must not await: it ends here"))
+        _leave_at_await(task.name)
+
+
+def _leave_at_await(name: str) -> NoReturn:
+    leave_child(RuntimeError(f"the child that {name} forked must not await: it ends here"))
+
+
+def _end_with_step(loop: asyncio.AbstractEventLoop) -> None:
+    """End the child when the asyncio task that forked gives way to *loop*."""
+    body = asyncio.current_task(loop)
+    # What else is ready is the parent's to run. A loop that is not Python's own may hide it, and
+    # run some of it here as well.
+    ready = getattr(loop, "_ready", None)
+    if isinstance(ready, deque):
+        ready.clear()
+    loop.call_soon(_leave_at_await, "a callback" if body is None else body.get_name())
 
 
 def _in_child() -> None:
+    if (loop := _asyncio_loops.get(threading.get_ident())) is not None:
+        _end_with_step(loop)
     if threading.get_ident() in _guarded and trio.lowlevel.in_trio_task():
         trio.lowlevel.add_instrument(_EndOfStep())
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,7 +93,31 @@ async def forks_on_asyncio(how: str) -> int:
                 raise ValueError("in the child")
             case "is cancelled":
                 raise asyncio.CancelledError
+            case "awaits":
+                await asyncio.sleep(0)
+                os._exit(77)
     return _exit_code(pid)
+
+
+@task(registry=registry, executor="asyncio")
+async def forks_beside_others(path: str) -> int:
+    async def steps() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+            with open(path, "a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    async def forks() -> int:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        pid = _fork()
+        await asyncio.sleep(0)
+        if pid == 0:
+            os._exit(77)
+        return _exit_code(pid)
+
+    *_, code = await asyncio.gather(*(steps() for _ in range(5)), forks())
+    return code
 
 
 @task(registry=registry)
@@ -116,6 +141,7 @@ def pid() -> int:
         ("forks_on_asyncio", "exits", 3),
         ("forks_on_asyncio", "raises", 1),
         ("forks_on_asyncio", "is cancelled", 1),
+        ("forks_on_asyncio", "awaits", 1),
     ],
 )
 async def test_a_forked_child_ends_where_the_body_does(
@@ -139,6 +165,15 @@ async def test_a_forked_child_ends_where_the_body_does(
         "says": "so long",
     }
     assert expected.get(how, "") in told
+
+
+async def test_a_child_forked_on_asyncio_takes_no_step_of_any_other_body(tmp_path: Path) -> None:
+    plane, path = ScriptedPlane(), tmp_path / "pids"
+    async with running(plane, registry, concurrency=1):
+        plane.offer(1, "forks_beside_others", str(path))
+        reports = await plane.finished(1)
+    assert value_of(reports[1]) == 1
+    assert path.read_text().split() == [str(os.getpid())] * 500
 
 
 async def test_a_fork_outside_of_a_worker_is_left_alone() -> None:

@@ -20,7 +20,7 @@ from creche.wire.payload import decode_call
 from creche.worker.attempt import Attempt
 from creche.worker.executors import end_by_limit, fail, succeed
 from creche.worker.floor import Floor
-from creche.worker.forks import leave_if_child
+from creche.worker.forks import guarded, leave_if_child
 from creche.worker.hooks import HOOKS_S, after_awaited, before_awaited
 
 logger = logging.getLogger("creche.worker")
@@ -66,7 +66,8 @@ class AsyncioExecutor:
     def _serve(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            with guarded(loop):
+                loop.run_forever()
         finally:
             loop.close()
 
