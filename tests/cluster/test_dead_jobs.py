@@ -13,7 +13,7 @@ from tests.cluster.test_windows import LISTENING, DiskLike, number
 from creche import JobFailed, JobNotDead, JobState, ResultForgotten, UnknownJob
 from creche.engine import journal
 from creche.engine.settings import PlaneSettings
-from creche.errors import BadFilter, StoreFull
+from creche.errors import BadFilter, InvalidArguments, StoreFull, SubmissionRefused
 from creche.model.ids import id_from_text
 from creche.peer import dead as commands
 from creche.store.base import Batch, Retention
@@ -333,7 +333,10 @@ async def test_what_a_full_disk_does_not_take_stays_dead(
         ("retry", {"ids": [b"x" * 16], "payload": "text"}, "payload is the arguments"),
         ("retry", {"ids": [b"x" * 16], "rate": 0}, "rate is a number of jobs a second"),
         ("retry", {"ids": [b"x" * 16], "after_s": -1}, "after_s is a number of seconds"),
-        ("retry", {"filter": "state:failed"}, "retry takes ids, payload, rate, after_s"),
+        ("retry", {"ids": [b"x" * 16], "keys": ["a", "b"]}, "keys are two texts"),
+        ("retry", {"ids": [b"x" * 16], "payload": b"", "keys": ["a"]}, "keys are two texts"),
+        ("retry", {"ids": [b"x" * 16], "payload": b"", "keys": 5}, "keys are two texts"),
+        ("retry", {"filter": "state:failed"}, "retry takes ids, payload, keys, rate, after_s"),
         ("discard", {"ids": [b"x" * 16], "rate": 5}, "discard takes ids"),
     ],
 )
@@ -374,3 +377,42 @@ async def test_a_retried_job_leaves_behind_what_was_said_of_the_first_alone(
                 "retry_of": (await client.ask("job", id=offer.id))["id"],
             }
             assert number(new) == 1
+
+
+def by_host(host: str, port: int = 80) -> str:
+    return host.upper()
+
+
+@task(registry=Registry(), limit=1, key=by_host)
+async def keyed(host: str, port: int = 80) -> str:
+    if host == "mars":
+        raise ConnectionError("no route to mars")
+    return f"{host}:{port}"
+
+
+async def test_other_arguments_of_a_task_that_computes_its_key_need_the_task(
+    autojump_clock: object,
+) -> None:
+    async with open_cluster([keyed, fetch]) as cluster, cluster.client() as client:
+        job = await client.submit(keyed, "mars")
+        with pytest.raises(JobFailed):
+            await job.result()
+        with pytest.raises(SubmissionRefused, match="task=resize") as refused:
+            await client.retry(job, args=["venus"])
+        assert refused.value.code == "bad-key"
+        with pytest.raises(InvalidArguments, match=r"is one of task '.*keyed', and not of"):
+            await client.retry(job, args=["venus"], task=fetch)
+        with pytest.raises(InvalidArguments):
+            await client.retry(job, args=[], task=keyed)
+        # With the arguments that it had, its key is known.
+        again = await client.retry(await fail_again(client, job), args=["venus"], task=keyed)
+        assert await again.result() == "venus:80"
+        shown = await client.ask("job", {"id": id_from_text(again.id)})
+        assert shown["options"]["keys"] == ["VENUS", ""]
+
+
+async def fail_again(client: Any, job: Any) -> Any:
+    again = await client.retry(job)
+    with pytest.raises(JobFailed):
+        await again.result()
+    return again

@@ -313,12 +313,13 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         *,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        task: Task[..., Any] | None = None,
     ) -> BlockingJobHandle[Any]:
         """Submit a job again that has ended without a result, and return the new job; see
         `Client.retry`."""
         inner = _inner(job)
         return self._handle(
-            self._call(lambda client: client.retry(inner, args=args, kwargs=kwargs))
+            self._call(lambda client: client.retry(inner, args=args, kwargs=kwargs, task=task))
         )
 
     def retry_dead(self, filter: str = "", *, rate: float | None = None) -> int:

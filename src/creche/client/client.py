@@ -392,14 +392,18 @@ class Client(ScheduleVerbs, WorkerVerbs):
         *,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        task: Task[..., Any] | None = None,
     ) -> JobHandle[Any]:
         """Submit a job again that has ended without a result, and return the new job. The old one
         stays as it ended, and names the new one. Doing so again returns the same new job.
 
         Args:
             args, kwargs: the new job's arguments; as in the old one if neither is given.
+            task: the job's task, for new arguments to be checked against its signature. A task
+                that computes the key of its limit in code is needed for that.
 
         Raises:
+            InvalidArguments: the job is not one of *task*, or its task does not take the arguments.
             UnknownJob: the plane does not know the job; a `ResultForgotten` if it has forgotten its
                 arguments.
             JobNotDead: it has not ended, has a result, or was retried with other arguments.
@@ -408,9 +412,23 @@ class Client(ScheduleVerbs, WorkerVerbs):
             PlaneUnreachable: no answer within the client's timeout: it may be retried all the same.
         """
         payload = None
+        keys: list[str] | None = None
         if args is not None or kwargs is not None:
-            payload = encode_call(args or (), kwargs or {})
-        return self.job(await dead.retry(self.ask, to_id(job), payload))
+            args, kwargs = args or (), kwargs or {}
+            payload = encode_call(args, kwargs)
+            if task is not None:
+                await self._check_task(job, task)
+                task.signature.check(args, kwargs)
+                keys = task.flow.keys(task.name, args, kwargs)
+        return self.job(await dead.retry(self.ask, to_id(job), payload, keys))
+
+    async def _check_task(self, job: JobHandle[Any] | str, task: Task[..., Any]) -> None:
+        """Raise if *job* is not one of *task*."""
+        record = await self.ask("job", {"id": to_id(job)})
+        if record is not None and record["task"] != task.name:
+            raise InvalidArguments(
+                f"job {record['id']} is one of task {record['task']!r}, and not of {task.name!r}"
+            )
 
     async def retry_dead(self, filter: str = "", *, rate: float | None = None) -> int:
         """Submit again all dead jobs that *filter* means, and return how many. With *rate* so many

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from creche.engine.questions import BadQuestion, check_names
-from creche.engine.submissions import CANCELLED, stored_options
+from creche.engine.submissions import CANCELLED, are_keys, stored_options
 from creche.model.ids import ID_BYTES, id_following, id_to_text
 from creche.model.job import Fate, JobState
 from creche.model.maps import is_number
@@ -47,6 +47,8 @@ class Again(NamedTuple):
     """How jobs are submitted again: with other arguments, or so many a second."""
 
     payload: bytes | None = None
+    keys: list[str] | None = None
+    """What tells the new arguments apart, for who has the task's code."""
     rate: float | None = None
     after_s: float = 0.0
     """When the first of them is due, with a rate."""
@@ -62,7 +64,7 @@ class DeadJobs:
 
     async def retry(self, params: m.Facts) -> dict[str, Any]:
         """Submit ended jobs again. Answers, when that is on disk, with what became of each."""
-        check_names("retry", params, ("ids", "payload", "rate", "after_s"))
+        check_names("retry", params, ("ids", "payload", "keys", "rate", "after_s"))
         ids = _ids(params)
         again = _again(params, ids, self._core.settings.payload_bytes)
         answers: list[dict[str, Any]] = []
@@ -167,6 +169,8 @@ class DeadJobs:
         if limits.get("deadline_at") is not None and limits["deadline_at"] <= self._core.now():
             del limits["deadline_at"]
             options["limits"] = limits
+        if again.keys is not None:
+            options["keys"] = again.keys
         if again.rate is not None:
             options["delay_s"] = min(again.after_s + place / again.rate, MAX_DELAY_S)
         return {**options, "retry_of": record.id}
@@ -215,4 +219,7 @@ def _again(params: m.Facts, ids: Sequence[bytes], payload_bytes: int) -> Again:
         raise BadQuestion(f"rate is a number of jobs a second from {MIN_RATE:g} to {MAX_RATE:,.0f}")
     if not (is_number(after_s) and 0 <= after_s <= MAX_DELAY_S):
         raise BadQuestion(f"after_s is a number of seconds from 0 to {MAX_DELAY_S:,.0f}")
-    return Again(payload, rate, after_s)
+    keys = params.get("keys")
+    if keys is not None and (payload is None or not are_keys(keys)):
+        raise BadQuestion("keys are two texts, which tell the arguments of payload apart")
+    return Again(payload, keys, rate, after_s)

@@ -567,7 +567,7 @@ def check_options(options: m.Facts) -> tuple[str, str] | None:
         return "bad-delay", "delay_s and due_at both say when: give one of them"
     if limits is not None and _is_in_vain(limits, options):
         return "bad-limits", "it would expire before its time has come: it could never run"
-    if not _are_keys(options.get("keys")):
+    if not are_keys(options.get("keys")):
         return "bad-key", f"keys are two texts of up to {MAX_KEY_LENGTH} printable characters"
     parent = options.get("parent")
     if parent is not None and not (
@@ -577,7 +577,8 @@ def check_options(options: m.Facts) -> tuple[str, str] | None:
     return None
 
 
-def _are_keys(keys: object) -> bool:
+def are_keys(keys: object) -> bool:
+    """Whether *keys* may be what tells a job apart for its task's limit and rate."""
     return keys is None or (
         isinstance(keys, list)
         and len(keys) == 2

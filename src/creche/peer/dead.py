@@ -66,8 +66,11 @@ class Piece(NamedTuple):
     """How many were not: somebody else was quicker, or they are forgotten by now."""
 
 
-async def retry(ask: Ask, job_id: bytes, payload: bytes | None = None) -> str:
-    """Submit an ended job again, with other arguments if *payload* is given; return the new id.
+async def retry(
+    ask: Ask, job_id: bytes, payload: bytes | None = None, keys: Sequence[str] | None = None
+) -> str:
+    """Submit an ended job again, with other arguments if *payload* is given, and the *keys* that
+    its task's code computes of them; return the new id.
 
     Raises:
         UnknownJob: the plane does not know it; a `ResultForgotten` if its arguments are gone.
@@ -77,6 +80,8 @@ async def retry(ask: Ask, job_id: bytes, payload: bytes | None = None) -> str:
     params: dict[str, Any] = {"ids": [job_id]}
     if payload is not None:
         params["payload"] = payload
+    if keys is not None:
+        params["keys"] = keys
     (answer,) = (await ask("retry", params))["jobs"]
     if "why" in answer:
         raise _not_retried(id_to_text(job_id), answer["why"], answer)
@@ -140,6 +145,8 @@ _DAMAGED = "what it was submitted with cannot be read any more: submit it anew, 
 _REFUSALS = {
     "store-full": "the plane's store takes no new jobs: nothing of it was lost, try again later",
     "stopping": "the plane is stopping: try again when it is back",
+    "bad-key": "its task computes a key in code, which other arguments need: give the task object "
+    "with them, as in client.retry(job, args=[5], task=resize)",
     "lanes": "the plane has as many lanes in use as it may: try again when queues are empty",
 }
 
