@@ -25,6 +25,7 @@ from tests.client.real_plane import RealPlane, real_plane
 from creche import (
     BlockingClient,
     BlockingJobHandle,
+    Client,
     ClientClosed,
     InvalidArguments,
     JobFailed,
@@ -107,6 +108,7 @@ def test_the_verbs_are_those_of_the_client(client: BlockingClient) -> None:
     assert handle.cancel() is JobState.SUCCEEDED
     assert client.delay(echo, 8).result(10) == 8
     assert client.delay("echo", value=9, priority="high").result() == 9
+    assert client.send("echo", [10], priority=9, headers={"a": 1}).result() == 10
     assert client.result(handle) == client.result(str(handle)) == 7
     assert client.status(str(handle)) is JobState.SUCCEEDED
     assert client.job(str(handle)).result() == 7
@@ -122,6 +124,14 @@ def test_a_handle_tells_whether_its_job_was_there(client: BlockingClient) -> Non
     first, again = client.submit(once, 1), client.submit(once, 2)
     assert (first, first.is_existing, again.is_existing) == (again, False, True)
     assert again.result(20) == 1
+
+
+def test_no_verb_of_the_client_is_missing() -> None:
+    def verbs(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    # Its life, and a stream that only a loop can follow.
+    assert verbs(Client) - verbs(BlockingClient) <= {"start", "stop", "welcome", "watch_topic"}
 
 
 def test_many_come_back_in_order_or_as_they_end(client: BlockingClient) -> None:

@@ -115,6 +115,10 @@ async def test_what_cannot_be_is_refused_before_it_is_sent(plane: RealPlane) -> 
                 await client.create_schedule(
                     "odd", double.with_options(countdown=5), Schedule(every=5, args=(1,))
                 )
+            with pytest.raises(InvalidArguments, match="a schedule's jobs have no headers"):
+                await client.create_schedule(
+                    "odd", double.with_options(headers={"a": 1}), Schedule(every=5, args=(1,))
+                )
             with pytest.raises(Refused, match="at is in the past"):
                 await client.create_schedule(
                     "odd", double, Schedule(at=datetime(2020, 1, 1, tzinfo=UTC), args=(1,))

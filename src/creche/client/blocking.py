@@ -27,7 +27,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import start_blocking_portal
 
@@ -40,6 +40,7 @@ from creche.model.job import JobState
 from creche.model.priority import Priority
 from creche.peer.calls import each_value_is_one_argument
 from creche.peer.handle import JobHandle, Outcome
+from creche.tasks.options import ViewOptions
 from creche.tasks.task import Task
 
 P = ParamSpec("P")
@@ -218,6 +219,16 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
             return client.delay(task, *args, **ours, **kwargs)
 
         return self._handle(self._call(verb))
+
+    def send(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> BlockingJobHandle[Any]:
+        """Submit by name with all that a submission may say; see `Client.send`."""
+        return self._handle(self._call(lambda client: client.send(task, args, kwargs, **options)))
 
     @overload
     def submit_many(

@@ -295,6 +295,10 @@ def _work(task: Task[..., Any] | str, schedule: Schedule | None) -> dict[str, An
             raise InvalidArguments(
                 f"task {task.name!r}: countdown and eta are of one job, and a schedule says when"
             )
+        if options.headers:
+            raise InvalidArguments(
+                f"task {task.name!r}: a schedule's jobs have no headers: say it in their arguments"
+            )
         if schedule is not None:
             task.signature.check(schedule.args, schedule.kwargs)
         extras = {
