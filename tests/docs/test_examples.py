@@ -278,7 +278,12 @@ def test_a_unit_of_systemd_starts_a_command_that_there_is() -> None:
 
 def test_the_quick_start_and_the_readme_are_among_the_pages() -> None:
     names = {page.name for page in WITH_EXAMPLES}
-    assert {"README.md", "quick-start.md", "migrating-from-celery.md"} <= names
+    assert {
+        "README.md",
+        "quick-start.md",
+        "migrating-from-celery.md",
+        "coming-from-celery.md",
+    } <= names
 
 
 @pytest.mark.parametrize(
