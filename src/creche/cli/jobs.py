@@ -128,7 +128,8 @@ async def ls(
 
     A filter is terms such as `state:failed,lost`, `task:mail.*`, `queue:bulk`, `worker:box/*`,
     `id:0193`, `error:timeout`, `submitted:-1h..`, `ended:2027-01-31`, `attempt:3..`; all of them
-    hold for what is listed, and a minus before one means all others. Put it in single quotes.
+    hold for what is listed, and a minus before one means all others. Put it in single quotes, and
+    behind `--` if it begins with a minus: `creche jobs ls -- '-task:mail.*'`.
 
     Args:
         state: Only jobs in this state; several words, or with commas: as `state:` in a filter.

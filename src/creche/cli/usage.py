@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -37,8 +38,15 @@ def usage_line(error: CycloptsError) -> str:
 
 
 def help_hint(error: CycloptsError) -> str:
-    """Return where to read what the command takes."""
+    """Return where to read what the command takes; of a term of a filter that was taken for an
+    option, where it may stand."""
+    if isinstance(error, UnknownOptionError) and _is_term(word := error.token.value):
+        return f"what begins with a minus stands behind two: `{_command(error)} -- '{word}'`"
     return f"`{_command(error)} --help` lists what there is"
+
+
+def _is_term(word: str) -> bool:
+    return re.fullmatch(r"-[a-z]+:.*", word, re.DOTALL) is not None
 
 
 def near(name: str, names: Any) -> str:
@@ -52,6 +60,8 @@ def _command(error: CycloptsError) -> str:
 
 
 def _unknown_option(error: UnknownOptionError) -> str:
+    if _is_term(error.token.value):
+        return f"`{_command(error)}` has no option {error.token.value}"
     word = (error.token.keyword or error.token.value).partition("=")[0]
     shown = [
         name

@@ -71,6 +71,8 @@ def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str])
         (["worker", "--max-jobs-per-process", "0"], "takes a whole number from 1 on"),
         (["control-plane", "--gui-port", "65536"], "from 0 to 65535, and not '65536'"),
         (["control-plane", "--log-level", "x"], "takes one of debug, info, warning, error, and"),
+        (["jobs", "ls", "-task:mail"], "two: `creche jobs ls -- '-task:mail'`"),
+        (["dead", "retry", "-task:mail"], "two: `creche dead retry -- '-task:mail'`"),
         (["submit", "a", "--bogus", "3"], "`creche submit` has no option --bogus\n"),
         (["submit"], "which task?"),
         (["submit", "a", "--priority", "urgent"], "is no priority"),
