@@ -331,6 +331,7 @@ def test_an_unknown_task_is_parked_and_its_submitter_warned_with_near_names(plan
     (job,) = plane.data("jobs", "ls", "--task", "ad")["jobs"]
     assert (job["id"], job["state"]) == (job_id, "parked")
     assert plane.run("status", job_id).stdout.count("parked") == 1
+    assert "attempt     none yet" in plane.run("status", job_id).stdout
     cancelled = plane.run("cancel", "--task-id", job_id)
     assert (cancelled.returncode, cancelled.stdout) == (0, "cancelled\n")
     assert plane.run("result", job_id).returncode == 7

@@ -58,7 +58,7 @@ _ALSO = "subworker"
 
 _NAMES = frozenset({_ALSO, *(name for name, *_ in _COMMANDS)})
 
-_USAGE = {"submit": "Usage: creche submit [OPTIONS] TASK [ARGS...]\n"}
+_USAGE = {"submit": "Usage: creche submit [OPTIONS] TASK [ARGS...]"}
 """Where it cannot be told from the signature: FastWorker gives the task as an option."""
 
 

@@ -91,7 +91,7 @@ async def control_plane(
     lease: Seconds = 60.0,
     window: Count = 10_000,
     fairness: Count | None = None,
-    routes: Names | None = None,
+    routes: Annotated[Names | None, Parameter(metavar="PATTERN=QUEUE")] = None,
     result_cache_size: Count | None = None,
     result_cache_ttl: Seconds | None = None,
     result_cache_bytes: Count | None = None,

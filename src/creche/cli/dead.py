@@ -10,7 +10,7 @@ from cyclopts import App, Parameter, Token
 from creche.cli.asking import All, DryRun, Yes, ids_or_filter, is_sure
 from creche.cli.connection import open_client
 from creche.cli.exits import Exit
-from creche.cli.filters import FilterWords, read_filter
+from creche.cli.filters import FilterWords, IdsOrFilter, read_filter
 from creche.cli.job import list_jobs, show_job
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json
 from creche.cli.output import print_json, say
@@ -50,7 +50,7 @@ _COLUMNS = (
 )
 
 
-@app.command(name="ls")
+@app.command(name="ls", usage="Usage: creche dead ls [OPTIONS] [FILTER]")
 async def ls(
     *words: FilterWords,
     limit: Count = 50,
@@ -77,9 +77,9 @@ async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json =
     return await show_job(job_id, connect, as_json=as_json)
 
 
-@app.command(name="retry")
+@app.command(name="retry", usage="Usage: creche dead retry [OPTIONS] ID... | FILTER")
 async def retry(
-    *words: FilterWords,
+    *words: IdsOrFilter,
     is_all: All = False,
     rate: PerSecond | None = None,
     args: Annotated[list[str] | None, _Words] = None,
@@ -146,9 +146,9 @@ async def _retry_ids(
     return Exit.DONE
 
 
-@app.command(name="discard")
+@app.command(name="discard", usage="Usage: creche dead discard [OPTIONS] ID... | FILTER")
 async def discard(
-    *words: FilterWords,
+    *words: IdsOrFilter,
     is_all: All = False,
     dry_run: DryRun = False,
     yes: Yes = False,

@@ -20,6 +20,16 @@ FilterWords: TypeAlias = Annotated[
 ]
 """The terms of a filter, as one word or several."""
 
+IdsOrFilter: TypeAlias = Annotated[
+    str,
+    Parameter(
+        name="FILTER",
+        show_env_var=False,
+        help="Which jobs: their ids, or `state:failed task:mail.*` in single quotes.",
+    ),
+]
+"""The same, or ids."""
+
 
 def read_filter(words: Sequence[str], **terms: Sequence[str] | str | None) -> Filter:
     """Return the filter that *words* make, and *terms*, which are options with the names of keys.

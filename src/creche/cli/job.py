@@ -170,15 +170,12 @@ async def why_no_result(client: Client, record: dict[str, Any]) -> str | None:
 
 def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a job is like, a name and a value each."""
-    state = str(record["state"])
-    if record.get("parked"):
-        state += f" ({record['parked']})"
     facts = [
         ("id", str(record["id"])),
         ("task", str(record["task"])),
-        ("state", state),
+        ("state", str(record["state"])),
         ("queue", f"{record.get('queue') or '-'} ({record.get('priority') or '-'})"),
-        ("attempt", str(record.get("attempt", 0))),
+        ("attempt", str(record.get("attempt") or "none yet")),
     ]
     if record.get("why"):
         first, *more = record["why"].splitlines() or [""]

@@ -15,7 +15,7 @@ from creche.cli.asking import All, DryRun, Yes, ids_or_filter, is_sure
 from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
 from creche.cli.exporting import CsvLines, JsonLines
-from creche.cli.filters import FilterWords, read_filter
+from creche.cli.filters import FilterWords, IdsOrFilter, read_filter
 from creche.cli.job import facts_of, list_jobs, show_job, why_no_result
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import print_facts, print_json, say
@@ -113,7 +113,7 @@ _COLUMNS = (
 )
 
 
-@app.command(name="ls")
+@app.command(name="ls", usage="Usage: creche jobs ls [OPTIONS] [FILTER]")
 async def ls(
     *words: FilterWords,
     state: Annotated[Names | None, Parameter(show_env_var=False)] = None,
@@ -152,12 +152,12 @@ async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json =
 
 
 app.command(result, name="result")
-app.command(dead.retry, name="retry")
+app.command(dead.retry, name="retry", usage="Usage: creche jobs retry [OPTIONS] ID... | FILTER")
 
 
-@app.command(name="wait")
+@app.command(name="wait", usage="Usage: creche jobs wait [OPTIONS] ID... | FILTER")
 async def wait(
-    *words: FilterWords,
+    *words: IdsOrFilter,
     timeout: Seconds = 60.0,
     connect: Connect = DEFAULT_URL,
     as_json: Json = False,
@@ -214,9 +214,9 @@ async def _wait_for(
     return True
 
 
-@app.command(name="cancel")
+@app.command(name="cancel", usage="Usage: creche jobs cancel [OPTIONS] ID... | FILTER")
 async def cancel_jobs(
-    *words: FilterWords,
+    *words: IdsOrFilter,
     is_all: All = False,
     reason: Annotated[str, Parameter(show_env_var=False, show_default=False)] = "",
     dry_run: DryRun = False,
@@ -272,7 +272,7 @@ def _jobs(count: int) -> str:
     return f"{count:,} {'job' if count == 1 else 'jobs'}"
 
 
-@app.command(name="export")
+@app.command(name="export", usage="Usage: creche jobs export [OPTIONS] [FILTER]")
 async def export(
     *words: FilterWords,
     format: Annotated[Literal["jsonl", "csv"], Parameter(show_env_var=False)] = "jsonl",

@@ -154,6 +154,7 @@ PriorityOption: TypeAlias = Annotated[
         converter=_priority,
         help="One of critical, high, normal, low; or 0 (low) to 10, as Celery counts.",
         metavar="WORD",
+        show_choices=False,
     ),
 ]
 LogLevel: TypeAlias = Annotated[

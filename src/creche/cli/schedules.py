@@ -105,7 +105,7 @@ async def show(name: Name, /, *, connect: Connect = DEFAULT_URL, as_json: Json =
     return Exit.DONE
 
 
-@app.command(name="next")
+@app.command(name="next", usage="Usage: creche schedules next [OPTIONS] [NAME]")
 async def next_(
     name: Annotated[str | None, _HERE] = None,
     /,
@@ -309,13 +309,13 @@ async def set_(
     return Exit.DONE
 
 
-@app.command(name="pause")
+@app.command(name="pause", usage="Usage: creche schedules pause [OPTIONS] NAME...")
 async def pause(*names: Name, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     """Have schedules not fire until they are resumed. Jobs that they have submitted go on."""
     return await _each("pause-schedule", names, connect, as_json=as_json)
 
 
-@app.command(name="resume")
+@app.command(name="resume", usage="Usage: creche schedules resume [OPTIONS] NAME...")
 async def resume(*names: Name, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     """Have paused schedules fire from now on: what came meanwhile is not made up for."""
     return await _each("resume-schedule", names, connect, as_json=as_json)
@@ -336,7 +336,7 @@ async def run(name: Name, /, *, connect: Connect = DEFAULT_URL, as_json: Json = 
     return Exit.DONE
 
 
-@app.command(name="rm")
+@app.command(name="rm", usage="Usage: creche schedules rm [OPTIONS] NAME...")
 async def rm(
     *names: Name,
     missing_ok: Annotated[bool, FLAG, _HERE] = False,

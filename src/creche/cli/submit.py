@@ -76,7 +76,8 @@ async def submit(
     expires: Annotated[Seconds | None, Parameter(show_env_var=False)] = None,
     deadline: Annotated[Moment | None, Parameter(show_env_var=False)] = None,
     retries: Annotated[
-        Retries | None, Parameter(converter=_retries, show_env_var=False, metavar="N")
+        Retries | None,
+        Parameter(converter=_retries, show_env_var=False, show_choices=False, metavar="N"),
     ] = None,
     backoff: Annotated[SecondsOrNone | None, Parameter(show_env_var=False)] = None,
     idempotency_key: Annotated[str | None, Parameter(show_env_var=False, metavar="KEY")] = None,

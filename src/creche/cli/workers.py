@@ -65,7 +65,7 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     return Exit.DONE
 
 
-@app.command
+@app.command(usage="Usage: creche workers drain [OPTIONS] WORKER...")
 async def drain(
     *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = DEFAULT_URL
 ) -> int:
@@ -76,7 +76,7 @@ async def drain(
     return await _tell(workers, every, connect, {"slots": 0}, wait, _has_nothing)
 
 
-@app.command
+@app.command(usage="Usage: creche workers resume [OPTIONS] WORKER...")
 async def resume(*workers: WorkerNames, every: All = False, connect: Connect = DEFAULT_URL) -> int:
     """Have workers run as many jobs at a time as they were started for."""
     return await _tell(workers, every, connect, {"slots": None})
@@ -94,7 +94,7 @@ async def resize(
     return await _tell([worker], False, connect, {"slots": slots})
 
 
-@app.command
+@app.command(usage="Usage: creche workers stop [OPTIONS] WORKER...")
 async def stop(
     *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = DEFAULT_URL
 ) -> int:

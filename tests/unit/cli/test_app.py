@@ -133,3 +133,25 @@ def test_a_plane_that_is_not_there_is_code_4_within_the_deadline(
     assert out == ""
     assert "no plane answers at ws://127.0.0.1:1" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        ("jobs ls", "[OPTIONS] [FILTER]"),
+        ("jobs retry", "[OPTIONS] ID... | FILTER"),
+        ("dead retry", "[OPTIONS] ID... | FILTER"),
+        ("workers drain", "[OPTIONS] WORKER..."),
+        ("schedules rm", "[OPTIONS] NAME..."),
+        ("submit", "[OPTIONS] TASK [ARGS...]"),
+    ],
+)
+def test_help_names_the_words_that_a_command_takes_and_no_choices_twice(
+    words: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Usage: creche {words} {usage}\n\n" in out
+    assert "\n\n\n" not in out
+    assert "[choices: critical" not in out
+    assert "[choices: forever]" not in out
