@@ -336,7 +336,13 @@ async def test_what_a_full_disk_does_not_take_stays_dead(
         ("retry", {"ids": [b"x" * 16], "keys": ["a", "b"]}, "keys are two texts"),
         ("retry", {"ids": [b"x" * 16], "payload": b"", "keys": ["a"]}, "keys are two texts"),
         ("retry", {"ids": [b"x" * 16], "payload": b"", "keys": 5}, "keys are two texts"),
-        ("retry", {"filter": "state:failed"}, "retry takes ids, payload, keys, rate, after_s"),
+        ("retry", {"ids": [b"x" * 16], "unique": {"key": "a"}}, "unique is what tells"),
+        ("retry", {"ids": [b"x" * 16], "payload": b"", "unique": 5}, "unique has a key"),
+        (
+            "retry",
+            {"filter": "state:failed"},
+            "retry takes ids, payload, keys, unique, rate, after_s",
+        ),
         ("discard", {"ids": [b"x" * 16], "rate": 5}, "discard takes ids"),
     ],
 )

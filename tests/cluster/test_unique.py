@@ -434,6 +434,21 @@ async def test_what_a_schedule_or_a_retry_of_the_dead_submits_has_its_key(
         gate.set()
 
 
+async def test_a_job_that_is_retried_with_other_arguments_has_their_key(
+    autojump_clock: object, make_store: Callable[[], Any]
+) -> None:
+    one = work(unique=lambda what, other=None: what // 10)
+    async with open_cluster([one], make_store=make_store) as cluster, cluster.client() as client:
+        first = await client.submit(one, 71)
+        await first.cancel()
+        await trio.sleep(1)
+        retried = await client.retry(first, args=[85], task=one)
+        assert (await client.submit(one, 87)).id == retried.id
+        assert (await client.submit(one, 71)).id not in (first.id, retried.id)
+        gate.set()
+        assert await retried.result() == 85
+
+
 async def test_a_running_job_may_submit_what_is_unique(
     autojump_clock: object, make_store: Callable[[], Any]
 ) -> None:

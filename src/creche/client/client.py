@@ -412,15 +412,15 @@ class Client(ScheduleVerbs, WorkerVerbs):
             PlaneUnreachable: no answer within the client's timeout: it may be retried all the same.
         """
         payload = None
-        keys: list[str] | None = None
+        facts: dict[str, Any] | None = None
         if args is not None or kwargs is not None:
             args, kwargs = args or (), kwargs or {}
             payload = encode_call(args, kwargs)
             if task is not None:
                 await self._check_task(job, task)
                 task.signature.check(args, kwargs)
-                keys = task.flow.keys(task.name, args, kwargs)
-        return self.job(await dead.retry(self.ask, to_id(job), payload, keys))
+                facts = task.facts_of(args, kwargs)
+        return self.job(await dead.retry(self.ask, to_id(job), payload, facts))
 
     async def _check_task(self, job: JobHandle[Any] | str, task: Task[..., Any]) -> None:
         """Raise if *job* is not one of *task*."""

@@ -6,13 +6,14 @@ and the arguments, so that a command that is sent again, or given twice, makes n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from creche.engine.questions import BadQuestion, check_names
 from creche.engine.submissions import CANCELLED, are_keys, stored_options
+from creche.engine.unique import check_unique
 from creche.model.ids import ID_BYTES, id_following, id_to_text
 from creche.model.job import Fate, JobState
 from creche.model.maps import is_number
@@ -47,8 +48,8 @@ class Again(NamedTuple):
     """How jobs are submitted again: with other arguments, or so many a second."""
 
     payload: bytes | None = None
-    keys: list[str] | None = None
-    """What tells the new arguments apart, for who has the task's code."""
+    facts: Mapping[str, Any] = {}
+    """What is said of these, by the names in `_OF_ARGUMENTS`."""
     rate: float | None = None
     after_s: float = 0.0
     """When the first of them is due, with a rate."""
@@ -64,7 +65,7 @@ class DeadJobs:
 
     async def retry(self, params: m.Facts) -> dict[str, Any]:
         """Submit ended jobs again. Answers, when that is on disk, with what became of each."""
-        check_names("retry", params, ("ids", "payload", "keys", "rate", "after_s"))
+        check_names("retry", params, ("ids", "payload", "keys", "unique", "rate", "after_s"))
         ids = _ids(params)
         again = _again(params, ids, self._core.settings.payload_bytes)
         answers: list[dict[str, Any]] = []
@@ -169,8 +170,7 @@ class DeadJobs:
         if limits.get("deadline_at") is not None and limits["deadline_at"] <= self._core.now():
             del limits["deadline_at"]
             options["limits"] = limits
-        if again.keys is not None:
-            options["keys"] = again.keys
+        options |= again.facts
         if again.rate is not None:
             options["delay_s"] = min(again.after_s + place / again.rate, MAX_DELAY_S)
         return {**options, "retry_of": record.id}
@@ -222,4 +222,10 @@ def _again(params: m.Facts, ids: Sequence[bytes], payload_bytes: int) -> Again:
     keys = params.get("keys")
     if keys is not None and (payload is None or not are_keys(keys)):
         raise BadQuestion("keys are two texts, which tell the arguments of payload apart")
-    return Again(payload, keys, rate, after_s)
+    problem = check_unique(params)
+    if problem is not None:
+        raise BadQuestion(problem)
+    if params.get("unique") is not None and payload is None:
+        raise BadQuestion("unique is what tells the arguments of payload apart")
+    facts = {name: params[name] for name in _OF_ARGUMENTS if params.get(name) is not None}
+    return Again(payload, facts, rate, after_s)

@@ -67,21 +67,22 @@ class Piece(NamedTuple):
 
 
 async def retry(
-    ask: Ask, job_id: bytes, payload: bytes | None = None, keys: Sequence[str] | None = None
+    ask: Ask,
+    job_id: bytes,
+    payload: bytes | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Submit an ended job again, with other arguments if *payload* is given, and the *keys* that
-    its task's code computes of them; return the new id.
+    """Submit an ended job again, with other arguments if *payload* is given, and what its task says
+    of these (`Task.facts_of`) in *facts*; return the new id.
 
     Raises:
         UnknownJob: the plane does not know it; a `ResultForgotten` if its arguments are gone.
         JobNotDead: it has not ended, has a result, or was retried with other arguments.
         SubmissionRefused: the plane takes no new jobs.
     """
-    params: dict[str, Any] = {"ids": [job_id]}
+    params: dict[str, Any] = {"ids": [job_id], **(facts or {})}
     if payload is not None:
         params["payload"] = payload
-    if keys is not None:
-        params["keys"] = keys
     (answer,) = (await ask("retry", params))["jobs"]
     if "why" in answer:
         raise _not_retried(id_to_text(job_id), answer["why"], answer)
