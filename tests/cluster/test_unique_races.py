@@ -31,8 +31,6 @@ def unique(client: Peer, number: int, rule: dict[str, Any], **changes: Any) -> m
 def knows_nothing_more(house: House) -> bool:
     """Whether all that is known of keys is in the store."""
     keys = house.core.unique
-    house.core.unique.begin_to_ask()
-    house.core.unique.end_asking()
     return not (keys.takings or keys._newest or keys._followers or keys._absent)
 
 

@@ -195,6 +195,8 @@ class Party:
                 self._accepted(n)
         elif isinstance(message, m.Declined):
             self._declined(message)
+        elif isinstance(message, m.Existing):
+            self._met(message)
         elif isinstance(message, m.Ended):
             self.watching.discard(message.id)
             self.post(m.Received([message.id]))
@@ -270,6 +272,18 @@ class Party:
             self.post(m.Watch([message.id]))
         elif all(other.id != message.id for other in self.pending.values()):
             self.watching.discard(message.id)
+
+    def _met(self, answer: m.Existing) -> None:
+        message = self.pending.pop(answer.n, None)
+        if message is None:
+            return
+        truth = self.world.truth
+        truth.note(f"{self.name} meets {truth.name(answer.id)} with {truth.name(message.id)}")
+        self.world.twins.met(message, answer)
+        if all(other.id != message.id for other in self.pending.values()):
+            self.watching.discard(message.id)
+        if message.flags & m.WATCH and not answer.is_refused:
+            self.watching.add(answer.id)
 
     # --- cancelling -----------------------------------------------------------------------------
 

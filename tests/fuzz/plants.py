@@ -18,6 +18,7 @@ from creche.engine.lanes import Lane
 from creche.engine.leases import Leases
 from creche.engine.limits import Limits
 from creche.engine.submissions import Submissions
+from creche.engine.unique import UniqueKeys
 from creche.store.base import JobRecord, ScheduleRow
 from creche.wire import messages as m
 
@@ -97,6 +98,17 @@ def _leave_open(look: Callable[..., None]) -> Callable[..., None]:
     return look_and_open
 
 
+def _look_on_disk_only(standing: Callable[..., Any]) -> Callable[..., Any]:
+    def stored_standing(self: Any, name: bytes, known: Any) -> Any:
+        newest, self._newest = self._newest, {}
+        try:
+            return standing(self, name, known)
+        finally:
+            self._newest = newest
+
+    return stored_standing
+
+
 PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "answer-early": (Submissions, "_arrive", _answer_before_the_commit),
     "no-fencing": (Leases, "finished", _do_not_look_at_the_token),
@@ -106,6 +118,7 @@ PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "fire-again": (Journal, "schedule", _keep_as_it_was),
     "fire-beside": (Core, "unfinished", _take_all_for_ended),
     "retry-twice": (DeadJobs, "_decide", _forget_that_it_was_retried),
+    "two-at-once": (UniqueKeys, "_standing", _look_on_disk_only),
     "open-queue": (Limits, "_look_at_queue", _leave_open),
 }
 

@@ -22,6 +22,8 @@ from tests.fuzz.peers import Client, Party, Token, Worker, frames_seen
 from tests.fuzz.queues import QUEUES, Gatekeeper
 from tests.fuzz.stores import DiskLike, FileStore, Rig, Weather
 from tests.fuzz.truth import Known, Truth
+from tests.fuzz.twins import DECLARATION as SINGLE
+from tests.fuzz.twins import Twins
 from trio._core import _run as trio_run
 
 from creche.channel.memory import Fate, Faults, MemoryListener
@@ -64,6 +66,7 @@ DECLARATIONS: dict[str, m.Facts] = {
         },
     },
     "slow": {"name": "slow", "flow": {"rate": {"count": 2, "per_s": 1.0}}},
+    "single": SINGLE,
     DECLARED: DECLARATION,
 }
 
@@ -80,7 +83,8 @@ class World:
         self.truth = Truth(self.settings.max_losses)
         self.clockwork = Clockwork(self)
         self.graveyard = Graveyard(self)
-        self.truth.books = [self.graveyard, self.clockwork]
+        self.twins = Twins(self)
+        self.truth.books = [self.graveyard, self.clockwork, self.twins]
         self.truth.openings = [self.clockwork.opened]
         self.gatekeeper = Gatekeeper(self)
         self.weather = Weather()
@@ -190,6 +194,7 @@ class World:
         now = self.now()
         task = rng.choice(list(DECLARATIONS))
         options = draw_options(rng, now)
+        self.twins.draw(options, task)
         if parent is not None:
             options["parent"] = list(parent)
         message = m.Submit(
@@ -446,6 +451,7 @@ class World:
         core = self.core
         assert core is not None
         left: dict[str, object] = {
+            **self.twins.left(core),
             "by_id": core.by_id,
             "by_seq": core.by_seq,
             "reads": core._reads,

@@ -200,15 +200,15 @@ class UniqueKeys:
     # --- asking the store -----------------------------------------------------------------------
 
     def begin_to_ask(self) -> None:
-        """The store is asked from now on: it knows of all that was committed before."""
+        """The store is asked from now on: what is committed meanwhile, it may not have told."""
         self._is_asking = True
         self.is_out_of_date = False
-        for taking in [taking for taking in self.takings.values() if taking.is_committed]:
-            self._drop(taking)
 
     def end_asking(self) -> None:
-        """What the store has said was looked at."""
+        """What the store has said was looked at: asked again, it knows of all that is committed."""
         self._is_asking = False
+        for taking in [taking for taking in self.takings.values() if taking.is_committed]:
+            self._drop(taking)
 
     # --- deciding -------------------------------------------------------------------------------
 
