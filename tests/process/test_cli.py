@@ -26,7 +26,7 @@ from creche.client.client import Client
 from creche.peer.handle import JobHandle
 
 SOURCE = Path(__file__).parents[2] / "src"
-BOUND_S = 60.0
+BOUND_S = 120.0
 
 TASKS = '''
 import time
