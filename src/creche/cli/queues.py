@@ -13,7 +13,7 @@ from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, Json
 from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, print_table
 from creche.errors import SettingsError
-from creche.model.flow import Rate
+from creche.model.flow import Rate, check_limit
 
 QueueName: TypeAlias = Annotated[
     str, Parameter(help="The queue's name.", metavar="QUEUE", show_env_var=False)
@@ -92,6 +92,10 @@ async def limit(
         raise SettingsError("how much? say --running N, --rate N/TIME, or --no-limit alone")
     said: dict[str, Any] = {"limit": None, "rate": None} if no_limit else {}
     if running is not None:
+        try:
+            check_limit(running)
+        except ValueError as error:
+            raise SettingsError(f"--running: {error}") from None
         said["limit"] = running
     if rate is not None:
         try:

@@ -116,6 +116,9 @@ async def worker(
     ignore_terminal(parent_pipe)
     if not task_modules:
         raise SettingsError("which tasks? --task-modules names the modules they are in")
+    for queue in queues or ():
+        if any(character.isspace() for character in queue):
+            raise SettingsError(f"--queues: a queue's name has no spaces, as {queue!r} has")
 
     def make() -> Worker:
         return Worker(
