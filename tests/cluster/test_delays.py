@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from tests.cluster.scripted import Peer, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, number
 
@@ -372,3 +373,71 @@ async def test_timers_that_nothing_comes_of_are_not_kept(autojump_clock):
         for i in range(2000):
             await submitted_later(client, i, 50.0 - i / 100)
         assert len(house.core.timers) < 200
+
+
+@pytest.mark.parametrize("store", [MemoryStore, DiskLike])
+async def test_a_job_whose_time_has_come_waits_for_no_disk(autojump_clock, store):
+    """Most are written once then, as ended; and one that a slow disk has not heard of runs."""
+
+    class Slow(store):
+        may_commit = trio.Event()
+        changes = 0
+
+        async def commit(self, batch):
+            await self.may_commit.wait()
+            Slow.changes += len(batch.changes)
+            return await super().commit(batch)
+
+    Slow.may_commit.set()
+    async with (
+        open_house(patient(), Slow) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        await submitted_later(client, 1, 60.0)
+        Slow.may_commit = trio.Event()
+        offer = await worker.hear(m.Offer)
+        await worker.finish(offer)
+        await trio.lowlevel.checkpoint()
+        Slow.may_commit.set()
+        await worker.hear(m.Settled)
+        assert (await client.ask("health"))["jobs"] == {"succeeded": 1}
+        assert Slow.changes <= 1
+
+
+async def test_an_attempt_at_a_job_that_was_due_is_adopted_after_a_crash(autojump_clock):
+    """The disk knows it as delayed still, and the clock says that its time has come."""
+    store = DiskLike()
+    async with open_house(patient(), lambda: store) as house:
+        async with house.client().connected() as client:
+            job = await submitted_later(client, 1, 5.0)
+    await trio.sleep(6)
+    async with open_house(patient(), lambda: store) as house:
+        async with house.client().connected() as client:
+            worker = house.worker()
+            async with worker.connected(**LISTENING, held=[[1, 1, 1]]):
+                await worker.ready("echo")
+                await worker.hears_nothing(m.Offer, 5)
+                await client.say(m.Watch([job.id]))
+                await worker.finish(m.Offer(1, 1, 1, job.id, "echo", 2, b"", None), "adopted")
+                assert (await client.hear(m.Ended)).id == job.id
+        assert house.core.delays.held == 0
+
+
+async def test_what_came_due_while_the_plane_was_away_finds_room_in_the_window(autojump_clock):
+    store = DiskLike()
+    settings = patient(window=2)
+    async with open_house(settings, lambda: store) as house, house.client().connected() as client:
+        for i in range(8):
+            await submitted_later(client, i, 5.0 + i / 10)
+    await trio.sleep(60)
+    async with (
+        open_house(settings, lambda: store) as house,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1)
+        assert sorted(await ran(worker, 8)) == list(range(8))
+        await trio.sleep(1)
+        assert not house.core.by_seq
+        assert (house.core.delays.held, house.core.delays.stored) == (0, 0)

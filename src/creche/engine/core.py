@@ -188,8 +188,14 @@ class Core:
             if row.state in (JobState.RUNNING, JobState.CANCELLING):
                 self.leases.orphan(job)
             elif row.state is JobState.DELAYED:
-                self.delays.enter(job, is_held=True)
-                self.delays.wait(job)
+                if job.due_at is not None and job.due_at <= self.now() and job.lane.has_room:
+                    # It may have been leased, and its worker come back with it.
+                    self.delays.end_delay(job)
+                    job.lane.put_back(job)
+                    self.journal.change_soon(job)
+                else:
+                    self.delays.enter(job, is_held=True)
+                    self.delays.wait(job)
             else:
                 job.lane.reserve(len(job.payload))
                 job.lane.put(job)

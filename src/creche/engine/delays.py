@@ -144,27 +144,37 @@ class Delays:
     def _look(self) -> None:
         """Let go of what is due, and have read what will be soon."""
         now = self._core.now()
+        is_due = False
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)
             if _is_live(*entry):
                 self._release(entry[2])
+                is_due = True
         if self._read_at <= now and not self._is_reading:
             self._is_reading = True
             self._core.spawn(self._read)
+        if is_due:
+            self._core.dispatch.run()
         self._core.journal.wake()
         self._arm()
 
     def _release(self, job: Job) -> None:
-        """The time of a job has come: it goes to its lane, when that is on disk."""
+        """The time of a job has come: it goes to its lane. That need not be on disk before: a plane
+        that starts again sees by the clock that it is due."""
         core, lane = self._core, job.lane
         self.leave(job)
-        job.due_at = None
-        job.state = check_move(job.state, JobState.PARKED if lane.park else JobState.QUEUED)
+        self.end_delay(job)
         if core.spills and not lane.has_room and not lane.is_reading:
             core.spill(job)
         else:
-            job.is_returning = True
-            core.journal.requeue(job)
+            lane.put_back(job)
+            core.journal.change_soon(job)
+
+    @staticmethod
+    def end_delay(job: Job) -> None:
+        """A job waits for its turn, and for no moment any more."""
+        job.due_at = None
+        job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
 
     async def _read(self) -> None:
         """Read stored jobs whose time comes soon, piece after piece. What cannot be read is tried

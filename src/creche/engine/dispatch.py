@@ -118,7 +118,7 @@ class Dispatch:
             worker.coming_bytes += len(job.payload)
             core.journal.offer_when_committed(worker, job)
         else:
-            core.journal.lease(job)
+            core.journal.change_soon(job)
             self.offer(worker, job)
 
     def offer(self, worker: Session, job: Job) -> None:

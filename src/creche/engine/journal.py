@@ -40,8 +40,9 @@ from creche.store.base import (
 from creche.wire import messages as m
 
 LEASE_S = 0.02
-"""How long a lease may wait to be written. A plane that is killed meanwhile finds the job free: its
-worker keeps it if it is back first, else it is run again, as at-least-once says."""
+"""How long a lease may wait to be written, and that the time of a job has come. A plane that is
+killed meanwhile finds the job free: its worker keeps it if it is back first, else it is run again,
+as at-least-once says."""
 
 RETRY_S = 1.0
 """How long to wait before a failing disk is tried again."""
@@ -210,7 +211,7 @@ class Journal:
         """Batches that are large enough and have yet to be committed, in order."""
         self._young: dict[int, Job] = {}
         self._old: dict[int, Job] = {}
-        """Leases that may yet be folded into their job's end: of this while, and of the last."""
+        """What may yet be folded into a job's end: of this while, and of the last."""
         self._young_since = 0.0
         self._is_whole = False
         self._is_flushing = False
@@ -252,9 +253,9 @@ class Journal:
         """A job that arrives next has keys."""
         self._open.keys += rows
 
-    def lease(self, job: Job) -> None:
-        """A job was leased. Nobody waits for that to be on disk, and most jobs end within
-        `LEASE_S`: then one write says it all."""
+    def change_soon(self, job: Job) -> None:
+        """A job was leased, or its time has come. Nobody waits for that to be on disk, and most
+        jobs end within `LEASE_S`: then one write says it all."""
         if not (self._young or self._old):
             self._young_since = trio.current_time()
             if self._is_asleep:
@@ -278,8 +279,8 @@ class Journal:
         self._grow(len(row.outcome or b""))
 
     def requeue(self, job: Job) -> None:
-        """A job's lease, or its delay, has ended: it is dispatched, or waits for its time, only
-        when that is on disk."""
+        """A job's lease has ended: it is dispatched, or waits for its time, only when that is on
+        disk."""
         self.change(job)
         self._open.requeued.append(job)
 
