@@ -20,7 +20,7 @@ from creche.engine.expiries import Expiries, make_expired
 from creche.engine.happenings import Happenings
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
-from creche.engine.lanes import READ_AGAIN_S, Lane, Lanes, Space
+from creche.engine.lanes import Lane, Lanes, Space
 from creche.engine.leases import Leases, make_end
 from creche.engine.limits import Limits
 from creche.engine.outcomes import Outcomes, make_cancelled
@@ -28,6 +28,7 @@ from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
 from creche.engine.submissions import Submissions, restore_options, stored_options
+from creche.engine.tails import Tails
 from creche.engine.timers import Timers
 from creche.errors import StoreError, StoreUnavailable
 from creche.events import Hub, StoreFailing, StoreRefuses, StoreWorks
@@ -106,6 +107,7 @@ class Core:
         self.submissions = Submissions(self)
         self.unique = self.submissions.unique
         self.outcomes = Outcomes(self)
+        self.tails = Tails(self)
         self.delays = Delays(self)
         self.expiries = Expiries(self)
         self.damage = Damage(self)
@@ -113,7 +115,6 @@ class Core:
         self.schedules = Schedules(self)
         self.happenings: Happenings | None = None
         """What is told of each batch, while somebody follows what happens."""
-        self._deep: set[Lane] = set()
         self._reads: list[dict[int, JobState]] = []
         """For each read of jobs that is under way, those that have left memory since it began, and
         how they stood then, by seq: what it says of them may be out of date."""
@@ -129,6 +130,11 @@ class Core:
         """The moment (UTC seconds) up to which an id can have been made that was known, and is not
         any more."""
         return max(self.now() - self.retention.tombstone_s, self._unknown_until)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether there is a nursery to spawn in: not while it recovers, nor when it ends."""
+        return self._nursery is not None
 
     def spawn(self, run: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Run something beside the caller, in the core's own nursery; it ends with the core."""
@@ -173,11 +179,7 @@ class Core:
             *(count.lane for count in recovery.delayed),
         }
         self.lanes.restore(recovery.lanes, in_use, self.settings.lanes, self.catalog.place_of_lane)
-        for count in recovery.stored:
-            lane = self.lanes.by_number[count.lane]
-            lane.deepen(count.stored)
-            lane.read_to = count.first_seq - 1
-            self._deep.add(lane)
+        self.tails.restore(recovery.stored)
         for delayed in recovery.delayed:
             self.lanes.by_number[delayed.lane].delayed = delayed.stored
         self.delays.restore(sum(d.stored for d in recovery.delayed), recovery.next_due_at)
@@ -200,15 +202,7 @@ class Core:
                 job.lane.reserve(len(job.payload))
                 job.lane.put(job)
         self.damage.set_aside()
-        for lane in list(self._deep):
-            # Before anyone is listened to: a worker that names an attempt finds its job free here.
-            if lane.has_room:
-                try:
-                    await self._read_back(lane)
-                except StoreUnavailable:
-                    raise
-                except StoreError as error:
-                    self._unreadable(lane, error)
+        await self.tails.read_all()
         for job in self.by_seq.values():
             parent = None if job.parent is None else self.by_seq.get(job.parent)
             if parent is not None:
@@ -397,23 +391,6 @@ class Core:
         if self.by_id.get(job.id) is job:
             del self.by_id[job.id]
         self.by_seq.pop(job.seq, None)
-
-    def deepen(self, lane: Lane) -> None:
-        """Count a new job into a lane's stored tail: it goes there with its first commit."""
-        lane.deepen()
-        lane.arriving += 1
-        self._deep.add(lane)
-
-    def spill(self, job: Job) -> None:
-        """Move a waiting job from memory to its lane's stored tail; it leaves memory when it is
-        there."""
-        lane = job.lane
-        job.is_stored = True
-        lane.deepen()
-        lane.spilling += 1
-        lane.read_to = min(lane.read_to, job.seq - 1)
-        self._deep.add(lane)
-        self.journal.spill(job)
 
     # --- what is known of tasks -----------------------------------------------------------------
 
@@ -614,85 +591,7 @@ class Core:
     def _on_new_lane(self, lane: Lane) -> None:
         self.journal.lane(lane)
 
-    # --- the stored tail ------------------------------------------------------------------------
-
-    def refill(self) -> None:
-        """Read jobs back where a lane runs low, and let in those that wait for room."""
-        # While it recovers, each lane has its turn, and there is no nursery to read in.
-        if self._deep and self._nursery is not None:
-            for lane in [lane for lane in self._deep if not lane.stored]:
-                self._deep.discard(lane)
-            is_tight = self.lanes.space.is_tight
-            # Once for all lanes, of which there may be thousands.
-            heard = self._heard() if is_tight else {}
-            for lane in self._deep:
-                if lane.is_thirsty and (not is_tight or _is_needed(lane, heard)):
-                    lane.is_reading = True
-                    self.spawn(self._read_back_or_try_again, lane)
-        self.submissions.admit_waiting()
-
-    def _has_space(self, lane: Lane) -> bool:
-        """Whether one more job may be read back into *lane*."""
-        return not self.lanes.space.is_full or _is_needed(lane, self._heard())
-
-    def _heard(self) -> dict[str, set[str]]:
-        """Return by queue which tasks its listeners can run."""
-        heard: dict[str, set[str]] = {}
-        for worker in self.sessions.workers():
-            for queue in worker.queues:
-                heard.setdefault(queue, set()).update(worker.tasks)
-        return heard
-
-    async def _read_back_or_try_again(self, lane: Lane) -> None:
-        """A tail that cannot be read holds up its own lane only, and is tried again."""
-        while True:
-            try:
-                await self._read_back(lane)
-                return
-            except StoreUnavailable:
-                raise
-            except StoreError as error:
-                self._unreadable(lane, error)
-            lane.is_read_later = True
-            # Whoever waited for what is in it goes on to what is below.
-            self.dispatch.run()
-            self.journal.wake()
-            await trio.sleep(READ_AGAIN_S)
-            while lane.spilling:
-                await self.journal.wait_drained()
-            lane.is_read_later = False
-
-    def _unreadable(self, lane: Lane, error: StoreError) -> None:
-        lane.is_unreadable = True
-        logger.error("jobs of queue %s cannot be read back: %s", lane.queue, error)
-
-    async def _read_back(self, lane: Lane) -> None:
-        """Bring the next stored jobs of *lane* into its window."""
-        lane.is_reading = True
-        with self.reading() as gone:
-            try:
-                rows = await self.store.read_lane(lane.number, lane.read_to, *lane.room)
-                lane.is_unreadable = False
-            finally:
-                lane.is_reading = False
-            for row in rows:
-                arriving = self.by_id.get(row.id)
-                if arriving is not None and not arriving.is_committed:
-                    # Its commit is done and not answered yet: that comes first.
-                    break
-                if not self._has_space(lane):
-                    # Other lanes were read meanwhile.
-                    break
-                lane.read_to = row.seq
-                # What is in memory was read before, and something older has been spilled since.
-                if row.seq not in self.by_seq and row.seq not in gone:
-                    lane.stored -= 1
-                    job = self.revive(row)
-                    lane.reserve(len(job.payload))
-                    lane.put(job)
-            self.damage.set_aside()
-        self.dispatch.run()
-        self.journal.wake()
+    # --- reading from the store ------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Iterator[dict[int, JobState]]:
@@ -756,9 +655,3 @@ class Core:
                 raise
             except StoreError as error:
                 logger.warning("results cannot be pruned: %s", error)
-
-
-def _is_needed(lane: Lane, heard: Mapping[str, Collection[str]]) -> bool:
-    """Whether somebody waits for what is in *lane*, whatever space is left."""
-    tasks = heard.get(lane.queue)
-    return tasks is not None and not lane.held and (not lane.park or lane.task in tasks)

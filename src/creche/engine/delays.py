@@ -165,7 +165,7 @@ class Delays:
         self.leave(job)
         self.end_delay(job)
         if core.spills and not lane.has_room and not lane.is_reading:
-            core.spill(job)
+            core.tails.spill(job)
         else:
             lane.put_back(job)
             core.journal.change_soon(job)

@@ -61,7 +61,7 @@ class Dispatch:
                         still.append(worker)
             hungry = still
         self._pass_by_full_workers()
-        core.refill()
+        core.tails.refill()
 
     def estimate_s(self, task: str) -> float:
         """Return how long a run of *task* is thought to take."""
@@ -201,7 +201,7 @@ class Dispatch:
         if job.state is not JobState.PARKED:
             job.state = check_move(job.state, JobState.PARKED)
         if core.spills and not lane.has_room and not lane.is_reading:
-            core.spill(job)
+            core.tails.spill(job)
         else:
             # While the tail is read nothing joins it out of order; what comes meanwhile is no more
             # than the window it comes from.

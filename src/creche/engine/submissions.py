@@ -355,7 +355,7 @@ class Submissions:
             core.delays.enter(job)
             stored = job.is_stored
         elif stored:
-            core.deepen(lane)
+            core.tails.deepen(lane)
         else:
             lane.reserve(size)
         core.by_id[message.id] = job
