@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from tests.cluster.test_windows import DiskLike
 
 from creche import (
@@ -198,16 +199,19 @@ async def test_what_is_stored_beyond_the_window_is_replaced_too(
         open_cluster(workers=0, settings=settings, make_store=make_store) as cluster,
         cluster.client() as client,
     ):
-        count = 5 if make_store is MemoryStore else 40
+        count = 5 if make_store is MemoryStore else 400
         first = await client.submit_many(one, [(number, "old") for number in range(count)])
         if make_store is DiskLike:
             second = await client.submit_many(one, [(number, "new") for number in range(count)])
-            await trio.sleep(1)
+            # At once: what was replaced is not to begin while it is looked up to be cancelled.
+            await cluster.add_worker(tasks=[one])
+            gate.set()
+            assert [await job.result() for job in second] == list(range(count))
             assert await states(client, *first) == ["cancelled"] * count
-            first = second
-        await cluster.add_worker(tasks=[one])
-        gate.set()
-        assert [await job.result() for job in first] == list(range(count))
+        else:
+            await cluster.add_worker(tasks=[one])
+            gate.set()
+            assert [await job.result() for job in first] == list(range(count))
         assert sorted(ended) == list(range(count))
 
 
@@ -313,6 +317,46 @@ async def test_one_idempotency_key_is_one_job_and_one_result(
             assert (again.id, await again.result()) == (first.id, 1)
 
 
+async def test_an_idempotency_key_is_kept_by_whichever_job_its_submission_is_one_with(
+    autojump_clock: object, make_store: Callable[[], Any]
+) -> None:
+    one = work(unique="what")
+    store = make_store()
+    async with open_cluster([one], make_store=lambda: store) as cluster:
+        async with cluster.client() as client:
+            others = await client.submit(one, 7)
+            order = one.with_options(idempotency_key="order 17")
+            mine = await client.submit(order, 7)
+            assert mine.id == others.id
+            again = [(await client.submit(order, what)).id for what in (7, 8)]
+            assert again == [others.id] * 2
+            gate.set()
+            await others.result()
+            assert (await client.submit(order, 7)).id == others.id
+        await cluster.kill_plane()
+        await cluster.start_plane()
+        async with cluster.client() as client:
+            assert (await client.submit(order, 7)).id == others.id
+            assert (await client.submit(one, 7)).id != others.id
+            # And of very many at once, of which none is on disk when they come.
+            keys = [one.with_options(idempotency_key=f"order {n % 5}") for n in range(100)]
+            gate_was, before = gate, len(began)
+            handles: list[Any] = []
+
+            async def submit(n: int) -> None:
+                handles.append((n % 5, await client.submit(keys[n], "many")))
+
+            async with trio.open_nursery() as nursery:
+                for n in range(100):
+                    nursery.start_soon(submit, n)
+            assert gate is gate_was
+            await trio.sleep(5)
+            for n in range(5):
+                ids = {handle.id for m, handle in handles if m == n}
+                assert {(await client.submit(keys[n], "many")).id} == ids
+            assert len(began) - before <= 5
+
+
 async def test_an_idempotency_key_outlives_the_result(
     autojump_clock: object, make_store: Callable[[], Any]
 ) -> None:
@@ -324,6 +368,10 @@ async def test_an_idempotency_key_outlives_the_result(
         cluster.client() as client,
     ):
         order = plain.with_options(idempotency_key="order 17")
+        with pytest.raises(InvalidArguments, match="one idempotency key is one job"):
+            await client.submit_many(order, [(1,), (2,)])
+        with pytest.raises(InvalidArguments, match="a schedule has its own rule"):
+            await client.create_schedule("x", order, Schedule(every=60))
         first = await client.submit(order, 1)
         await first.result()
         await trio.sleep(70)
@@ -468,6 +516,31 @@ async def test_a_running_job_may_submit_what_is_unique(
         assert len({job_id for job_id, _ in found}) == 1
         assert [value for _, value in found] == [7, 7, 7]
         assert len(began) == 1
+
+
+async def test_a_running_job_never_waits_for_room(
+    autojump_clock: object, make_store: Callable[[], Any]
+) -> None:
+    """Not for that of somebody else's submission that it is one with either."""
+    one = work(unique="what")
+
+    async def parent() -> Any:
+        return await (await current_job().client.submit(one, 7)).result()
+
+    outer = task("outer", registry=Registry())(parent)
+    settings = PlaneSettings(window=1)
+    async with (
+        open_cluster(workers=0, settings=settings, make_store=make_store) as cluster,
+        cluster.client() as client,
+        trio.open_nursery() as nursery,
+    ):
+        job = await client.submit(outer)
+        await cluster.add_worker(tasks=[one, outer], concurrency=1)
+        gate.set()
+        await trio.lowlevel.checkpoint()
+        for what in (1, 7):
+            nursery.start_soon(client.submit, one, what)
+        assert await job.result(20) == 7
 
 
 async def test_keys_hold_over_a_restart_of_the_plane(

@@ -15,6 +15,9 @@ from creche.engine.settings import PlaneSettings
 from creche.errors import StoreFull, StoreOverLimit
 from creche.store.base import Batch
 from creche.store.memory import MemoryStore
+from creche.tasks.registry import Registry
+from creche.tasks.task import task
+from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
 
 pytestmark = pytest.mark.trio
@@ -31,7 +34,7 @@ def unique(client: Peer, number: int, rule: dict[str, Any], **changes: Any) -> m
 def knows_nothing_more(house: House) -> bool:
     """Whether all that is known of keys is in the store."""
     keys = house.core.unique
-    return not (keys.takings or keys._newest or keys._followers or keys._absent)
+    return not (keys.takings or keys._newest or keys._followers or keys.absent or keys._revived)
 
 
 class Slow(DiskLike):
@@ -285,6 +288,14 @@ async def test_a_session_that_ends_is_told_nothing_more(autojump_clock: object) 
         ({"unique": {"key": "a", "period_s": -1}}, "period is a number of seconds"),
         ({"unique": {"key": "a", "on_duplicate": "laugh"}}, "on_duplicate is one of existing"),
         ({"unique": {"key": "a", "colour": "red"}}, "has no 'colour'"),
+        ({"unique": {"key": "a", "by": []}}, "has no 'by'"),
+        ({"unique": {"key": "a", "states": "waiting"}}, "states is a list"),
+        ({"unique": {"key": "a", "states": [[]]}}, "made of texts and numbers"),
+        ({"unique": {"key": "a", "period_s": {}}}, "made of texts and numbers"),
+        (
+            {"unique": {"key": "a", "delay_s": 5.0}, "limits": {"expires_s": 4.0}},
+            "would expire after 4 s: it could never run",
+        ),
         ({"unique": {"key": "a", "delay_s": 5.0}, "delay_s": 5.0}, "cannot be delayed too"),
         ({"idempotency_key": ""}, "an idempotency key is a text"),
         ({"idempotency_key": "x" * 201}, "1 to 200 printable"),
@@ -320,3 +331,140 @@ async def test_a_store_that_cannot_tell_declines_what_is_unique_and_nothing_else
         assert (await client.hear(m.Declined)).n == bad.n
         assert (await client.hear(m.Accepted)).ns == [good.n]
         assert knows_nothing_more(house)
+
+
+async def test_what_is_cancelled_while_it_is_looked_up_is_withdrawn(autojump_clock: object) -> None:
+    store = Slow()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        store.may_answer_keys = trio.Event()
+        looked_up, behind = unique(client, 1, EXISTING), client.submit(2)
+        await client.say(looked_up, behind)
+        await store.keys_asked.wait()
+        await client.say(m.Cancel(77, [looked_up.id, behind.id], "not now"))
+        declined = [await client.hear(m.Declined) for _ in range(2)]
+        assert [(each.n, each.code) for each in declined] == [
+            (looked_up.n, "cancelled"), (behind.n, "cancelled"),
+        ]  # fmt: skip
+        assert (await client.hear(m.Answer)).body == [12, 12]
+        store.may_answer_keys.set()
+        await trio.sleep(1)
+        assert (await client.ask("jobs"))["jobs"] == []
+        assert knows_nothing_more(house)
+
+
+async def test_who_is_one_with_what_is_on_its_way_can_be_withdrawn(autojump_clock: object) -> None:
+    store = Slow()
+    async with (
+        open_house(make_store=lambda: store) as house,
+        house.client("a").connected() as a,
+        house.client("b").connected() as b,
+    ):
+        store.may_commit = trio.Event()
+        await a.say(first := unique(a, 1, EXISTING))
+        await trio.sleep(1)
+        await b.say(second := unique(b, 2, EXISTING))
+        await trio.sleep(1)
+        await b.say(m.Cancel(77, [second.id], "not now"))
+        assert (await b.hear(m.Declined)).n == second.n
+        store.may_commit.set()
+        assert (await a.hear(m.Accepted)).ns == [first.n]
+        await b.hears_nothing(m.Existing, 5)
+        assert knows_nothing_more(house)
+
+
+@pytest.mark.parametrize("window", [1, 100])
+async def test_what_was_accepted_is_so_whatever_its_task_announces_since(
+    autojump_clock: object, window: int
+) -> None:
+    async with open_house(PlaneSettings(window=window), DiskLike) as house:
+        peer = house.client()
+        async with peer.connected() as client:
+            await client.submitted(0)
+            old = await client.submitted(1)
+        async with house.worker().connected(queues=["other"]) as worker:
+            rule = {"by": [{"is_code": True}]}
+            await worker.say(m.Announce([{"name": "echo", "unique": rule}]))
+            async with peer.connected() as client:
+                new = client.submit(2)
+                await client.say(old._replace(flags=m.RESENT), new._replace(flags=m.RESENT))
+                assert (await client.hear(m.Accepted)).ns == [old.n]
+                declined = await client.hear(m.Declined)
+                assert (declined.n, declined.code) == (new.n, "bad-key")
+
+
+async def test_who_is_replaced_while_it_waits_for_room_leaves_the_key_to_its_successor(
+    autojump_clock: object,
+) -> None:
+    settings = PlaneSettings(window=1)
+    async with open_house(settings, MemoryStore) as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            await client.submitted(1)
+            await client.submitted(2)
+            older = unique(client, 3, REPLACE)
+            newer = unique(client, 4, REPLACE, priority=3)
+            await client.say(older, newer)
+            assert (await client.hear(m.Accepted)).ns == [newer.n]
+            after = unique(client, 5, EXISTING)
+            await client.say(after)
+            assert await client.hear(m.Existing) == m.Existing(after.n, newer.id, False)
+            for _ in range(3):
+                await worker.finish(await worker.hear(m.Offer), 1)
+            await worker.hears_nothing(m.Offer, 5)
+        assert knows_nothing_more(house)
+
+
+async def test_what_went_on_is_not_cancelled_by_a_restart(autojump_clock: object) -> None:
+    store = DiskLike()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=1)
+            retry = {"retries": 1, "backoff": 1000.0}
+            older = client.submit(1, options={"unique": REPLACE, "retry": retry})
+            await client.say(older)
+            await client.hear(m.Accepted)
+            offer = await worker.hear(m.Offer)
+            await client.say(unique(client, 2, REPLACE))
+            await client.hear(m.Accepted)
+            await worker.try_again(offer)
+            await worker.hear(m.Settled)
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        await trio.sleep(1)
+        rows = (await client.ask("jobs"))["jobs"]
+        assert rows[1]["state"] == "delayed"
+
+
+async def test_no_more_results_are_waited_for_than_may_be(autojump_clock: object) -> None:
+    """Also by who learns that a submission is one with a job that is there."""
+
+    async def sleep(what: int) -> int:
+        await trio.sleep(100)
+        return what
+
+    one = task("one", registry=Registry(), unique=True)(sleep)
+    plain = task("plain", registry=Registry())(sleep)
+    store, settings = Slow(), PlaneSettings(watches=2)
+    async with (
+        open_cluster([one, plain], settings=settings, make_store=lambda: store) as cluster,
+        cluster.client(name="a") as a,
+        cluster.client(name="b") as b,
+    ):
+        there, foreign = await b.submit(one, 7), await b.submit(plain, 1)
+        mine = await a.submit(plain, 2)
+        store.may_answer_keys = trio.Event()
+        results: dict[str, int] = {}
+
+        async def submit() -> None:
+            results["met"] = await (await a.submit(one, 7)).result()
+
+        async def wait() -> None:
+            results["foreign"] = await a.result(foreign.id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(submit)
+            await trio.sleep(1)
+            nursery.start_soon(wait)
+            await trio.sleep(1)
+            store.may_answer_keys.set()
+        assert results == {"met": 7, "foreign": 1}
+        assert [await mine.result(), await there.result()] == [2, 7]

@@ -154,5 +154,5 @@ class Twins:
     def left(self, core: Any) -> dict[str, object]:
         """Return what of keys is in memory that should not be."""
         unique = core.unique
-        names = ("takings", "_newest", "_followers", "_absent")
+        names = ("takings", "_newest", "_followers", "absent", "_revived")
         return {f"unique {name}": getattr(unique, name) for name in names}

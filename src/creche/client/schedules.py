@@ -299,6 +299,11 @@ def _work(task: Task[..., Any] | str, schedule: Schedule | None) -> dict[str, An
             raise InvalidArguments(
                 f"task {task.name!r}: a schedule's jobs have no headers: say it in their arguments"
             )
+        if options.idempotency_key is not None or task.is_unique_off or task.is_unique_anew:
+            raise InvalidArguments(
+                f"task {task.name!r}: a schedule has its own rule for firings that overlap: leave "
+                "idempotency_key, unique, debounce and throttle out of with_options"
+            )
         if schedule is not None:
             task.signature.check(schedule.args, schedule.kwargs)
         extras = {

@@ -202,6 +202,7 @@ class Core:
                 job.lane.reserve(len(job.payload))
                 job.lane.put(job)
         self.damage.set_aside()
+        self.unique.cancel_revived()
         await self.tails.read_all()
         for job in self.by_seq.values():
             parent = None if job.parent is None else self.by_seq.get(job.parent)
@@ -274,31 +275,27 @@ class Core:
         that is on disk."""
         states: list[int | None] = []
         for start in range(0, len(message.ids), CANCEL_AT_A_TIME):
-            states += await self._cancel_some(
-                message.ids[start : start + CANCEL_AT_A_TIME], message.why
-            )
+            ids = message.ids[start : start + CANCEL_AT_A_TIME]
+            states += await self._cancel_some(ids, dict.fromkeys(ids, message.why))
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 
-    async def cancel_these(
-        self, ids: Sequence[bytes], why: str, is_running_too: bool = True
-    ) -> None:
-        """Cancel as `cancel` does, with nobody to answer to; what runs goes on unless
-        *is_running_too*."""
-        await self._cancel_some(ids, why, is_running_too)
+    async def cancel_these(self, whys: Mapping[bytes, str], is_running_too: bool = True) -> None:
+        """Cancel as `cancel` does, each job for a reason of its own, with nobody to answer to; what
+        runs goes on unless *is_running_too*."""
+        await self._cancel_some(list(whys), whys, is_running_too)
         self.journal.wake()
 
     async def _cancel_some(
-        self, ids: Sequence[bytes], why: str, is_running_too: bool = True
+        self, ids: Sequence[bytes], whys: Mapping[bytes, str], is_running_too: bool = True
     ) -> list[int | None]:
-        outcome = make_cancelled(why)
         states: list[int | None] = []
         withdrawn: set[bytes] = set()
         while True:
             if any(self._is_arriving(job_id) for job_id in ids):
                 # On their way to the disk: whether they are new is only known then.
                 await self.journal.wait_drained()
-            withdrawn |= {i for i in ids if i not in self.by_id and self.submissions.withdraw(i)}
+            withdrawn |= self.submissions.withdraw({i for i in ids if i not in self.by_id})
             rows, ended = await self.find([i for i in ids if i not in withdrawn])
             # Submitted again meanwhile: which job has that id is not known yet.
             if not any(self._is_arriving(job_id) for job_id in ids):
@@ -308,9 +305,9 @@ class Core:
             job = self._unfinished(job_id, rows)
             if job is not None:
                 if job.is_committed and job.state.is_waiting:
-                    self.end_waiting(job, JobState.CANCELLED, outcome)
+                    self.end_waiting(job, JobState.CANCELLED, make_cancelled(whys[job_id]))
                 elif job.state is JobState.RUNNING and is_running_too:
-                    self.leases.cancel(job, why)
+                    self.leases.cancel(job, whys[job_id])
                 states.append(int(job.state))
             elif job_id in ended:
                 states.append(int(ended[job_id].state))
@@ -440,20 +437,22 @@ class Core:
 
     def _on_committed(self, entries: Entries, duplicates: Sequence[Duplicate]) -> None:
         """Do what had to wait for the disk. No checkpoint."""
-        existing = {duplicate.seq for duplicate in duplicates}
+        existing = {duplicate.seq: duplicate.existing for duplicate in duplicates}
         accepted: dict[Session, list[int]] = {}
         for arrival in entries.arrivals:
             if arrival.session is not None:
                 accepted.setdefault(arrival.session, []).append(arrival.n)
                 arrival.session.unaccepted.remove(len(arrival.job.payload))
             if existing and arrival.job.seq in existing:
-                self._on_duplicate(arrival)
+                self._on_duplicate(arrival, existing[arrival.job.seq])
             else:
                 self._on_arrived(arrival)
             for session, n in self.submissions.accepted_elsewhere(arrival.job.id):
                 accepted.setdefault(session, []).append(n)
         for session, ns in accepted.items():
             session.post(m.Accepted(ns))
+        if entries.lent:
+            self.unique.lent(entries.lent)
         self._on_ended(entries)
         for job in entries.requeued:
             job.is_returning = False
@@ -499,15 +498,15 @@ class Core:
         if self.unique.takings:
             self.unique.committed(job)
 
-    def _on_duplicate(self, arrival: Arrival) -> None:
-        """The id was there: the job of that time is the one, and this one never was."""
+    def _on_duplicate(self, arrival: Arrival, existing: int) -> None:
+        """The id was there: job *existing* is the one, and this one never was."""
         job = arrival.job
         self._give_place_back(arrival)
         del self.by_id[job.id]
         self._child_ended(job)
         self.outcomes.look_again(job.id)
         if self.unique.takings:
-            self.unique.was_there(job.id)
+            self.unique.was_there(job.id, existing)
 
     def _give_place_back(self, arrival: Arrival) -> None:
         lane = arrival.job.lane
@@ -628,6 +627,8 @@ class Core:
         self.by_id[row.id] = job
         self.by_seq[row.seq] = job
         self.expiries.shorten(job)
+        if self.unique.absent:
+            self.unique.revived(job)
         return job
 
     # --- upkeep ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ that, to keep its order."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,8 +30,10 @@ class Doubt(NamedTuple):
 
     session: Session
     message: m.Submit
-    asks: Sequence[Ask]
+    asks: Sequence[Ask] = ()
     """The keys that it wants to have."""
+    problem: str = ""
+    """Why these cannot be told: it is declined unless it was accepted before."""
 
     @property
     def is_resent(self) -> bool:
@@ -55,14 +57,16 @@ class Doubts:
         self._queue: deque[Doubt] = deque()
         self._is_looking = False
 
-    def add(self, session: Session, message: m.Submit, asks: Sequence[Ask]) -> None:
+    def add(
+        self, session: Session, message: m.Submit, asks: Sequence[Ask] = (), problem: str = ""
+    ) -> None:
         """Look a submission up, or let it wait behind those that are looked up. No checkpoint."""
         size = len(message.payload)
         if not session.doubts.has_room(size, self._core.settings):
             _decline(session, message, "more is looked up than may be unanswered")
             return
         session.doubts.add(size)
-        self._queue.append(Doubt(session, message, asks))
+        self._queue.append(Doubt(session, message, asks, problem))
         if not self._is_looking:
             self._is_looking = True
             self._core.spawn(self._look_up)
@@ -72,6 +76,17 @@ class Doubts:
         if session.doubts:
             self._queue = deque(doubt for doubt in self._queue if doubt.session is not session)
             session.doubts.clear()
+
+    def withdraw(self, ids: Collection[bytes]) -> set[bytes]:
+        """Decline the submissions of these ids that wait here, as somebody has cancelled them;
+        return which were. One that was sent before may have been accepted then, and stays."""
+        gone = [d for d in self._queue if d.message.id in ids and not d.is_resent]
+        if gone:
+            self._queue = deque(doubt for doubt in self._queue if doubt not in gone)
+        for session, message, *_ in gone:
+            session.doubts.remove(len(message.payload))
+            session.decline(message.n, "cancelled", "it was cancelled while it was looked up")
+        return {doubt.message.id for doubt in gone}
 
     async def _look_up(self) -> None:
         core, unique = self._core, self._core.unique
@@ -118,7 +133,7 @@ class Doubts:
         for doubt in some:
             if not self._queue or self._queue[0] is not doubt:
                 continue  # it was dropped meanwhile
-            session, message, asks = self._queue.popleft()
+            session, message, asks, problem = self._queue.popleft()
             session.doubts.remove(len(message.payload))
             if message.id in self._core.by_id:
                 self._take(session, message, asks, keys)
@@ -126,6 +141,8 @@ class Doubts:
                 _decline(session, message, why)
             elif doubt.is_resent and message.id in known:
                 self._was_stored(session, message)
+            elif problem:
+                session.decline(message.n, "bad-key", problem)
             else:
                 self._take(session, message, asks, keys)
 

@@ -87,7 +87,9 @@ class Entries:
         self.queues: dict[str, QueueRow] = {}
         self.arrivals: list[Arrival] = []
         self.keys: list[KeyRow] = []
-        """Of the jobs of these."""
+        """Of the jobs of these, and of others that somebody's submission is one with."""
+        self.lent: list[bytes] = []
+        """The ids of such submissions."""
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
         self.tried: list[Job] = []
@@ -120,7 +122,7 @@ class Entries:
         """Whether anything of it goes to disk."""
         return bool(
             self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
-            or self.queues or self.schedules or self.verdicts or self.options
+            or self.queues or self.schedules or self.verdicts or self.keys or self.options
         )  # fmt: skip
 
     def as_batch(self) -> Batch:
@@ -133,14 +135,16 @@ class Entries:
     def take_out_arrivals(self) -> Sequence[Arrival]:
         """Remove and return the submissions. Nothing else is said of their jobs: before its first
         commit a job is neither cancelled nor dispatched."""
-        taken, self.arrivals, self.keys = self.arrivals, [], []
+        taken, self.arrivals = self.arrivals, []
+        seqs = {arrival.job.seq for arrival in taken}
+        self.keys = [row for row in self.keys if row.seq not in seqs]
         self.schedules.update({name: row() for name, row in self.unfired.items()})
         # What was to become of a job that has ended goes with the new one that it was to run as.
         ids = {arrival.job.id for arrival in taken}
         self.verdicts = [verdict for verdict in self.verdicts if verdict.retried_as not in ids]
         if self._batch is not None:
             self._batch.jobs = []
-            self._batch.keys = []
+            self._batch.keys = self.keys
             self._batch.schedules = list(self.schedules.values())
             self._batch.verdicts = self.verdicts
         return taken
@@ -249,9 +253,12 @@ class Journal:
         self._open.arrivals.append(arrival)
         self._grow(len(arrival.job.payload))
 
-    def keys(self, rows: Sequence[KeyRow]) -> None:
-        """A job that arrives next has keys."""
+    def keys(self, rows: Sequence[KeyRow], lent_by: bytes | None = None) -> None:
+        """A job that arrives next has keys; or one that is there, which they are lent by somebody's
+        submission, by its id."""
         self._open.keys += rows
+        if lent_by is not None:
+            self._open.lent.append(lent_by)
 
     def change_soon(self, job: Job) -> None:
         """A job was leased, or its time has come. Nobody waits for that to be on disk, and most

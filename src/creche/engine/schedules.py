@@ -198,7 +198,7 @@ class Schedules:
             if (rule := last[job].rule) is not None and rule.overlap == "replace"
         ]  # fmt: skip
         if replaced:
-            await core.cancel_these(replaced, _REPLACED)
+            await core.cancel_these(dict.fromkeys(replaced, _REPLACED))
             unfinished.difference_update(replaced)
         # No checkpoint below: what is decided for each schedule is noted at once.
         for schedule in taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -88,8 +88,13 @@ class Submissions:
             try:
                 asks = self.unique.asks(message)
             except BadKey as error:
-                session.decline(message.n, "bad-key", str(error))
-                return
+                # It may have been accepted, before its task was announced like this.
+                if message.id not in self._core.by_id:
+                    if message.flags & m.RESENT:
+                        self._doubts.add(session, message, problem=str(error))
+                    else:
+                        session.decline(message.n, "bad-key", str(error))
+                    return
         if (
             message.flags & m.RESENT or session.doubts.number or asks
         ) and message.id not in self._core.by_id:
@@ -130,7 +135,7 @@ class Submissions:
             session.post(m.Declined(message.n, *refusal))
             return
         parent: Job | None = None
-        if message.options is not None and _is_nested(message):
+        if message.options is not None and message.is_nested:
             parent = core.leases.held_by(*message.options["parent"])
             refusal = self._parent_refusal(parent)
             if refusal is not None:
@@ -188,9 +193,21 @@ class Submissions:
             if not lane.waiting:
                 self._full.discard(lane)
 
-    def withdraw(self, job_id: bytes) -> bool:
-        """Decline a submission that waits for room, as somebody has cancelled it; return whether
-        there was one."""
+    def withdraw(self, ids: Collection[bytes]) -> set[bytes]:
+        """Decline those submissions that wait, for room or to be looked up, as somebody has
+        cancelled them; return which were."""
+        withdrawn = {job_id for job_id in ids if self._withdraw_waiting(job_id)}
+        return withdrawn | self._doubts.withdraw(ids) | self.unique.withdraw(ids)
+
+    def admit_now(self, job_id: bytes) -> None:
+        """Let a submission in that waits for room, whether there is some or not."""
+        lane = self._waiting.pop(job_id, None)
+        if lane is not None:
+            session, message = lane.waiting.pop(job_id)
+            session.unaccepted.remove(len(message.payload))
+            self._admit(session, message)
+
+    def _withdraw_waiting(self, job_id: bytes) -> bool:
         lane = self._waiting.pop(job_id, None)
         if lane is None:
             return False
@@ -364,7 +381,7 @@ class Submissions:
             if message.flags & m.WATCH:
                 core.outcomes.watch_job(session, job)
         if taking is not None:
-            core.journal.keys(taking.rows(seq))
+            core.journal.keys(self.unique.rows(taking, seq))
         core.journal.arrive(Arrival(job, session, message.n, stored))
 
     def expires_at(self, job: Job) -> float | None:
@@ -378,7 +395,7 @@ class Submissions:
     def _refusal(self, session: Session, message: m.Submit) -> tuple[str, str] | None:
         """Return why a submission cannot be taken, None if it can."""
         core = self._core
-        if core.is_stopping and not _is_nested(message):
+        if core.is_stopping and not message.is_nested:
             # What a running job submits is a part of what the plane waits for.
             return _STOPPING
         if core.journal.failing is not None:
@@ -531,10 +548,6 @@ class Submissions:
                 f"they listen on {known}{' and others' if len(names) > 5 else ''}",
             )
         )
-
-
-def _is_nested(message: m.Submit) -> bool:
-    return message.options is not None and message.options.get("parent") is not None
 
 
 def check_options(options: m.Facts) -> tuple[str, str] | None:

@@ -11,11 +11,15 @@ has no room takes nothing away. Who is killed between the two does it at its nex
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
 
 from creche.engine.job import Job
+from creche.engine.lanes import READ_AGAIN_S
 from creche.engine.outcomes import make_cancelled
 from creche.engine.sessions import Session
 from creche.errors import RemoteProtocolError, StoreError, StoreUnavailable
@@ -44,6 +48,10 @@ logger = logging.getLogger("creche.plane")
 MAX_LOOK_BYTES = 64 * 1024
 """Arguments beyond that are not looked into for a key that their submitter did not tell: they would
 hold up everybody else."""
+
+
+OUST_AT_A_TIME = 1000
+"""Jobs that are looked up in the store together to be cancelled, as others have replaced them."""
 
 
 class BadKey(ValueError):
@@ -90,7 +98,8 @@ class _Follower(NamedTuple):
 
     session: Session
     message: m.Submit
-    asks: Sequence[Ask]
+    names: Sequence[bytes]
+    """The keys that nobody has, of those that it wants to have."""
     is_refused: bool
 
 
@@ -98,12 +107,15 @@ class Taking:
     """A submission that has keys, until the store knows of it."""
 
     __slots__ = (
-        "before", "due_at", "is_committed", "job_id", "names", "ousts", "seq", "since",
-        "submitted_at",
+        "before", "due_at", "is_committed", "is_job", "job_id", "key", "names", "ousts", "seq",
+        "since", "submitted_at",
     )  # fmt: skip
 
-    def __init__(self, job_id: bytes, submitted_at: float) -> None:
+    def __init__(self, key: bytes, job_id: bytes, submitted_at: float) -> None:
+        self.key = key
+        """The id of the submission."""
         self.job_id = job_id
+        """The same, or the id of the job that it is one with."""
         self.submitted_at = submitted_at
         self.seq = 0
         """Its job's, once there is one: it may have to wait for room before."""
@@ -114,13 +126,14 @@ class Taking:
         self.before: dict[bytes, Taking] = {}
         """Who had the keys that it has, and is not on disk either."""
         self.is_committed = False
+        self.is_job = True
+        """Whether it is a job of its own."""
 
-    def rows(self, seq: int) -> list[KeyRow]:
-        """Return what the store is to know, as its job has *seq*."""
-        self.seq = seq
+    @property
+    def ousted(self) -> tuple[int | None, bool]:
+        """What a `KeyRow` says of the job that it replaces."""
         last = self.ousts[-1] if self.ousts and self.ousts[-1].seq else None
-        ousted = (None, False) if last is None else (last.seq, last.is_running_too)
-        return [KeyRow(name, seq, self.since[name], *ousted) for name in self.names]
+        return (None, False) if last is None else (last.seq, last.is_running_too)
 
 
 class UniqueKeys:
@@ -142,13 +155,16 @@ class UniqueKeys:
         """Who has a key, by its name."""
         self.takings: dict[bytes, Taking] = {}
         """By the ids of their jobs."""
-        self._followers: dict[bytes, list[_Follower]] = {}
-        """By the id of that job."""
+        self._followers: dict[bytes, list[tuple[_Follower, Sequence[Ask]]]] = {}
+        """By the id of that job, with all the keys that they want to have."""
         self._is_asking = False
         self.is_out_of_date = False
         """Whether what the store is being asked may have changed in a way that is not known."""
-        self._absent: deque[tuple[bytes, str, bool]] = deque()
-        """What is to be cancelled and is not in memory: in the store, or ended by now."""
+        self.absent: dict[bytes, tuple[str, bool]] = {}
+        """What is to be cancelled and is not in memory: in the store, or ended by now. Why, and
+        whether also if it runs."""
+        self._revived: list[Job] = []
+        """Those of them that have been read back meanwhile."""
         self._is_ousting = False
 
     # --- what is said ---------------------------------------------------------------------------
@@ -192,10 +208,22 @@ class UniqueKeys:
         else:
             rule, key = _told(said), said["key"]
         if rule is not None and key is not None:
-            if rule.delay_s is not None and ("delay_s" in options or "due_at" in options):
-                raise BadKey("its task says how long it waits (debounce): it cannot be delayed too")
+            if rule.delay_s is not None:
+                self._check_delay(rule.delay_s, message)
             asks.append(Ask(key_name("unique", message.task, key), rule))
         return asks
+
+    def _check_delay(self, delay_s: float, message: m.Submit) -> None:
+        options = message.options or {}
+        if "delay_s" in options or "due_at" in options:
+            raise BadKey("its task says how long it waits (debounce): it cannot be delayed too")
+        limits = options.get("limits") or {}
+        expires_s = limits.get("expires_s") or self._core.catalog.defaults(message.task).expires_s
+        if expires_s is not None and expires_s <= delay_s:
+            raise BadKey(
+                f"it waits for {delay_s:g} s (debounce), and would expire after {expires_s:g} s: "
+                "it could never run"
+            )
 
     # --- asking the store -----------------------------------------------------------------------
 
@@ -216,17 +244,18 @@ class UniqueKeys:
         """Whether a submission is one with a job that is there: then it is answered, now or when
         that job is on disk. If not, it has its keys from now on. No checkpoint."""
         now = self._core.now()
-        taking = Taking(message.id, now)
+        taking = Taking(message.id, message.id, now)
         for ask in asks:
             standing = self._standing(ask.name, known)
             holder = None if standing is None else standing.holder
             decision = decide(ask.rule, holder, now)
             if standing is not None and decision.verdict in (Verdict.EXISTING, Verdict.REJECTED):
                 is_refused = decision.verdict is Verdict.REJECTED
+                follower = _Follower(session, message, taking.names, is_refused)
                 if standing.is_committed:
-                    self._answer(session, message, standing.id, is_refused)
+                    self._answer(follower, standing.id, standing.seq)
                 else:
-                    self._follow(standing.id, _Follower(session, message, asks, is_refused))
+                    self._follow(standing, follower, asks)
                 return True
             if standing is not None and decision.verdict is Verdict.REPLACES:
                 is_running_too = ask.rule.on_duplicate == "cancel"
@@ -246,7 +275,7 @@ class UniqueKeys:
             return  # it is run all the same
         if asks:
             now = self._core.now()
-            taking = Taking(message.id, now)
+            taking = Taking(message.id, message.id, now)
             for ask in asks:
                 self._note(taking, ask, Decision(Verdict.NEW, None, now))
             self._take(taking)
@@ -263,7 +292,14 @@ class UniqueKeys:
             if before is not None and not before.is_committed:
                 taking.before[name] = before
             self._newest[name] = taking
-        self.takings[taking.job_id] = taking
+        self.takings[taking.key] = taking
+
+    def rows(self, taking: Taking, seq: int) -> list[KeyRow]:
+        """Return what the store is to know of a submission, as its job has *seq*: not of keys that
+        others have taken over while it waited for room."""
+        taking.seq = seq
+        names = [name for name in taking.names if self._newest.get(name) is taking]
+        return [KeyRow(name, seq, taking.since[name], *taking.ousted) for name in names]
 
     def _standing(self, name: bytes, known: Known) -> _Standing | None:
         """Return who has a key."""
@@ -271,7 +307,8 @@ class UniqueKeys:
         if taking is not None:
             state = self._state(taking.seq, taking.job_id, JobState.QUEUED, known)
             holder = Holder(state, taking.submitted_at, taking.since[name])
-            return _Standing(taking.job_id, taking.seq, holder, taking.is_committed)
+            is_on_disk = taking.is_committed or not taking.is_job
+            return _Standing(taking.job_id, taking.seq, holder, is_on_disk)
         found = known.holders.get(name)
         if found is None:
             return None
@@ -285,68 +322,109 @@ class UniqueKeys:
             return job.state
         return known.gone.get(seq, said)
 
-    def _answer(self, session: Session, message: m.Submit, job_id: bytes, is_refused: bool) -> None:
-        session.post(m.Existing(message.n, job_id, is_refused))
+    def _answer(self, follower: _Follower, job_id: bytes, seq: int) -> None:
+        """Tell somebody which job is there. What else would have told the submission apart tells
+        that job apart from now on: an idempotency key is kept, whichever job it is one with."""
+        session, message, names, is_refused = follower
+        answer = m.Existing(message.n, job_id, is_refused)
+        if names and not is_refused:
+            self._lend(names, message.id, job_id, seq)
+            self._core.journal.reply(session, answer)
+        else:
+            session.post(answer)
         if message.flags & m.WATCH and not is_refused:
             self._core.outcomes.watch(session, (job_id,))
 
+    def _lend(self, names: Sequence[bytes], key: bytes, job_id: bytes, seq: int) -> None:
+        taking = Taking(key, job_id, self._core.now())
+        taking.seq = seq
+        taking.names = list(names)
+        taking.since = dict.fromkeys(names, taking.submitted_at)
+        taking.is_job = False
+        self._take(taking)
+        self._core.journal.keys([KeyRow(name, seq, taking.submitted_at) for name in names], key)
+
     # --- one that is not on disk yet ------------------------------------------------------------
 
-    def _follow(self, job_id: bytes, follower: _Follower) -> None:
-        session, message, _, _ = follower
+    def _follow(self, standing: _Standing, follower: _Follower, asks: Sequence[Ask]) -> None:
+        session, message, *_ = follower
         settings = self._core.settings
         if not session.claims.has_room(len(message.payload), settings):
             why = f"more than {settings.unaccepted:,} submissions wait already"
             session.post(m.Declined(message.n, "credit", why))
             return
         session.claims.add(len(message.payload))
-        self._followers.setdefault(job_id, []).append(follower)
+        self._followers.setdefault(standing.id, []).append((follower, asks))
+        if not standing.seq and message.is_nested:
+            # What a running job submits never waits for room, and so that one does not either.
+            self._core.submissions.admit_now(standing.id)
 
     def forget(self, session: Session) -> None:
         """The session is over, or submits again whatever was not answered."""
+        self._drop_followers(lambda follower: follower.session is session)
+
+    def withdraw(self, ids: Collection[bytes]) -> set[bytes]:
+        """Decline the submissions of these ids that wait for another one to be stored, as somebody
+        has cancelled them; return which were."""
+        gone = self._drop_followers(lambda follower: follower.message.id in ids)
+        for session, message, *_ in gone:
+            session.decline(message.n, "cancelled", "it was cancelled while it was looked up")
+        return {follower.message.id for follower in gone}
+
+    def _drop_followers(self, is_meant: Callable[[_Follower], bool]) -> list[_Follower]:
+        dropped: list[_Follower] = []
         for job_id, followers in list(self._followers.items()):
-            kept = []
-            for follower in followers:
-                if follower.session is session:
-                    session.claims.remove(len(follower.message.payload))
-                else:
-                    kept.append(follower)
-            if kept:
-                self._followers[job_id] = kept
-            else:
+            gone = [follower for follower, _ in followers if is_meant(follower)]
+            for session, message, *_ in gone:
+                session.claims.remove(len(message.payload))
+            dropped += gone
+            if len(gone) == len(followers):
                 del self._followers[job_id]
+            elif gone:
+                self._followers[job_id] = [f for f in followers if not is_meant(f[0])]
+        return dropped
 
     def committed(self, job: Job) -> None:
         """A job is on disk: who is one with it is told, and what it replaces is cancelled. No
         checkpoint."""
         taking = self.takings.get(job.id)
         if taking is not None:
-            taking.before.clear()
-            taking.is_committed = True
-            if not self._is_asking:
-                self._drop(taking)
+            self._is_known(taking)
             self._oust(taking)
-        self._tell_followers(job.id)
+        self._tell_followers(job.id, job.seq)
 
-    def _tell_followers(self, job_id: bytes) -> None:
-        for session, message, _, is_refused in self._followers.pop(job_id, ()):
-            session.claims.remove(len(message.payload))
-            self._answer(session, message, job_id, is_refused)
+    def lent(self, keys: Iterable[bytes]) -> None:
+        """It is on disk that the keys of these submissions are those of other jobs."""
+        for key in keys:
+            taking = self.takings.get(key)
+            if taking is not None:
+                self._is_known(taking)
 
-    def was_there(self, job_id: bytes) -> None:
-        """A submission has the id of a job that was there before, which has had its keys: who was
-        one with it is one with that job."""
+    def _is_known(self, taking: Taking) -> None:
+        taking.before.clear()
+        taking.is_committed = True
+        if not self._is_asking:
+            self._drop(taking)
+
+    def _tell_followers(self, job_id: bytes, seq: int) -> None:
+        for follower, _ in self._followers.pop(job_id, ()):
+            follower.session.claims.remove(len(follower.message.payload))
+            self._answer(follower, job_id, seq)
+
+    def was_there(self, job_id: bytes, seq: int) -> None:
+        """A submission has the id of a job that was there before with *seq*, and which has had its
+        keys: who was one with it is one with that job."""
         taking = self.takings.pop(job_id, None)
         if taking is not None:
             self._undo(taking)
-        self._tell_followers(job_id)
+        self._tell_followers(job_id, seq)
 
     def released(self, job_id: bytes) -> None:
         """A submission with keys was not stored, and will not be: who had them before has them."""
         taking = self.takings.pop(job_id, None)
         if taking is not None:
             self._undo(taking)
-        for session, message, asks, _ in self._followers.pop(job_id, ()):
+        for (session, message, *_), asks in self._followers.pop(job_id, ()):
             session.claims.remove(len(message.payload))
             self._again(session, message, asks)
 
@@ -357,6 +435,8 @@ class UniqueKeys:
 
     def _give_back(self, taking: Taking, name: bytes) -> None:
         before = taking.before.get(name)
+        if before is not None and self.takings.get(before.key) is not before:
+            before = None  # the store knows of that one
         after = self._newest.get(name)
         if after is taking:
             if before is None:
@@ -375,7 +455,7 @@ class UniqueKeys:
 
     def _drop(self, taking: Taking) -> None:
         """The store knows of it."""
-        del self.takings[taking.job_id]
+        del self.takings[taking.key]
         for name in taking.names:
             if self._newest.get(name) is taking:
                 del self._newest[name]
@@ -384,11 +464,11 @@ class UniqueKeys:
 
     def restore(self, ousted: Sequence[Ousted]) -> None:
         """Learn what was to be cancelled when the last epoch ended."""
-        self._absent += ((oust.id, "replaced", oust.oust_running) for oust in ousted)
+        self.absent |= {oust.id: ("replaced", oust.oust_running) for oust in ousted}
 
     def begin(self) -> None:
         """Cancel that."""
-        if self._absent and not self._is_ousting:
+        if self.absent and not self._is_ousting:
             self._is_ousting = True
             self._core.spawn(self._oust_absent)
 
@@ -397,7 +477,7 @@ class UniqueKeys:
         for job_id, seq, is_running_too in taking.ousts:
             job = self._core.by_seq.get(seq)
             if job is None:
-                self._absent.append((job_id, why, is_running_too))
+                self.absent[job_id] = (why, is_running_too)
                 self.begin()
             elif job.state.is_waiting:
                 self._core.end_waiting(job, JobState.CANCELLED, make_cancelled(why))
@@ -405,17 +485,42 @@ class UniqueKeys:
                 self._core.leases.cancel(job, why)
         taking.ousts.clear()
 
+    def revived(self, job: Job) -> None:
+        """A job was read back, while some are to be cancelled. `cancel_revived` is called before
+        anything may take it from where it is then."""
+        if job.id in self.absent:
+            self._revived.append(job)
+
+    def cancel_revived(self) -> None:
+        """Cancel those that were read back. No checkpoint."""
+        jobs, self._revived = self._revived, []
+        for job in jobs:
+            why, _ = self.absent.pop(job.id, ("", False))
+            if why and job.state.is_waiting:
+                self._core.end_waiting(job, JobState.CANCELLED, make_cancelled(why))
+        if jobs:
+            self._core.journal.wake()
+
     async def _oust_absent(self) -> None:
+        """Cancel them piece by piece; other work goes on between."""
         try:
-            while self._absent:
-                job_id, why, is_running_too = self._absent.popleft()
+            while self.absent:
                 try:
-                    await self._core.cancel_these([job_id], why, is_running_too)
+                    for is_running_too in (False, True):
+                        some = [
+                            (job_id, why)
+                            for job_id, (why, also) in islice(self.absent.items(), OUST_AT_A_TIME)
+                            if also is is_running_too
+                        ]
+                        if some:
+                            await self._core.cancel_these(dict(some), is_running_too)
+                        for job_id, _ in some:
+                            self.absent.pop(job_id, None)
                 except StoreUnavailable:
                     raise
                 except StoreError as error:
-                    text = id_to_text(job_id)
-                    logger.warning("job %s was %s, and is not cancelled: %s", text, why, error)
+                    logger.warning("what was replaced is not cancelled yet: %s", error)
+                    await trio.sleep(READ_AGAIN_S)
         finally:
             self._is_ousting = False
 
@@ -437,8 +542,31 @@ def check_unique(options: m.Facts) -> str | None:
     return None
 
 
+_TOLD = ("states", "period_s", "on_duplicate", "delay_s", "max_delay_s")
+"""What a submission says beside its key."""
+
+
 def _told(said: m.Facts) -> Rule:
-    return Rule.from_data({name: value for name, value in said.items() if name != "key"})
+    unknown = said.keys() - {"key", *_TOLD}
+    if unknown:
+        raise ValueError(f"unique has no {min(unknown)!r}: it has key, {', '.join(_TOLD)}")
+    states = said.get("states")
+    if states is not None and not isinstance(states, list):
+        raise ValueError("states is a list of words")
+    others = [said.get(name) for name in _TOLD[1:]]
+    try:
+        rule: Rule = _rule_of(None if states is None else tuple(states), *others)
+        return rule
+    except TypeError:  # something in it cannot be hashed, and so is no word and no number
+        raise ValueError("unique is made of texts and numbers") from None
+
+
+@lru_cache(maxsize=1000)
+def _rule_of(states: tuple[str, ...] | None, *others: Any) -> Rule:
+    """Return a rule: most submissions say one of a few."""
+    values = (None if states is None else list(states), *others)
+    told = zip(_TOLD, values, strict=True)
+    return Rule.from_data({name: value for name, value in told if value is not None})
 
 
 def _key_of(rule: Rule, message: m.Submit) -> str | None:

@@ -212,12 +212,14 @@ class Key:
         if said.get("is_code"):
             return cls(is_code=True)
         parameter, position, path = said.get("parameter"), said.get("position"), said.get("path")
-        if not isinstance(parameter, str) or not parameter:
+        if not isinstance(parameter, str) or not 0 < len(parameter) <= MAX_KEY_LENGTH:
             raise ValueError("a key names a parameter")
         if position is not None and (type(position) is not int or position < 0):
             raise ValueError("a key's position is a whole number, and not below 0")
         if not isinstance(path, list) or not all(isinstance(step, str) for step in path):
             raise ValueError("a key's path is a list of texts")
+        if len(path) > MAX_PATH or any(len(step) > MAX_KEY_LENGTH for step in path):
+            raise ValueError(f"a key's path has up to {MAX_PATH} steps")
         default = said.get("default")
         if default is not None and not isinstance(default, str):
             raise ValueError("a key's default is a text")

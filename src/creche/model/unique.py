@@ -12,7 +12,7 @@ A rule travels as a plain map, of which each key may be left out::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -49,6 +49,9 @@ MAX_IDEMPOTENCY_KEY = 200
 MAX_PARTS = 50
 """Parts of the arguments that one key is made of."""
 
+MAX_VALUES = 500
+"""Values in them, those within lists and maps counted: about a millisecond's work for a plane."""
+
 _FIELDS = (
     "by", "rest", "states", "period_s", "on_duplicate", "delay_s", "max_delay_s"
 )  # fmt: skip
@@ -80,9 +83,21 @@ class Rule:
         if len(self.by) > MAX_PARTS:
             raise ValueError(f"by names at most {MAX_PARTS} parts of the arguments")
         unknown = [word for word in self.states if word not in STATES]
-        if unknown or not self.states:
-            words = ", ".join(STATES)
-            raise ValueError(f"states are some of {words}, not {unknown[0] if unknown else None!r}")
+        words = ", ".join(STATES)
+        if unknown:
+            raise ValueError(f"states are some of {words}, not {unknown[0]!r}")
+        if len(set(self.states)) < len(self.states) or not self.states:
+            raise ValueError(f"states are some of {words}, each once")
+        # What waits may come to be any of the others, and of those with one key the newest counts.
+        needed: tuple[StateWord, ...] = (
+            UNFINISHED if set(self.states) - {"waiting"} else ("waiting",)
+        )
+        missing = [word for word in needed if word not in self.states]
+        if missing:
+            raise ValueError(
+                f"states without {missing[0]!r}: a job is that before it is {self.states[-1]}, so "
+                "that two could come to be"
+            )
         if self.on_duplicate not in get_args(OnDuplicate):
             words = ", ".join(get_args(OnDuplicate))
             raise ValueError(f"on_duplicate is one of {words}, not {self.on_duplicate!r}")
@@ -117,13 +132,14 @@ class Rule:
         Raises:
             ValueError: an argument is of a kind that cannot be told from others.
         """
-        parts = [f"{_name(part)}={part.of(args, kwargs, value_text)}" for part in self.by]
+        room = Room()
+        parts = [f"{_name(part)}={part.of(args, kwargs, room.text)}" for part in self.by]
         if self.rest:
-            named = {part.parameter for part in self.by}
+            named = {part.parameter for part in self.by if not _is_placed(part, args)}
             placed = [part.position for part in self.by if part.position is not None]
-            parts += map(value_text, args[max(placed, default=-1) + 1 :])
+            parts += map(room.text, args[max(placed, default=-1) + 1 :])
             others = sorted(kwargs.keys() - named)
-            parts += [f"{name}={value_text(kwargs[name])}" for name in others]
+            parts += [f"{_plain(name)}={room.text(kwargs[name])}" for name in others]
         return shortened(", ".join(parts))
 
     def as_data(self) -> dict[str, Any]:
@@ -148,10 +164,12 @@ class Rule:
         """
         said = checked_map(data, "a rule of unique jobs", _FIELDS)
         by, states = said.get("by", []), said.get("states", list(UNFINISHED))
-        if not isinstance(by, list):
-            raise ValueError("by is a list of keys")
+        if not isinstance(by, list) or len(by) > MAX_PARTS:
+            raise ValueError(f"by is a list of up to {MAX_PARTS} keys")
         if not isinstance(states, list) or not all(isinstance(word, str) for word in states):
             raise ValueError("states is a list of words")
+        if len(states) > len(STATES):
+            raise ValueError(f"states are at most {len(STATES)} words")
         return cls(
             tuple(map(Key.from_data, by)),
             bool(said.get("rest")),
@@ -236,14 +254,32 @@ def value_text(value: object) -> str:
     that 7 and "7" are two keys, and (1, 2) and [1, 2] are one.
 
     Raises:
-        ValueError: it is of a kind that cannot be told from others.
+        ValueError: it is of a kind that cannot be told from others, or holds too many values.
     """
+    return Room().text(value)
+
+
+class Room:
+    """How many values one key may yet be made of."""
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def text(self, value: object) -> str:
+        """Return what `value_text` does."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"there are over {MAX_VALUES:,} values in it: name a part of them")
+        return _text(value, self.text)
+
+
+def _text(value: object, value_text: Callable[[object], str]) -> str:
     match value:
         case bool() | None:
             return key_text(value)
         case str():
             return repr(str(value))
-        case bytes() | bytearray() | memoryview():
+        case bytes() | bytearray():
             return f"0x{bytes(value).hex()}"
         case Mapping():
             items = sorted((value_text(name), value_text(value[name])) for name in value)
@@ -285,3 +321,13 @@ def key_name(kind: Literal["unique", "idempotency"], task: str, key: str) -> byt
 
 def _name(part: Key) -> str:
     return ".".join((part.parameter, *part.path))
+
+
+def _is_placed(part: Key, args: Sequence[Any]) -> bool:
+    """Whether a call gives a parameter by its position: then its name is free."""
+    return part.position is not None and part.position < len(args)
+
+
+def _plain(name: str) -> str:
+    """Return a keyword as it can be told from what is around it."""
+    return name if name.isidentifier() else repr(name)

@@ -261,6 +261,11 @@ class Submitter:
         known = task if isinstance(task, Task) else None
         options = known.options if known else SubmitOptions()
         extras = self._extras(options)
+        if options.idempotency_key is not None:
+            raise InvalidArguments(
+                "one idempotency key is one job: give each call a key of its own, by with_options "
+                "and submit"
+            )
         group = _Group()
         handles: list[JobHandle[R]] = []
         is_whole = False
@@ -558,9 +563,7 @@ class Submitter:
         if message.is_refused:
             self._settle(message.n, DuplicateJob(id_to_text(message.id), said.task))
             return
-        outcome = self._waits.forget(said.id)
-        if outcome is not None:
-            outcome = self._waits.follow(message.id)
+        outcome = self._waits.exchange(said.id, message.id)
         group.met[said.id] = JobHandle.make(self, message.id, outcome, is_existing=True)
         self._settle(message.n, None)
 

@@ -65,19 +65,21 @@ class Waits:
         else:
             self._later.pop(job_id, None)
 
-    def forget(self, job_id: bytes) -> Outcome | None:
-        """There is no such job, as its submission was not taken: return what was waited for."""
-        outcome = self._told.pop(job_id, None)
-        if outcome is not None:
+    def forget(self, job_id: bytes) -> None:
+        """There is no such job: its submission was not taken."""
+        if self._told.pop(job_id, None) is not None:
             self._tell_more()
-        return outcome
 
-    def follow(self, job_id: bytes) -> Outcome:
-        """A submission that asked for its result is this job, which was there already: the plane
-        pushes that one's end."""
-        outcome = self._told.get(job_id) or self._later.pop(job_id, None) or Outcome()
+    def exchange(self, job_id: bytes, other_id: bytes) -> Outcome | None:
+        """A submission is another job, which was there already. If it asked for its result, the
+        plane pushes that one's end: return its outcome."""
+        if self._told.pop(job_id, None) is None:
+            return None
+        outcome = self._told.get(other_id) or self._later.pop(other_id, None) or Outcome()
         outcome.is_promised = True
-        self._told[job_id] = outcome
+        # In the place of the first one, so that no more are watched than may be.
+        self._told[other_id] = outcome
+        self._tell_more()
         return outcome
 
     def end(

@@ -136,7 +136,7 @@ class Verdict(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A new job has a key from now on, whoever had it before.
+    """A job has a key from now on, whoever had it before.
 
     `since` is when the first of the jobs came of which each has replaced the one before; `ousts` is
     the seq of the job that this one replaces, which is cancelled once this one is stored, if it
@@ -214,7 +214,8 @@ class Batch:
     tasks: list[TaskRow] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
     keys: list[KeyRow] = field(default_factory=list)
-    """Of jobs that are new with this batch."""
+    """Of jobs that are new with this batch, or there already. What is not there by now is passed
+    over."""
     changes: list[Change] = field(default_factory=list)
     tries: list[TryRow] = field(default_factory=list)
     """Of jobs that are unfinished or end with this batch."""
@@ -391,7 +392,8 @@ class Recovery:
     schedules: Sequence[ScheduleRow] = ()
     """By name."""
     ousted: Sequence[Ousted] = ()
-    """What was to be cancelled when the last epoch ended."""
+    """What was to be cancelled when the last epoch ended: of those that are not to be when they
+    run, the ones that never began."""
 
 
 class Pruned(NamedTuple):

@@ -237,7 +237,7 @@ class MemoryStore:
             ousted=[
                 Ousted(self._jobs[row.ousts].id, row.oust_running)
                 for row in self._keys.values()
-                if row.ousts is not None and row.ousts in self._unfinished
+                if row.ousts is not None and self._may_be_ousted(row.ousts, row.oust_running)
             ],
         )
         await trio.lowlevel.checkpoint()
@@ -302,9 +302,6 @@ class MemoryStore:
             ends = [end for end in ends if end.seq not in refused]
         unfinished = self._unfinished
         tries = [row for row in batch.tries if row.seq not in refused]
-        for key in batch.keys:
-            if key.seq not in refused and key.seq not in fresh:
-                raise StoreError(f"job {key.seq} has a key, and is not new")
         for moves in (changes, tries, ends):
             for move in moves:
                 if move.seq not in unfinished and move.seq not in fresh:
@@ -327,8 +324,14 @@ class MemoryStore:
             else:
                 self._in_order = False
 
+    def _may_be_ousted(self, seq: int, is_running_too: bool) -> bool:
+        standing = self._unfinished.get(seq)
+        return standing is not None and (is_running_too or not getattr(standing, "attempt", 0))
+
     def _take_keys(self, keys: Iterable[KeyRow]) -> None:
         for row in keys:
+            if row.seq not in self._jobs:
+                continue
             self._keys[row.name] = row
             self._keys_of.setdefault(row.seq, []).append(row.name)
 

@@ -232,6 +232,8 @@ class SqliteStore:
         return {
             name: KeyHolder(name, since, seq, job_id, _STATES[state], submitted_at)
             for name, since, seq, job_id, state, submitted_at in rows
+            # What is damaged is nobody's: it must not keep the others from being told.
+            if state in _STATES and {type(since), type(submitted_at)} <= {int, float}
         }
 
     async def is_over(self, now: float, retention: Retention) -> bool:

@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from creche.errors import StoreError
-
 Row: TypeAlias = tuple[Any, ...]
 
 KEY_HOLDER = (
@@ -26,24 +24,19 @@ class UniqueKeys:
         self._db = connection
 
     def take(self, keys: Sequence[Row]) -> None:
-        """Give keys to jobs that are there by now.
-
-        Raises:
-            StoreError: one of them is not.
-        """
-        among = str([row[1] for row in keys])
-        (there,) = self._db.execute(
-            f"SELECT count(*) FROM job WHERE stored IS NOT NULL AND seq IN {_AMONG}", (among,)
-        ).fetchone()
-        if there != len({row[1] for row in keys}):
-            raise StoreError("a key is for a job that is not there, or has ended")
-        self._db.executemany("INSERT OR REPLACE INTO unique_key VALUES (?,?,?,?,?)", keys)
+        """Give keys to those jobs that are there by now."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO unique_key SELECT ?1, seq, ?3, ?4, ?5 FROM job WHERE seq = ?2",
+            keys,
+        )
 
     def ousted(self) -> list[Row]:
-        """Return the unfinished jobs that others replace as `Ousted` tuples."""
+        """Return the unfinished jobs that others replace as `Ousted` tuples. One that had begun was
+        let go on."""
         return self._db.execute(
             "SELECT id, oust_running FROM unique_key JOIN job ON job.seq = ousts"
-            " WHERE ousts IS NOT NULL AND stored IS NOT NULL ORDER BY job.seq"
+            " WHERE ousts IS NOT NULL AND stored IS NOT NULL AND (oust_running OR attempt = 0)"
+            " ORDER BY job.seq"
         ).fetchall()
 
     def forget(self, seqs: str) -> None:

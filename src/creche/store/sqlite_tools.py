@@ -77,6 +77,7 @@ TRIES_SINCE = 3
 """The version of the schema from which on tries are kept. An older store can be looked at too."""
 
 DEAD_SINCE = 6
+KEYS_SINCE = 7
 """The version of the schema from which on there is a set of dead jobs."""
 
 _WRONG_DEAD = (
@@ -182,6 +183,13 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
             problems.append(
                 f"{found:,} dead jobs are not dead, or of another size than is recorded"
             )
+    if version >= KEYS_SINCE:
+        (found,) = connection.execute(
+            "SELECT count(*) FROM unique_key WHERE seq NOT IN (SELECT seq FROM job)"
+            " OR typeof(since) <> 'real' OR length(name) <> 16"
+        ).fetchone()
+        if found:
+            problems.append(f"{found:,} unique keys are of jobs that are not there, or are damaged")
     return problems
 
 

@@ -14,7 +14,7 @@ from creche.model.limits import TimeLimits
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
 from creche.model.unique import MAX_IDEMPOTENCY_KEY, is_idempotency_key
-from creche.tasks.unique import Debounce, Throttle, UniqueLike
+from creche.tasks.unique import Debounce, TaskUnique, Throttle, UniqueLike
 
 Executor = Literal["coroutine", "asyncio", "thread", "process"]
 """Where a task runs: as a coroutine on the worker's Trio loop, or on its asyncio loop, or in one of
@@ -223,6 +223,27 @@ def check_together(where: str, options: SubmitOptions) -> None:
     if whole.retries != 0 and options.delivery == "at-most-once":
         raise TaskDefinitionError(
             f"{where}: delivery='at-most-once' is for what must not run twice: leave retries out"
+        )
+
+
+def check_unique(where: str, unique: TaskUnique | None, options: SubmitOptions) -> None:
+    """Raise for a rule of unique jobs that contradicts the other options.
+
+    Raises:
+        TaskDefinitionError: it does.
+    """
+    wait_s = None if unique is None else unique.rule.delay_s
+    if wait_s is None:
+        return
+    if options.countdown is not None or options.eta is not None:
+        raise TaskDefinitionError(
+            f"{where}: debounce says when it runs: leave countdown and eta out"
+        )
+    expires_s = None if options.limits is None else options.limits.expires_s
+    if expires_s is not None and expires_s <= wait_s:
+        raise TaskDefinitionError(
+            f"{where}: with debounce={wait_s:g} it has expired (expires={expires_s:g}) before it "
+            "may run"
         )
 
 

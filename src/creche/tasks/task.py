@@ -44,13 +44,20 @@ from creche.tasks.options import (
     check_errors,
     check_name,
     check_together,
+    check_unique,
     make_options,
     refuse_unknown,
 )
 from creche.tasks.registry import Registry, task_registry
 from creche.tasks.schedules import Schedule, check_schedule, make_schedule
 from creche.tasks.signature import Signature, printable
-from creche.tasks.unique import Debounce, TaskUnique, Throttle, UniqueLike, make_unique
+from creche.tasks.unique import (
+    Debounce,
+    TaskUnique,
+    Throttle,
+    UniqueLike,
+    make_unique,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -220,11 +227,7 @@ class Task(Generic[P, R_co]):
         view.options = asked.over(self.options)
         self._set_unique(view, where, options)
         check_together(where, view.options.over(self.defaults))
-        delays = view.unique is not None and view.unique.rule.delay_s is not None
-        if delays and not (view.options.countdown is None and view.options.eta is None):
-            raise TaskDefinitionError(
-                f"{where}: debounce says when it runs: leave countdown and eta out"
-            )
+        check_unique(where, view.unique, view.options.over(self.defaults))
         return view
 
     def _set_unique(self, view: Self, where: str, options: Mapping[str, Any]) -> None:
@@ -340,6 +343,11 @@ class Task(Generic[P, R_co]):
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         return view
+
+    @property
+    def is_unique_anew(self) -> bool:
+        """Whether its submissions say another rule than its announcement."""
+        return self.unique is not None and self.unique != self._declared_unique
 
     @property
     def module(self) -> str:
@@ -465,6 +473,8 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
     options = make_options(where, given)
     check_together(where, options)
     judged = _judged(where, options, given)
+    unique = make_unique(where, given, function)
+    check_unique(where, unique, options)
     if isinstance(function, staticmethod):
         function = function.__func__
     try:
@@ -480,7 +490,7 @@ def _define(function: Any, first_name: str | None, given: Mapping[str, Any]) -> 
         says_executor=says_executor,
         hooks=make_hooks(where, given) or None,
         flow=make_flow(where, given, function),
-        unique=make_unique(where, given, function),
+        unique=unique,
         schedule=make_schedule(where, given),
     )
     given_registry: Registry | None = given.get("registry")

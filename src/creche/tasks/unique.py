@@ -149,6 +149,9 @@ def make_unique(
         TaskDefinitionError: it cannot be; the sentence begins with *where*.
     """
     said = [n for n in _OPTIONS if given.get(n) is not None and given[n] is not False]
+    off = [name for name in ("debounce", "throttle") if given.get(name) is False]
+    if off:
+        raise TaskDefinitionError(f"{where}: {off[0]}=False: say unique=False for no rule at all")
     if not said:
         return None
     if len(said) > 1:
@@ -211,6 +214,12 @@ def _parts(
         ]
     elif isinstance(by, str):
         names = [by]
+    elif by in (Unique, Debounce, Throttle):
+        raise TaskDefinitionError(f"{where}: {option}: write {by.__name__}(...), with its options")
+    elif inspect.iscoroutinefunction(by):
+        raise TaskDefinitionError(
+            f"{where}: {option}: a key is computed where its submission is made: by a plain def"
+        )
     elif callable(by):
         return (Key(is_code=True),), by
     elif isinstance(by, Sequence) and all(isinstance(name, str) for name in by):

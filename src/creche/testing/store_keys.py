@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from creche.errors import StoreError
 from creche.model.job import JobState
 from creche.store.base import Batch, KeyHolder, KeyRow, LaneRow, Ousted, Store
 from creche.testing.store_case import StoreCase
@@ -18,6 +15,7 @@ from creche.testing.store_rows import (
     NOW,
     Connect,
     bounded,
+    change,
     end,
     job_id,
     new_job,
@@ -89,24 +87,33 @@ class Keys(StoreCase):
         await store.commit(
             Batch(
                 lanes=[_LANE],
-                jobs=[new_job(seq) for seq in range(1, 7)],
+                jobs=[new_job(seq) for seq in range(1, 9)],
                 keys=[
                     KeyRow(b"a", 2, NOW, 1),
                     KeyRow(b"b", 4, NOW, 3, True),
                     KeyRow(b"c", 6, NOW, 5),
+                    KeyRow(b"d", 8, NOW, 7),
                 ],
             )
         )
+        # It began, so that it was let go on.
+        await store.commit(Batch(changes=[change(7, state=JobState.DELAYED)]))
         await store.commit(Batch(ends=[end(5, state=JobState.CANCELLED, outcome=None)]))
         await store.aclose()
         recovery = await store.open(NOW + 1)
         assert recovery.ousted == [Ousted(job_id(1), False), Ousted(job_id(3), True)]
         await store.aclose()
 
-    async def test_a_key_is_for_a_job_that_is_new(self, store: Store) -> None:
-        with pytest.raises(StoreError):
-            await store.commit(Batch(lanes=[_LANE], keys=[KeyRow(b"a", 1, NOW)]))
+    async def test_a_job_may_be_given_a_key_later(self, store: Store) -> None:
+        await store.commit(Batch(lanes=[_LANE], keys=[KeyRow(b"a", 1, NOW)]))
         assert await store.keys([b"a"]) == {}
+        await store.commit(Batch(jobs=[new_job(1)]))
+        await store.commit(Batch(keys=[KeyRow(b"a", 1, NOW), KeyRow(b"b", 77, NOW)]))
+        assert await store.keys([b"a", b"b"]) == {b"a": _holder(b"a", 1, JobState.QUEUED)}
+        await store.commit(Batch(ends=[end(1)]))
+        await store.commit(Batch(keys=[KeyRow(b"c", 1, NOW + 5)]))
+        held = _holder(b"c", 1, JobState.SUCCEEDED, NOW + 5)
+        assert await store.keys([b"c"]) == {b"c": held}
 
     async def test_very_many_keys_are_asked_for_at_once(self, store: Store) -> None:
         names = [b"key %d" % seq for seq in range(1, 1001)]

@@ -96,6 +96,11 @@ class Submit(NamedTuple):
     flags: int
     options: Facts | None
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether a running job submits it."""
+        return self.options is not None and self.options.get("parent") is not None
+
 
 class Accepted(NamedTuple):
     """These submissions are committed to the store."""

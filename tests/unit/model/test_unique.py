@@ -88,6 +88,17 @@ def test_the_rest_of_a_call_can_belong_to_its_key():
     assert rule.key_of([1, 2, 3], {"b": 5, "a": 4}) == "first=1, 2, 3, a=4, b=5"
     assert rule.key_of([], {"first": 1}) == rule.key_of([1], {}) == "first=1"
     assert rule.key_of([1], {"a": 4}) != rule.key_of([1], {"b": 4})
+    # A name that a position has taken is free for what is given by name.
+    assert rule.key_of([1], {"first": 2}) == "first=1, first=2"
+    assert rule.key_of([1], {"b=1, c": 2}) == "first=1, 'b=1, c'=2"
+
+
+def test_a_key_is_made_of_so_many_values():
+    rule = Rule(by=(Key("a", 0), Key("b", 1)))
+    assert len(rule.key_of([[1] * 200, {"x": [1] * 200}], {})) <= MAX_KEY_LENGTH
+    with pytest.raises(ValueError, match="over 500 values in it: name a part of them"):
+        rule.key_of([[1] * 300, [1] * 300], {})
+    assert rule.key_of(["x" * 100_000, 1], {})
 
 
 def test_a_long_key_is_kept_as_its_beginning_and_a_digest():
@@ -122,7 +133,9 @@ def test_a_rule_travels_as_data():
     rules = [
         Rule(),
         SAME_JOB,
-        Rule((Key("a", 0), Key(is_code=True)), True, ("failed",), 5.0, "reject"),
+        Rule(
+            (Key("a", 0), Key(is_code=True)), True, ("waiting", "running", "failed"), 5.0, "reject"
+        ),
         Rule(states=("waiting",), on_duplicate="replace", delay_s=5.0, max_delay_s=60.0),
     ]
     for rule in rules:
@@ -138,13 +151,23 @@ def test_a_rule_travels_as_data():
         ({"colour": 1}, "has no 'colour'"),
         ({"by": "user"}, "by is a list"),
         ({"by": [{"parameter": ""}]}, "a key names a parameter"),
-        ({"by": [{"is_code": True}] * 51}, "at most 50 parts"),
+        ({"by": [{"is_code": True}] * 51}, "a list of up to 50 keys"),
+        ({"by": [{"parameter": "x" * 201}]}, "a key names a parameter"),
+        ({"by": [{"parameter": "x", "path": ["a"] * 11}]}, "up to 10 steps"),
+        ({"by": [{"parameter": "x", "path": ["a" * 201]}]}, "up to 10 steps"),
+        ({"states": ["waiting"] * 6}, "at most 5 words"),
+        ({"states": ["waiting", "waiting"]}, "each once"),
+        ({"states": ["running"]}, "states without 'waiting'"),
+        ({"states": ["waiting", "succeeded"]}, "states without 'running'"),
         ({"states": "waiting"}, "states is a list of words"),
         ({"states": []}, "states are some of"),
         ({"states": ["queued"]}, "not 'queued'"),
         ({"on_duplicate": "ignore"}, "one of existing, reject, replace, cancel"),
-        ({"on_duplicate": "replace", "states": ["running"]}, "leave states out"),
-        ({"on_duplicate": "cancel", "states": ["waiting", "failed"]}, "leave states out"),
+        (
+            {"on_duplicate": "replace", "states": ["waiting", "running", "failed"]},
+            "leave states out",
+        ),
+        ({"on_duplicate": "cancel", "states": list(EVERY)}, "leave states out"),
         ({"period_s": 0}, "period is a number of seconds above 0"),
         ({"period_s": True}, "period is a number"),
         ({"delay_s": 1e12}, "delay is a number"),
@@ -162,9 +185,13 @@ def held(state: JobState, at: float = NOW - 10, since: float = NOW - 20) -> Hold
 
 @pytest.mark.parametrize("state", JobState)
 def test_a_job_counts_in_the_states_that_its_rule_names(state):
-    for word, states in STATES.items():
-        expected = state in states or (state is JobState.FORGOTTEN and word == "succeeded")
-        assert counts(Rule(states=(word,)), held(state), NOW) is expected
+    unfinished = STATES["waiting"] | STATES["running"]
+    assert counts(Rule(states=("waiting",)), held(state), NOW) is (state in STATES["waiting"])
+    assert counts(Rule(), held(state), NOW) is (state in unfinished)
+    for word in ("succeeded", "failed", "cancelled"):
+        expected = state in unfinished | STATES[word]
+        expected |= state is JobState.FORGOTTEN and word == "succeeded"
+        assert counts(Rule(states=("waiting", "running", word)), held(state), NOW) is expected
     assert counts(Rule(states=EVERY), held(state), NOW) is (state is not JobState.CANCELLING)
 
 

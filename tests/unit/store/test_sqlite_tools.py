@@ -94,6 +94,8 @@ async def test_a_sound_store_has_no_problems_with_and_without_a_plane(tmp_path: 
         ("UPDATE try SET seq = 77 WHERE seq = 31 AND attempt = 1", "tries of another size"),
         ("INSERT INTO dead VALUES (60, 1.0, 20, 0, NULL, NULL)", "dead jobs are not dead"),
         ("INSERT INTO dead VALUES (29, 1.0, 31, 0, NULL, NULL)", "dead jobs are not dead"),
+        ("INSERT INTO unique_key VALUES (randomblob(16), 999, 1.0, NULL, 0)", "unique keys are of"),
+        ("INSERT INTO unique_key VALUES (randomblob(16), 29, 'x', NULL, 0)", "unique keys are of"),
         ("INSERT INTO dead VALUES (29, 1.0, 7, 2, NULL, NULL)", "or of another size"),
         ("UPDATE job SET stored = 1 WHERE seq = 99", "others for their time"),
         ("UPDATE job SET stored = 2 WHERE seq = 98", "others for their time"),
