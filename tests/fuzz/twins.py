@@ -76,6 +76,8 @@ class Twins:
         self._world = world
         self._holders: defaultdict[Key, list[bytes]] = defaultdict(list)
         """Every job that was ever stored with a key, in their order."""
+        self._lent: dict[Key, bytes] = {}
+        """Idempotency keys that jobs have because a submission was one with them, as was told."""
         self._disturbed: set[Key] = set()
         """Those that a job of the plane's own has taken: it asks nobody."""
 
@@ -105,9 +107,11 @@ class Twins:
                 continue  # its id was there before
             for key in keys_of(known.submit):
                 if key.name not in names:
-                    # Nobody had announced its task, or it is a retry with other arguments.
+                    # Nobody had announced its task, or it is a retry with other arguments, or it
+                    # is replaced by one that waits for room as it did.
                     is_told = known.submit.task != DECLARATION["name"] or key.kind != "unique"
-                    must = is_told and not known.is_by_plane
+                    waits_for_room = self._world.kind == "memory"
+                    must = is_told and not known.is_by_plane and not waits_for_room
                     truth.check(not must, f"a job has the key that it says: {key}", job.id)
                     continue
                 self._take(key, job.id, known)
@@ -129,7 +133,8 @@ class Twins:
     def _look_at(self, key: Key) -> None:
         truth, holders = self._world.truth, self._holders[key]
         if key.kind == "idempotency":
-            truth.check(len(holders) == 1, f"{key} is one job", holders[-1])
+            is_one = len(holders) == 1 and self._lent.get(key, holders[0]) == holders[0]
+            truth.check(is_one, f"{key} is one job", holders[-1])
             return
         if key.is_held_once:
             out = [
@@ -144,7 +149,12 @@ class Twins:
         """Somebody is told that what was submitted is one with another job."""
         truth = self._world.truth
         other = truth.jobs[answer.id].submit
-        shared = {*keys_of(submitted)} & {*keys_of(other)}
+        lent = [key for key, job_id in self._lent.items() if job_id == answer.id]
+        shared = {*keys_of(submitted)} & {*keys_of(other), *lent}
+        if not answer.is_refused:
+            for key in keys_of(submitted):
+                if key.kind == "idempotency":
+                    self._lent[key] = answer.id
         truth.count("refused as twins" if answer.is_refused else "twins")
         truth.check(answer.id in truth.stored, "what is there is on disk", answer.id)
         truth.check(bool(shared), "jobs are one by a key that both have", submitted.id)

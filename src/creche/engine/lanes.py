@@ -569,10 +569,22 @@ class Lanes:
     def retire(self, in_use: Collection[Lane]) -> None:
         """Let go of the lanes where nothing waits; *in_use* are those whose jobs are elsewhere in
         memory, and may come back. A key that is used again gets a new lane and number."""
-        kept = [lane for lane in self.by_number.values() if lane in in_use or not lane.is_idle]
-        self.by_key, self.by_number, self.queues = {}, {}, {}
-        for lane in kept:
-            self._keep(lane, lane.queue, lane.priority)
+        # In place: it may be called in the middle of a look into the levels, which goes on.
+        for lane in [lane for lane in self.by_number.values() if lane.is_idle]:
+            if lane not in in_use:
+                del self.by_key[lane.key], self.by_number[lane.number]
+                self._leave_level(lane)
+        used = {lane.queue for lane in self.by_number.values()}
+        for queue in [queue for queue in self.queues if queue not in used]:
+            del self.queues[queue]
+
+    def _leave_level(self, lane: Lane) -> None:
+        level = self._level(lane.queue, lane.priority)
+        if level.main is lane:
+            level.main = None
+        elif lane.is_listed:
+            level.unlist(lane)
+        level.shut.discard(lane)
 
     def move(self, lane: Lane, queue: str, priority: int) -> None:
         """Take a parked *lane* from another queue and priority from now on."""

@@ -92,6 +92,8 @@ class TaskUnique(NamedTuple):
     """The rule of a task, and the function that computes its key, where it is one."""
 
     rule: Rule
+    told: Mapping[str, Any]
+    """What a submission says of the rule, beside its key."""
     function: Callable[..., Any] | None = None
     is_by_all: bool = False
     """Whether all arguments tell calls apart, whichever these are."""
@@ -118,10 +120,7 @@ class TaskUnique(NamedTuple):
         Raises:
             InvalidArguments: the key cannot be told from these arguments.
         """
-        data = self.rule.as_data()
-        del data["by"]
-        data.pop("rest", None)
-        return {"key": self._key_of(task, args, kwargs), **data}
+        return {"key": self._key_of(task, args, kwargs), **self.told}
 
     def _key_of(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         try:
@@ -168,7 +167,8 @@ def make_unique(
         if option == "debounce":
             why = why.replace("max_delay", "most").replace("delay", "wait")
         raise TaskDefinitionError(f"{where}: {option}: {why}") from None
-    return TaskUnique(rule, code, by is None)
+    told = {name: value for name, value in rule.as_data().items() if name not in ("by", "rest")}
+    return TaskUnique(rule, told, code, by is None)
 
 
 def _fields(where: str, option: str, value: Any) -> tuple[By, dict[str, Any]]:

@@ -1,0 +1,63 @@
+"""Lanes by themselves: what is looked into, and goes on when lanes are let go of meanwhile."""
+
+from __future__ import annotations
+
+import trio
+from tests.cluster.scripted import job_id
+
+from creche.engine.job import Job
+from creche.engine.lanes import Lane, Lanes, Space, park_by_limit
+from creche.model.job import JobState
+
+
+def make_lanes() -> Lanes:
+    return Lanes(100, 1 << 20, Space(1 << 20, spills=False), None, lambda lane: None)
+
+
+def waiting(lane: Lane, seq: int) -> Job:
+    job = Job(seq, job_id(seq), "few", lane, JobState.PARKED, b"x", None, 0.0)
+    lane.put_back(job)
+    return job
+
+
+class Refuses:
+    """Lets nobody pass: a job waits where it was, and its lane is shut; and others are let go of,
+    as happens when there are too many."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
+        self.looks = 0
+        self.is_tired = False
+
+    def lets_pass(self, job: Job, tasks: object) -> bool:
+        self.looks += 1
+        assert self.looks < 10, "it looks for ever"
+        self.lanes.retire({job.lane})
+        job.lane.put_back(job)
+        job.lane.shut()
+        return False
+
+
+async def _look_while_lanes_are_let_go_of() -> None:
+    lanes = make_lanes()
+    lane = lanes.get(("other", 3, park_by_limit("few", ("", ""))), ("other", 3))
+    idle = [lanes.get((f"queue {n}", 2, ""), (f"queue {n}", 2)) for n in range(5)]
+    assert lanes.by_number.keys() == {lane.number, *(one.number for one in idle)}
+    waiting(lane, 1)
+    level = lanes.queues["other"][3]
+    assert level is not None
+    turnstile = Refuses(lanes)
+    assert level.take({"few"}, turnstile) is None
+    assert turnstile.looks == 1
+    assert list(lanes.by_number) == [lane.number]
+    assert list(lanes.queues) == ["other"]
+    # Opened again it is where it was.
+    lane.open()
+    assert lanes.queues["other"][3] is level
+    job = lane.take()
+    assert job is not None
+    assert job.seq == 1
+
+
+def test_a_look_into_the_lanes_ends_though_some_are_let_go_of_in_the_middle() -> None:
+    trio.run(_look_while_lanes_are_let_go_of)
