@@ -68,6 +68,14 @@ async def breaks() -> None:
 
 
 @task(registry=Registry())
+async def stays() -> str:
+    seen.append("began")
+    with trio.CancelScope(shield=True):
+        await trio.sleep(20)
+    return "all of it"
+
+
+@task(registry=Registry())
 async def again() -> None:
     seen.append("began")
     with suppress(trio.Cancelled):
@@ -196,6 +204,36 @@ async def test_a_thread_that_never_looks_is_done_all_the_same():
         seen.append("go on")
         assert await job.result() == "all of it"
         assert await waiting.result() == 1
+
+
+async def test_the_record_of_a_job_whose_body_ignores_its_cancel_says_so(autojump_clock):
+    async with open_cluster([stays, breaks]) as cluster, cluster.client() as client:
+        for number, (one, state, why) in enumerate(
+            [(stays, "succeeded", "not wanted"), (breaks, "failed", "")], 1
+        ):
+            job = await client.submit(one)
+            await has_begun(number)
+            assert (await client.ask("job", {"id": job.id_bytes}))["cancelled"] is None
+            assert await job.cancel(why) is JobState.CANCELLING
+            with suppress(JobFailed):
+                assert await job.result() == "all of it"
+            shown = await client.ask("job", {"id": job.id_bytes})
+            assert (shown["state"], shown["cancelled"]) == (state, why)
+            assert "cancelled" not in shown["options"]
+
+
+async def test_a_worker_warns_once_of_a_body_that_has_not_left_in_its_time(autojump_clock, caplog):
+    async with open_cluster([stays, tidy]) as cluster, cluster.client() as client:
+        jobs = [await client.submit(stays), await client.submit(tidy, 1.0)]
+        await has_begun(2)
+        for job in jobs:
+            await job.cancel("not wanted")
+        await jobs[0].result()
+        said = [record.message for record in caplog.records if "has not left" in record.message]
+        (warning,) = said
+        assert warning.startswith(
+            f"stays (job {jobs[0].id}) was cancelled (not wanted), and its body has not left 5 s"
+        )
 
 
 async def test_a_thread_that_waits_for_a_job_of_its_own_is_woken():

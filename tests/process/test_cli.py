@@ -30,6 +30,7 @@ BOUND_S = 120.0
 
 TASKS = '''
 import time
+import trio
 from creche import task
 
 print("a module may print when it is imported")
@@ -55,6 +56,10 @@ def boom(why: str):
 def nap(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
+
+@task
+async def waits() -> None:
+    await trio.sleep_forever()
 '''
 
 
@@ -384,15 +389,29 @@ def test_the_reason_of_a_cancelled_job_is_shown_to_whoever_asks(plane: Plane) ->
 
 
 def test_what_runs_is_cancelled_when_its_body_has_left(plane: Plane) -> None:
-    job_id = plane.run("submit", "nap", "1", "--non-blocking").stdout.strip()
+    job_id = plane.run("submit", "nap", "2", "--non-blocking").stdout.strip()
     until(lambda: plane.data("status", job_id)["job"]["state"] == "running", "the job runs")
     done = plane.run("cancel", job_id, "--reason", "no need")
     assert (done.returncode, done.stdout) == (0, "cancelling\n")
     assert done.stderr.startswith(f"hint: its body is told to leave: `creche result {job_id}`")
     # A thread that does not look is done all the same.
+    going_on = plane.run("status", job_id).stdout
     assert plane.run("result", job_id).stdout == "slept\n"
+    assert "no need; its body has not left yet" in going_on
+    for command in (["status"], ["jobs", "show"]):
+        shown = plane.run(*command, job_id).stdout
+        assert "no need; its body did not leave, and ended as succeeded" in shown
     done = plane.run("cancel", job_id)
     assert (done.returncode, done.stdout) == (1, "succeeded\n")
+
+
+def test_how_a_cancelled_body_left_is_shown_to_whoever_looks_at_its_job(plane: Plane) -> None:
+    job_id = plane.run("submit", "waits", "--non-blocking").stdout.strip()
+    until(lambda: plane.data("status", job_id)["job"]["state"] == "running", "the job runs")
+    assert plane.run("cancel", job_id).returncode == 0
+    assert plane.run("result", job_id).returncode == 7
+    for command in (["status"], ["jobs", "show"]):
+        assert "note       its coroutine was cancelled" in plane.run(*command, job_id).stdout
 
 
 def test_the_status_of_a_failed_job_says_why(plane: Plane) -> None:
@@ -472,7 +491,7 @@ def test_ctrl_c_ends_the_process_as_shells_expect(plane: Plane) -> None:
 def test_every_list_has_a_table_and_a_document(plane: Plane) -> None:
     plane.run("submit", "shape", "x")
     tasks = plane.data("list")["tasks"]
-    assert [task["name"] for task in tasks] == ["add", "boom", "hello", "nap", "shape"]
+    assert [task["name"] for task in tasks] == ["add", "boom", "hello", "nap", "shape", "waits"]
     assert "add(a: int, b: int = 10) -> int" in plane.run("list").stdout
     queues = {queue["queue"]: queue for queue in plane.data("queues", "ls")["queues"]}
     (lane,) = [lane for lane in queues["images"]["lanes"] if lane["priority"] == "high"]

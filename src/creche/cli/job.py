@@ -70,16 +70,19 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
         print_json({"job": as_json_data(record)})
         return Exit.DONE
     record["why"] = None if failure is None else failure.line
+    traceback = "" if failure is None else failure.traceback.strip()
+    notes = () if failure is None else failure.notes
+    record["notes"] = () if traceback else notes
     facts = facts_of(record)
     facts.insert(2, ("call", call_text(record["task"], payload, call)))
     facts += [("submitted with", text) for text in options_text(record["options"])]
     if outcome is not None and failure is None:
         facts.append(("result", _cut(to_json(_result(record, outcome)))))
     print_facts(facts)
-    if failure is not None and failure.traceback.strip():
+    if traceback:
         print()
-        print(failure.traceback.strip())
-        for note in failure.notes:
+        print(traceback)
+        for note in notes:
             print(f"note: {note}")
     return Exit.DONE
 
@@ -151,21 +154,22 @@ def _option_text(name: str, value: Any) -> str:
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
-async def why_no_result(client: Client, record: dict[str, Any]) -> str | None:
-    """Return why an ended job has no result, as it was told to the plane; None where nothing was,
-    or the job has not ended otherwise."""
+async def why_no_result(client: Client, record: dict[str, Any]) -> tuple[str | None, list[str]]:
+    """Return why an ended job has no result, as it was told to the plane, with the notes to it;
+    None where nothing was, or the job has not ended otherwise."""
     state = JobState.parse(record["state"])
     if not state.has_ended or state is JobState.SUCCEEDED or not record.get("outcome_bytes"):
-        return None
+        return None, []
     try:
         await client.job(record["id"]).result(ASK_S)
     except JobFailed as failed:
-        return f"{failed.type}: {failed.message}" if failed.message else failed.type
+        why = f"{failed.type}: {failed.message}" if failed.message else failed.type
+        return why, list(getattr(failed, "__notes__", ()))
     except JobEnded as ended:
-        return ended.why
+        return ended.why, list(getattr(ended, "__notes__", ()))
     except (ResultTimeout, UnknownJob):  # forgotten between the two questions
         pass
-    return None
+    return None, []
 
 
 def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -180,6 +184,9 @@ def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
     if record.get("why"):
         first, *more = record["why"].splitlines() or [""]
         facts.insert(3, ("why", f"{first} ..." if more else first))
+    facts[4:4] = [("note", note) for note in record.get("notes") or ()]
+    if (cancelled := cancelled_text(record)) is not None:
+        facts.insert(3, ("cancelled", cancelled))
     facts[3:3] = [("held up by", line) for line in held_up_lines(record)]
     if record.get("fate"):
         facts.append(("fate", _FATES[record["fate"]] + (record.get("retried_as") or "")))
@@ -199,6 +206,19 @@ def facts_of(record: dict[str, Any]) -> list[tuple[str, str]]:
     facts.append(("arguments", bytes_text(record.get("payload_bytes"))))
     facts.append(("outcome", bytes_text(record.get("outcome_bytes"))))
     return facts
+
+
+def cancelled_text(record: Mapping[str, Any]) -> str | None:
+    """Return why a job was cancelled that has not ended so, and what its body made of that; None if
+    its end says it, or it was not cancelled."""
+    reason, state = record.get("cancelled"), JobState.parse(record["state"])
+    if reason is None or state is JobState.CANCELLED:
+        return None
+    body = "has not left yet"
+    if state.has_ended:
+        instead = "raised instead" if state is JobState.FAILED else "did not leave"
+        body = f"{instead}, and ended as {state.word}"
+    return f"{reason or 'no reason was given'}; its body {body}"
 
 
 _FATES = {

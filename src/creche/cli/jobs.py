@@ -40,7 +40,7 @@ async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json
         record = await client.ask("job", {"id": to_id(job_id)})
         if record is None:
             raise UnknownJob(job_id)
-        record["why"] = await why_no_result(client, record)
+        record["why"], record["notes"] = await why_no_result(client, record)
     if as_json:
         print_json({"job": record})
     else:

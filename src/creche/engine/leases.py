@@ -166,10 +166,10 @@ class Leases:
         core = self._core
         job.state = check_move(job.state, JobState.CANCELLING)
         job.cancelled = why
-        if why:
-            # For the next epoch, which ends the job if its worker does not come back.
-            said = {} if job.options is None else decode_value(job.options)
-            core.journal.say_anew(job, encode_value({**said, CANCELLED: why[:MAX_REASON]}))
+        # For the next epoch, which ends the job if its worker does not come back; and for whoever
+        # asks why it ended otherwise, if its body goes on all the same.
+        said = {} if job.options is None else decode_value(job.options)
+        core.journal.say_anew(job, encode_value({**said, CANCELLED: why[:MAX_REASON]}))
         core.journal.change(job)
         session = core.sessions.worker((job.holder or "").rpartition("/")[0])
         if session is not None and session.leased.get(job.seq) is job:

@@ -183,6 +183,7 @@ class Views:
             "retry": self._core.retry_policy(record.task, record.options).as_data(),
             "attempts": [_describe_try(row) for row in record.tries],
             "headers": headers_in(record.options),
+            "cancelled": _why_cancelled(record),
         }
 
     async def _jobs(self, params: m.Facts) -> dict[str, Any]:
@@ -369,6 +370,16 @@ def _describe_options(record: JobRecord) -> dict[str, Any]:
     options.pop(CANCELLED, None)
     retry_of = options.pop("retry_of", None)
     return {**options, "retry_of": id_to_text(retry_of)} if retry_of else options
+
+
+def _why_cancelled(record: JobRecord) -> str | None:
+    """Return why a job was cancelled while it ran, which is nothing if nobody said; None if it was
+    not."""
+    try:
+        why = stored_options(record.options).get(CANCELLED)
+    except ValueError:
+        return None
+    return why if isinstance(why, str) else None
 
 
 def _describe_try(row: TryRow) -> dict[str, Any]:

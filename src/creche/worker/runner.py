@@ -42,6 +42,7 @@ from creche.worker.announcing import announced
 from creche.worker.attempt import Attempt, Home
 from creche.worker.burst import leave_when_empty
 from creche.worker.collector import Collector
+from creche.worker.deaf import DeafWatch
 from creche.worker.executors import end_by_stop
 from creche.worker.executors.asyncio_loop import AsyncioExecutor
 from creche.worker.executors.coroutine import CoroutineExecutor, run_body
@@ -160,6 +161,7 @@ class Worker:
             self.link, self._floor, on_lost=self._on_lease_lost, on_held=self._pump
         )
         self._ahead = LookAhead(self._floor, settings.look_ahead_s, on_late=self._hand_back)
+        self._deaf = DeafWatch(settings.cleanup_s)
         self._holdings = Holdings()
         self._said: tuple[int, int] = (0, 0)
         self._has_run = False
@@ -240,6 +242,7 @@ class Worker:
                     services.start_soon(self._keep_session, services.cancel_scope)
                     services.start_soon(self._lease.run)
                     services.start_soon(self._ahead.run)
+                    services.start_soon(self._deaf.run)
                     services.start_soon(self._collector.run)
                     if self._is_burst:
                         services.start_soon(
@@ -467,6 +470,7 @@ class Worker:
             self._collector.add(attempt)
         else:
             attempt.stop(stop.why)
+            self._deaf.note(attempt)
 
     def _on_warning(self, why: str) -> None:
         logger.warning("a job's submission: %s", why)

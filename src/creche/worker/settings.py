@@ -18,7 +18,8 @@ class WorkerSettings:
     drain_s: float = 30.0
     """How long a leaving worker waits for running bodies before it cancels them."""
     cleanup_s: float = 5.0
-    """How long cancelled bodies may take to leave when the worker leaves."""
+    """How long cancelled bodies may take to leave: a leaving worker waits no longer for them, and
+    one that stays warns of them."""
     settle_s: float = 5.0
     """How long a leaving worker waits for its last reports to be settled."""
     look_ahead_s: float = 0.05
