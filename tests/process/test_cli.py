@@ -18,7 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import trio
 
+from creche.cli import jobs as cli_jobs
 from creche.cli.app import run
 from creche.cli.cost import children_of
 from creche.cli.submit import wait_and_print
@@ -483,6 +485,53 @@ def test_ctrl_c_ends_the_process_as_shells_expect(plane: Plane) -> None:
         process.wait()
     assert (process.returncode, out) == (-signal.SIGINT, "")
     assert "Traceback" not in err
+
+
+def test_ctrl_c_in_a_wait_for_many_says_how_many_go_on(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = plane.run("submit", "nap", "3", "--queue", "nobody", "--non-blocking").stdout.strip()
+
+    async def interrupted(*args: Any, **kwargs: Any) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr("creche.cli.jobs._wait_for", interrupted)
+    done = plane.run("jobs", "wait", job_id)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert lines(done.stderr) == [
+        "1 of 1 jobs have not ended, and go on",
+        "hint: the same command waits for them again",
+    ]
+    monkeypatch.setattr("creche.cli.jobs.wait_and_print", interrupted)
+    done = plane.run("result", job_id)
+    assert (done.returncode, lines(done.stderr)[0]) == (130, f"job {job_id} goes on")
+    plane.run("cancel", job_id)
+
+
+@pytest.mark.parametrize(
+    ("words", "waiting"), [(["result"], "wait_and_print"), (["jobs", "wait"], "_wait_for")]
+)
+def test_who_waits_is_told_when_the_plane_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], waiting: str
+) -> None:
+    plane = start(tmp_path, "--no-gui", "--workers", "0")
+    wait = getattr(cli_jobs, waiting)
+
+    async def orphaned(*args: Any, **kwargs: Any) -> Any:
+        plane.end()
+        return await wait(*args, **kwargs)
+
+    try:
+        job_id = plane.run("submit", "x", "--non-blocking").stdout.strip()
+        monkeypatch.setattr(cli_jobs, waiting, orphaned)
+        done = plane.run(*words, job_id, "--timeout", "2")
+    finally:
+        plane.end()
+    assert (done.returncode, done.stdout) == (6, "")
+    assert f"warning: the connection to the plane at {plane.url} is lost" in done.stderr
+    assert "not ended after 2 s, as far as is known: the plane is gone" in done.stderr
 
 
 # --- looking ------------------------------------------------------------------------------------

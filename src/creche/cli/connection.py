@@ -21,10 +21,16 @@ NOTICE_S = 1.0
 """When a command that has not reached its plane yet says that it waits for it."""
 
 
+GLANCE_S = 0.25
+"""How often a command that waits long looks whether its plane is still there."""
+
+
 @asynccontextmanager
-async def open_client(url: str, timeout_s: float = ASK_S) -> AsyncIterator[Client]:
+async def open_client(
+    url: str, timeout_s: float = ASK_S, *, tells_of_loss: bool = False
+) -> AsyncIterator[Client]:
     """Open a client of the plane at *url*; what the plane wants its user to know goes to stderr,
-    and that it is waited for as well.
+    and that it is waited for as well; if wanted, also when its connection is lost later.
 
     Raises:
         PlaneUnreachable: no plane answered within *timeout_s*; a `PlaneStopping` if it was about
@@ -39,13 +45,18 @@ async def open_client(url: str, timeout_s: float = ASK_S) -> AsyncIterator[Clien
             say("warning", why)
 
     error: BaseException | None = None
-    waiting = trio.CancelScope()
+    waiting, watching = trio.CancelScope(), trio.CancelScope()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_say_that_it_waits, waiting, url, timeout_s)
         try:
             async with Client(url, timeout=timeout_s, on_warning=warn) as client:
                 waiting.cancel()
-                yield client
+                if tells_of_loss:
+                    nursery.start_soon(_tell_of_loss, watching, client, url)
+                try:
+                    yield client
+                finally:
+                    watching.cancel()  # before it is closed, which is no loss
         except trio.Cancelled:
             raise
         except BaseException as raised:
@@ -61,6 +72,18 @@ async def _say_that_it_waits(waiting: trio.CancelScope, url: str, timeout_s: flo
     with waiting:
         await trio.sleep(NOTICE_S)
         say("", f"waiting for the plane at {url}, for {timeout_s:g} s at the most")
+
+
+async def _tell_of_loss(watching: trio.CancelScope, client: Client, url: str) -> None:
+    with watching:
+        absent = 0
+        while True:
+            await trio.sleep(GLANCE_S)
+            before, absent = absent, 0 if client.is_connected else absent + 1
+            if absent == 2:  # seen once, it may be a client that is being left
+                say("warning", f"the connection to the plane at {url} is lost: it is tried again")
+            elif before >= 2 and not absent:
+                say("", "the plane is there again")
 
 
 async def ask(url: str, question: str, timeout_s: float = ASK_S, **params: Any) -> Any:

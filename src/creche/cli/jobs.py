@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,13 +13,13 @@ from cyclopts import App, Parameter
 from creche.cli import dead
 from creche.cli.asking import All, DryRun, Yes, ids_or_filter, is_sure
 from creche.cli.connection import ASK_S, open_client
-from creche.cli.exits import Exit
+from creche.cli.exits import Exit, blamed
 from creche.cli.exporting import CsvLines, JsonLines
 from creche.cli.filters import FilterWords, IdsOrFilter, read_filter
 from creche.cli.job import facts_of, list_jobs, show_job, why_no_result
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import print_facts, print_json, say
-from creche.cli.submit import state_of, wait_and_print
+from creche.cli.submit import GONE, say_if_interrupted, state_of, wait_and_print
 from creche.cli.table import Column, Narrow, cell, moment_cell
 from creche.client.client import Client
 from creche.errors import JobEnded, SettingsError, UnknownJob
@@ -61,8 +61,12 @@ async def result(
         timeout: How many seconds to wait; connecting takes no longer than that either. The job
             goes on when they run out.
     """
-    async with open_client(connect, min(timeout, ASK_S)) as client:
-        return await wait_and_print(client, client.job(job_id), timeout, as_json=as_json)
+    try:
+        async with open_client(connect, min(timeout, ASK_S), tells_of_loss=True) as client:
+            return await wait_and_print(client, client.job(job_id), timeout, as_json=as_json)
+    except BaseException as error:
+        say_if_interrupted(error, job_id)
+        raise
 
 
 async def cancel(
@@ -172,17 +176,29 @@ async def wait(
     """
     chosen = ids_or_filter(words, is_all=False, what="wait for")
     states: dict[str, str] = {}
-    async with open_client(connect, min(timeout, ASK_S)) as client:
-        ids = chosen if isinstance(chosen, list) else await _ids(client, chosen)
-        handles = [client.job(job_id) for job_id in ids]
-        is_over = await _wait_for(client, handles, timeout, states, is_told=not as_json)
+    handles: list[JobHandle[Any]] = []
+    try:
+        async with open_client(connect, min(timeout, ASK_S), tells_of_loss=True) as client:
+            ids = chosen if isinstance(chosen, list) else await _ids(client, chosen)
+            handles += [client.job(job_id) for job_id in ids]
+            is_over = await _wait_for(client, handles, timeout, states, is_told=not as_json)
+            is_gone = not client.is_connected
+    except BaseException as error:
+        if handles and isinstance(blamed(error), KeyboardInterrupt):
+            say("", f"{_left(handles, states)} not ended, and go on")
+            say("hint", "the same command waits for them again")
+        raise
     if as_json:
         print_json({"jobs": [{"id": job.id, "state": states.get(job.id)} for job in handles]})
     if not is_over:
-        left = len(handles) - len(states)
-        say("error", f"{left:,} of {len(handles):,} jobs have not ended after {timeout:g} s")
+        left = f"{_left(handles, states)} not ended after {timeout:g} s"
+        say("error", left + (GONE if is_gone else ""))
         return Exit.WAITED_OUT
     return Exit.DONE if set(states.values()) <= {JobState.SUCCEEDED.word} else Exit.FAILED
+
+
+def _left(handles: Sequence[JobHandle[Any]], states: Mapping[str, str]) -> str:
+    return f"{len(handles) - len(states):,} of {len(handles):,} jobs have"
 
 
 async def _ids(client: Client, wanted: Filter) -> list[str]:

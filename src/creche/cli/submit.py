@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated, Any
 
+import trio
 from cyclopts import Parameter, Token
 
 from creche.cli.connection import SUBMIT_S, open_client
@@ -28,7 +29,7 @@ from creche.cli.values import (
     result_text,
     signature_of,
 )
-from creche.cli.waiting import held_up_lines, remedies
+from creche.cli.waiting import NOT_BEGUN, held_up_lines, progress_text, remedies
 from creche.client.client import Client
 from creche.errors import (
     JobEnded,
@@ -138,7 +139,9 @@ async def submit(
         submission_options("creche submit", options)
     handle: JobHandle[Any] | None = None
     try:
-        async with open_client(connect, min(timeout, SUBMIT_S)) as client:
+        async with open_client(
+            connect, min(timeout, SUBMIT_S), tells_of_loss=not non_blocking
+        ) as client:
             declaration = await client.ask("task", {"name": name})
             call_args, call_kwargs = read_call(declaration, texts, kwargs or (), json_args)
             with spelled_as(_SPELLED):
@@ -151,11 +154,17 @@ async def submit(
                 return Exit.DONE
             return await wait_and_print(client, handle, timeout, as_json=as_json)
     except BaseException as error:
-        # Ctrl-C is raised in whichever of our tasks it meets.
-        if handle is not None and isinstance(blamed(error), KeyboardInterrupt):
-            say("", f"job {handle.id} goes on")
-            say("hint", f"`creche result {handle.id}` waits for it again")
+        if handle is not None:
+            say_if_interrupted(error, handle.id)
         raise
+
+
+def say_if_interrupted(error: BaseException, job_id: str) -> None:
+    """If *error* is a Ctrl-C that has ended a wait for a job, say that the job goes on."""
+    # It is raised in whichever of our tasks it meets.
+    if isinstance(blamed(error), KeyboardInterrupt):
+        say("", f"job {job_id} goes on")
+        say("hint", f"`creche result {job_id}` waits for it again")
 
 
 def _told(
@@ -209,10 +218,11 @@ async def wait_and_print(
     try:
         value = await _wait(client, handle, timeout)
     except ResultTimeout as late:
-        job = await _look(client, handle)
+        job = await _look(client, handle, LAST_LOOK_S)
         if as_json:
             print_json({"id": handle.id, "state": None if job is None else job["state"]})
-        say("error", f"job {late.job_id} has not ended after {timeout:g} s{_how_it_is(job)}")
+        how = GONE if job is None and not client.is_connected else _how_it_is(job)
+        say("error", f"job {late.job_id} has not ended after {timeout:g} s{how}")
         for remedy in remedies(job or {}):
             say("hint", remedy)
         say("hint", f"`creche result {handle.id}` waits again")
@@ -232,23 +242,30 @@ async def wait_and_print(
 LOOK_S = 2.0
 """When a command that waits for a job looks what holds it up."""
 
+LAST_LOOK_S = 1.0
+"""How long it may take to ask how a job is doing when the wait for it has run out."""
+
+GONE = ", as far as is known: the plane is gone"
+
 
 async def _wait(client: Client, handle: JobHandle[Any], timeout: float) -> Any:
     if timeout > LOOK_S:
         with suppress(ResultTimeout):
             return await handle.result(LOOK_S)
-        for line in held_up_lines(await _look(client, handle) or {}):
-            say("note", f"job {handle.id} has not begun: {line}")
-        timeout -= LOOK_S
+        ends_at = trio.current_time() + timeout - LOOK_S
+        job = await _look(client, handle, timeout - LOOK_S) or {}
+        for line in held_up_lines(job):
+            say("note", f"job {handle.id} {progress_text(job)}: {line}")
+        timeout = max(ends_at - trio.current_time(), 0.0)
     return await handle.result(timeout)
 
 
-async def _look(client: Client, handle: JobHandle[Any]) -> dict[str, Any] | None:
-    """Return the job as it is now; None if the plane cannot say."""
-    try:
-        job: dict[str, Any] | None = await client.ask("job", {"id": handle.id_bytes})
-    except PlaneUnreachable:
-        return None
+async def _look(client: Client, handle: JobHandle[Any], within_s: float) -> dict[str, Any] | None:
+    """Return the job as it is now; None if the plane cannot say in time."""
+    job: dict[str, Any] | None = None
+    if client.is_connected:
+        with trio.move_on_after(within_s), suppress(PlaneUnreachable):
+            job = await client.ask("job", {"id": handle.id_bytes})
     return job
 
 
@@ -259,9 +276,10 @@ def _how_it_is(job: dict[str, Any] | None) -> str:
     if state.has_ended:  # between the two
         return f", and has now: it is {state.word}"
     if held_up := held_up_lines(job):
-        return f": it is {state.word}, and held up: {'; '.join(held_up)}"
+        begun = "" if (progress := progress_text(job)) == NOT_BEGUN else f"{progress}, "
+        return f": it is {state.word}, {begun}and held up: {'; '.join(held_up)}"
     if state.is_waiting:
-        return f": it is {state.word}, and has not begun"
+        return f": it is {state.word}, and {progress_text(job)}"
     return f": it is {state.word}, and it goes on"
 
 

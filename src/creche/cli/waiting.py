@@ -17,9 +17,23 @@ _REMEDIES = {
 """By reason; of the others nothing can be said that holds for all."""
 
 
+NOT_BEGUN = "has not begun"
+
+
 def held_up_lines(job: Mapping[str, Any]) -> list[str]:
     """Return what *job* is held up by, a sentence each, as the plane said."""
     return [_line(each) for each in job.get("held_up_by") or ()]
+
+
+def progress_text(job: Mapping[str, Any]) -> str:
+    """Return whether a job that waits has begun before, and what became of that."""
+    if not (job.get("attempts") or job.get("failures") or job.get("losses")):
+        return NOT_BEGUN
+    last = (job.get("attempts") or [{}])[-1].get("error") or {}
+    said = f"{last.get('type', '')}: {last.get('message', '')}".strip(": ")
+    first, *more = said.splitlines() or [""]
+    why = f", as the last one came to {first}{' ...' if more else ''}" if first else ""
+    return f"has begun, and waits for its next attempt{why}"
 
 
 def _line(reason: Mapping[str, Any]) -> str:
