@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -262,6 +263,8 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(plane: Plane) -> No
         (["--time-limit", "1e10"], "--time-limit is a number of seconds above 0 to"),
         (["--time-limit", "3", "--soft-time-limit", "9"],
          "--soft-time-limit (9 s) has to come before --time-limit (3 s)"),
+        (["--eta", "2050-01-31", "--expires", "5"], "it has expired (--expires 5) before"),
+        (["--eta", "2050-01-31", "--deadline", "2049-12-31"], "when its time is up (--deadline 2"),
         (["--backoff", "3"], "--backoff without --retries: say how often it is tried again"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -272,6 +275,15 @@ def test_what_cannot_be_is_said_of_the_options_that_were_typed(
     done = plane.run("submit", "add", "1", *options)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_a_countdown_beyond_the_deadline_is_said_of_the_options_that_were_typed(
+    plane: Plane,
+) -> None:
+    deadline = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
+    done = plane.run("submit", "add", "1", "--countdown", "3600", "--deadline", deadline)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "with --countdown 3600 it may run when its time is up (--deadline 2" in done.stderr
 
 
 def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -136,7 +137,7 @@ async def submit(
         headers=parse_pairs(header or (), "--header"),
     )
     with spelled_as(_SPELLED):  # before anything is dialled
-        submission_options("creche submit", options)
+        submission_options("creche submit", options, time.time())
     handle: JobHandle[Any] | None = None
     try:
         async with open_client(

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -263,7 +264,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
         Raises:
             TaskDefinitionError: an option cannot be; nothing was sent.
         """
-        said = submission_options("send", options)
+        said = submission_options("send", options, time.time())
         return await self._open().send(task, args, kwargs or {}, said)
 
     @overload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
@@ -170,8 +170,9 @@ def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
     )
 
 
-def submission_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
-    """Return the options of a submission, checked; *given* are those of `ViewOptions`.
+def submission_options(where: str, given: Mapping[str, Any], now: float) -> SubmitOptions:
+    """Return the options of a submission that is made *now* (UTC seconds), checked; *given* are
+    those of `ViewOptions`.
 
     Raises:
         TaskDefinitionError: one cannot be, or two contradict each other; the sentence begins with
@@ -185,6 +186,7 @@ def submission_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
             )
     options = make_options(where, given)
     check_together(where, options)
+    check_by_clock(where, options, now)
     return options
 
 
@@ -206,6 +208,12 @@ def check_together(where: str, options: SubmitOptions) -> None:
             f"{where}: with countdown={countdown:g} it has expired (expires={expires_s:g}) before "
             "it may run"
         )
+    eta, deadline_at = options.eta, limits.deadline_at
+    if eta is not None and deadline_at is not None and eta.timestamp() >= deadline_at:
+        raise TaskDefinitionError(
+            f"{where}: with eta={eta.isoformat()} it may run when its time is up "
+            f"(deadline={_shown(deadline_at)})"
+        )
     policy = options.retry
     if not policy:
         return
@@ -219,6 +227,12 @@ def check_together(where: str, options: SubmitOptions) -> None:
         raise TaskDefinitionError(
             f"{where}: backoff ({whole.backoff:g} s) is longer than backoff_max "
             f"({whole.backoff_max:g} s)"
+        )
+    least_s = whole.backoff * (1 - whole.jitter)
+    if whole.retries != 0 and whole.give_up_after is not None and whole.give_up_after <= least_s:
+        raise TaskDefinitionError(
+            f"{where}: with give_up_after={whole.give_up_after:g} no retry is ever due: the first "
+            f"one waits for backoff={whole.backoff:g} s"
         )
     if whole.retries != 0 and options.delivery == "at-most-once":
         raise TaskDefinitionError(
@@ -245,6 +259,33 @@ def check_unique(where: str, unique: TaskUnique | None, options: SubmitOptions) 
             f"{where}: with debounce={wait_s:g} it has expired (expires={expires_s:g}) before it "
             "may run"
         )
+
+
+def check_by_clock(where: str, options: SubmitOptions, now: float) -> None:
+    """Raise for times of a submission that contradict each other if it is made *now* (UTC seconds):
+    one counts from its acceptance on, and the other is a moment.
+
+    Raises:
+        TaskDefinitionError: they do.
+    """
+    if options.limits is None:
+        return
+    expires_s, deadline_at = options.limits.expires_s, options.limits.deadline_at
+    eta, countdown = options.eta, options.countdown
+    if eta is not None and expires_s is not None and eta.timestamp() >= now + expires_s:
+        raise TaskDefinitionError(
+            f"{where}: with eta={eta.isoformat()} it has expired (expires={expires_s:g}) before it "
+            "may run"
+        )
+    if countdown is not None and deadline_at is not None and now + countdown >= deadline_at:
+        raise TaskDefinitionError(
+            f"{where}: with countdown={countdown:g} it may run when its time is up "
+            f"(deadline={_shown(deadline_at)})"
+        )
+
+
+def _shown(moment_at: float) -> str:
+    return datetime.fromtimestamp(moment_at, UTC).isoformat(timespec="milliseconds")
 
 
 def check_errors(where: str, option: str, given: object) -> tuple[type[BaseException], ...]:

@@ -11,6 +11,7 @@ from creche.errors import InvalidArguments, Retry, Snooze, TaskDefinitionError
 from creche.model.limits import TimeLimits
 from creche.peer.calls import checked_options
 from creche.tasks import Registry, SubmitOptions, Task, task
+from creche.tasks.options import submission_options
 
 MOMENT = datetime(2027, 1, 31, 18, 30, tzinfo=UTC)
 
@@ -78,6 +79,10 @@ def test_the_later_of_two_times_is_the_one_that_counts() -> None:
         ({"retries": 3, "backoff": -1}, "backoff is a number of seconds"),
         ({"retries": 3, "backoff": 10, "backoff_max": 5}, "longer than backoff_max"),
         ({"retries": 3, "jitter": 2}, "a share from 0 to 1"),
+        (
+            {"retries": 5, "backoff": 30, "give_up_after": 10},
+            "with give_up_after=10 no retry is ever",
+        ),
         ({"retries": 3, "give_up_after": 0}, "give_up_after is a number of seconds above 0"),
         ({"backoff": 1}, "backoff without retries: say how often"),
         ({"give_up_after": 60, "jitter": 0}, "jitter, give_up_after without retries"),
@@ -123,6 +128,11 @@ def test_what_a_task_cannot_say_is_refused_where_it_is_said(
         ({"timeout": 1, "soft_timeout": 2}, "soft_timeout (2 s) has to come before"),
         ({"deadline": 5}, "deadline is a datetime"),
         ({"countdown": 60, "expires": 5}, "it has expired (expires=5) before it may run"),
+        (
+            {"eta": MOMENT, "deadline": MOMENT},
+            "it may run when its time is up (deadline=2027-01-31",
+        ),
+        ({"give_up_after": 0.5}, "no retry is ever due: the first one waits for backoff=1 s"),
         ({"deadline": MOMENT.replace(tzinfo=None)}, "no time zone"),
         ({"retry_on": OSError}, "with_options() has no option 'retry_on'"),
         ({"prioriti": "high"}, "did you mean 'priority'?"),
@@ -132,6 +142,28 @@ def test_what_a_submission_cannot_say_is_refused(options: dict[str, Any], said: 
     with pytest.raises(TaskDefinitionError, match="task 'order': ") as refused:
         made(retries=3, backoff=1).with_options(**options)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("by", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("start", ["countdown", "eta"])
+@pytest.mark.parametrize("end", ["expires", "deadline"])
+def test_what_may_run_only_when_its_time_is_up_is_refused_where_it_is_said(
+    start: str, end: str, by: float
+) -> None:
+    now = MOMENT.timestamp()
+    starts: dict[str, Any] = {"countdown": 60 + by, "eta": MOMENT + timedelta(seconds=60 + by)}
+    ends: dict[str, Any] = {"expires": 60, "deadline": MOMENT + timedelta(seconds=60)}
+    options = {start: starts[start], end: ends[end]}
+    if by < 0:
+        assert not submission_options("here", options, now).is_plain
+        return
+    with pytest.raises(TaskDefinitionError, match=f"here: with {start}=") as refused:
+        submission_options("here", options, now)
+    assert f"({end}=" in str(refused.value)
+
+
+def test_a_policy_whose_delays_may_fall_short_by_chance_is_taken() -> None:
+    assert made(retries=3, backoff=10, jitter=0.5, give_up_after=6).defaults.retry
 
 
 def test_a_call_by_name_is_given_times_too() -> None:

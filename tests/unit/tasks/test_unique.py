@@ -177,5 +177,5 @@ def test_a_submission_that_cannot_be_is_refused():
             debounced.with_options(idempotency_key=key)
     for option in ("unique", "debounce", "throttle"):
         with pytest.raises(TaskDefinitionError, match=f"{option} is about the parameters"):
-            submission_options("here", {option: 5})
-    assert submission_options("here", {"idempotency_key": "a"}).idempotency_key == "a"
+            submission_options("here", {option: 5}, 0.0)
+    assert submission_options("here", {"idempotency_key": "a"}, 0.0).idempotency_key == "a"
