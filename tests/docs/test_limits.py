@@ -71,16 +71,19 @@ class Row(NamedTuple):
 
 
 def read_rows(text: str) -> Iterator[Row]:
-    """The rows of all tables whose first column is the name."""
+    """The rows of all tables whose first column is the name. A table ends where no line of it is:
+    what comes behind without a header of its own is shown as plain text."""
     header: list[str] = []
     for line in text.splitlines():
+        if not line.startswith("|"):
+            header = []
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|") or set(line) <= set("|-"):
             continue
         if cells[0] == "name":
             header = cells
             continue
-        assert len(cells) == len(header), line
+        assert len(cells) == len(header), f"of no table: {line}"
         option = cells[2].strip("`") if header[2] == "option" else ""
         yield Row(tuple(re.findall(r"`([^`]+)`", cells[0])), cells[1], option)
 
@@ -169,6 +172,11 @@ def test_every_constant_that_is_a_limit_is_on_the_page() -> None:
 def test_no_row_is_there_twice() -> None:
     names = [name for row in ROWS for name in row.names]
     assert sorted(names) == sorted(set(names))
+
+
+def test_a_row_that_is_cut_off_from_its_table_is_found() -> None:
+    with pytest.raises(AssertionError, match="of no table"):
+        list(read_rows("| name | value | what |\n|---|---|---|\n\n| `Limits.depth` | 32 | x |"))
 
 
 def test_a_number_that_drifts_is_found() -> None:

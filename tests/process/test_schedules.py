@@ -129,7 +129,10 @@ def test_a_schedule_is_added_changed_paused_resumed_run_and_removed(plane: Plane
     assert again["rule"] == {"every": 3600.0, "jitter": 5.0, "missed": "skip"}
     job_id = done(plane, "run", "mine").strip()
     assert plane.run("result", job_id).stdout.strip() == "hello"
-    assert "paused" in plane.run("schedules", "next", "mine").stderr
+    next_ones = plane.run("schedules", "next", "mine", "-n", "2")
+    assert "note: schedule 'mine' is paused, and fires at none of its moments" in next_ones.stderr
+    assert len(next_ones.stdout.splitlines()) == 3
+    assert plane.data("schedules", "next", "mine", "-n", "2")["state"] == "paused"
     assert done(plane, "resume", "mine") == "mine: active\n"
     assert done(plane, "rm", "mine") == ""
     assert done(plane, "rm", "--missing-ok", "mine") == ""

@@ -135,7 +135,7 @@ async def next_(
         )
     if len(given) > 1:
         raise SettingsError(f"{' and '.join(given)} each say when: give one of them")
-    now = time.time()
+    now, state = time.time(), None
     if name is None:
         moments = _rule({"cron": cron, "every": every, "tz": tz}).moments(now, now)
         zone = tz
@@ -146,24 +146,32 @@ async def next_(
             info = await client.ask("schedule", {"name": name})
         moments = _moments_of(info, now)
         zone = (info["rule"] or {}).get("tz")
-        if info["state"] != "active":
-            say("note", f"schedule {name!r} is {info['state']}")
-    _print_moments(islice(moments, number), zone, as_json=as_json)
+        state = info["state"]
+        if state == "paused":
+            say("note", f"schedule {name!r} is paused, and fires at none of its moments")
+            say("hint", f"`creche schedules resume {name}` has it fire at those that come then")
+        elif state != "active":
+            say("note", f"schedule {name!r} is {state}")
+    _print_moments(islice(moments, number), zone, state, as_json=as_json)
     return Exit.DONE
 
 
 def _moments_of(info: dict[str, Any], now: float) -> Iterator[float]:
-    """Return the moments at which a schedule will fire, as far as can be told now."""
-    if info["next_at"] is None or info["rule"] is None:
+    """Return the moments at which a schedule will fire, as far as can be told now; of a paused one,
+    those at which it would if it were resumed now."""
+    # What is due and has not been decided yet comes first.
+    next_at = now if info["state"] == "paused" else info["next_at"]
+    if next_at is None or info["rule"] is None:
         return iter(())
     rule = _rule(info["rule"])
-    # What is due and has not been decided yet comes first.
-    since = min(now, info["next_at"] - 0.001)
+    since = min(now, next_at - 0.001)
     moments = rule.moments(since, info["made_at"])
     return moments if rule.count is None else islice(moments, rule.count - info["fired"])
 
 
-def _print_moments(moments: Iterator[float], tz: str | None, *, as_json: bool) -> None:
+def _print_moments(
+    moments: Iterator[float], tz: str | None, state: str | None, *, as_json: bool
+) -> None:
     zone = _zone(tz or "UTC")
     found = [
         {
@@ -174,7 +182,8 @@ def _print_moments(moments: Iterator[float], tz: str | None, *, as_json: bool) -
         for at in moments
     ]
     if as_json:
-        print_json({"tz": tz or "UTC", "moments": found})
+        of = {} if state is None else {"state": state}
+        print_json({"tz": tz or "UTC", **of, "moments": found})
     else:
         columns = [Column(tz or "UTC", cell("local"))]
         if tz not in (None, "UTC"):
