@@ -34,7 +34,7 @@ BOUND_S = 120.0
 TASKS = '''
 import time
 import trio
-from creche import task
+from creche import Unique, task
 
 print("a module may print when it is imported")
 
@@ -59,6 +59,10 @@ def boom(why: str):
 def nap(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
+
+@task(unique=Unique("number", on_duplicate="reject"))
+async def only(number: int) -> None:
+    await trio.sleep_forever()
 
 @task
 async def waits() -> None:
@@ -370,10 +374,25 @@ def test_one_idempotency_key_is_one_job(plane: Plane) -> None:
     ]
     assert documents[0]["id"] == documents[1]["id"]
     assert [document["existing"] for document in documents] == [False, True]
+    for number, is_there in ((19, False), (18, True)):
+        waited = plane.data("submit", "add", "7", "8", "--idempotency-key", f"order {number}")
+        assert (waited["existing"], waited["result"]) == (is_there, 15)
     assert "idempotency key order 18" in plane.run("jobs", "show", documents[0]["id"]).stdout
     empty = plane.run("submit", "add", "1", "--idempotency-key", "")
     assert (empty.returncode, empty.stdout) == (2, "")
     assert "--idempotency-key is a text of 1 to 200 printable characters" in empty.stderr
+
+
+def test_a_duplicate_that_is_refused_names_the_job_that_is_there(plane: Plane) -> None:
+    first = plane.data("submit", "only", "1", "--non-blocking")
+    assert first["existing"] is False
+    refused = plane.run("submit", "only", "1", "--json")
+    assert refused.returncode == 1
+    document = json.loads(refused.stdout)
+    assert (document["id"], document["job_id"]) == (None, first["id"])
+    assert document["refused"]["code"] == "duplicate"
+    assert lines(refused.stderr) == [f"error: {document['refused']['why']}"]
+    plane.run("cancel", first["id"])
 
 
 def test_non_blocking_prints_the_id_alone(plane: Plane) -> None:
@@ -552,7 +571,15 @@ def test_who_waits_is_told_when_the_plane_goes(
 def test_every_list_has_a_table_and_a_document(plane: Plane) -> None:
     plane.run("submit", "shape", "x")
     tasks = plane.data("list")["tasks"]
-    assert [task["name"] for task in tasks] == ["add", "boom", "hello", "nap", "shape", "waits"]
+    assert [task["name"] for task in tasks] == [
+        "add",
+        "boom",
+        "hello",
+        "nap",
+        "only",
+        "shape",
+        "waits",
+    ]
     assert "add(a: int, b: int = 10) -> int" in plane.run("list").stdout
     queues = {queue["queue"]: queue for queue in plane.data("queues", "ls")["queues"]}
     (lane,) = [lane for lane in queues["images"]["lanes"] if lane["priority"] == "high"]

@@ -109,12 +109,15 @@ async def limit(
 
 def _lanes(queues: list[dict[str, Any]]) -> Iterator[Row]:
     for queue in queues:
-        said = _said(queue)
         nothing = {"priority": "", "parked": "", "ready": "", "stored": "", "delayed": ""}
         for lane in queue["lanes"] or [{**nothing, "window": "", "shut": False}]:
-            is_limited = lane["shut"] and not queue["paused"]
-            state = ", ".join(filter(None, ("limited" if is_limited else "", said)))
-            yield {"queue": queue["queue"], **lane, "state": state}
+            yield {"queue": queue["queue"], **lane, "state": state_text(queue, lane)}
+
+
+def state_text(queue: Row, lane: Row) -> str:
+    """Return whether a lane is taken from now, and what was said of its queue."""
+    is_limited = lane["shut"] and not queue["paused"]
+    return ", ".join(filter(None, ("limited" if is_limited else "", _said(queue))))
 
 
 def _said(queue: Row) -> str:

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from creche.errors import InvalidArguments, Refused, SettingsError, TaskDefinitionError
+from creche.errors import (
+    DuplicateJob,
+    InvalidArguments,
+    Refused,
+    SettingsError,
+    TaskDefinitionError,
+)
 
 _QUOTED = r"'[^']*'|\"[^\"]*\""
 _ENGLISH = {"at": r"at(?==|\)| is\b)"}
@@ -46,6 +52,8 @@ def spelled_as(options: Mapping[str, str], *faults: type[Exception]) -> Iterator
     wrong: tuple[type[Exception], ...] = (TaskDefinitionError, InvalidArguments, *faults)
     try:
         yield
+    except DuplicateJob:  # which is no fault of a parameter, and says which job it is
+        raise
     except Refused as refused:
         raise Refused(refused.code, in_options(refused.why, options)) from None
     except wrong as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import trio
@@ -33,6 +35,7 @@ from creche.cli.values import (
 from creche.cli.waiting import NOT_BEGUN, held_up_lines, progress_text, remedies
 from creche.client.client import Client
 from creche.errors import (
+    DuplicateJob,
     JobEnded,
     JobFailed,
     PlaneUnreachable,
@@ -153,7 +156,13 @@ async def submit(
                 document = {"id": handle.id, "existing": handle.is_existing}
                 print_json(document) if as_json else print(handle.id)
                 return Exit.DONE
-            return await wait_and_print(client, handle, timeout, as_json=as_json)
+            known = {"existing": handle.is_existing}
+            return await wait_and_print(client, handle, timeout, known, as_json=as_json)
+    except DuplicateJob as duplicate:
+        if as_json:
+            refused = {"code": duplicate.code, "why": duplicate.why}
+            print_json({"id": None, "job_id": duplicate.job_id, "refused": refused})
+        raise
     except BaseException as error:
         if handle is not None:
             say_if_interrupted(error, handle.id)
@@ -208,11 +217,19 @@ def read_call(
     return values, named
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 async def wait_and_print(
-    client: Client, handle: JobHandle[Any], timeout: float, *, as_json: bool
+    client: Client,
+    handle: JobHandle[Any],
+    timeout: float,
+    known: Mapping[str, Any] = _NOTHING,
+    *,
+    as_json: bool,
 ) -> int:
     """Wait for a job's end and print it; return the exit code. What holds it up is said on stderr
-    as soon as that takes long.
+    as soon as that takes long. What is *known* of it is in its document.
 
     Without ``--json`` how a job ended otherwise is raised, so that it is reported like any error.
     """
@@ -221,7 +238,7 @@ async def wait_and_print(
     except ResultTimeout as late:
         job = await _look(client, handle, LAST_LOOK_S)
         if as_json:
-            print_json({"id": handle.id, "state": None if job is None else job["state"]})
+            print_json({"id": handle.id, **known, "state": None if job is None else job["state"]})
         how = GONE if job is None and not client.is_connected else _how_it_is(job)
         say("error", f"job {late.job_id} has not ended after {timeout:g} s{how}")
         for remedy in remedies(job or {}):
@@ -231,10 +248,11 @@ async def wait_and_print(
     except JobEnded as ended:
         if not as_json:
             raise
-        print_json(_ended(handle.id, ended))
+        print_json({**known, **_ended(handle.id, ended)})
         return exit_of(ended)
     if as_json:
-        print_json({"id": handle.id, "state": JobState.SUCCEEDED.word, "result": value})
+        state = JobState.SUCCEEDED.word
+        print_json({"id": handle.id, **known, "state": state, "result": value})
     else:
         print(result_text(value))
     return Exit.DONE

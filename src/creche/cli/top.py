@@ -15,6 +15,7 @@ from creche.cli.connection import open_client
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json
 from creche.cli.output import print_json, printable
+from creche.cli.queues import state_text
 from creche.client.client import Client
 
 MIN_HZ, MAX_HZ = 0.2, 10.0
@@ -126,7 +127,9 @@ def frame(
     and *height*, where those are known."""
     view = seen.view
     sections = [
-        _table(("QUEUE", "PRIORITY", "PARKED", "READY", "STORED", "DELAYED"), _lanes(view), 3),
+        _table(
+            ("QUEUE", "PRIORITY", "PARKED", "STATE", "READY", "STORED", "DELAYED"), _lanes(view), 4
+        ),
         _table(
             ("WORKER", "STATE", "RUNNING", "SLOTS", "DONE", "FAILED", "DONE/S"),
             _workers(seen, before),
@@ -197,7 +200,8 @@ def _lanes(view: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     for queue in view["queues"]:
         for lane in queue["lanes"]:
             counts = (f"{lane[key]:,}" for key in ("ready", "stored", "delayed"))
-            yield queue["queue"], lane["priority"], lane["parked"] or "-", *counts
+            parked, state = lane["parked"] or "-", state_text(queue, lane) or "-"
+            yield queue["queue"], lane["priority"], parked, state, *counts
 
 
 def _workers(seen: Seen, before: Seen | None) -> Iterator[Sequence[str]]:

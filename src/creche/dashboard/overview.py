@@ -91,9 +91,20 @@ def _queue(queue: Mapping[str, Any]) -> dict[str, Any]:
     lanes = _mappings(queue.get("lanes"))
     return {
         "queue": _text(queue.get("queue")),
+        "state": _queue_state(queue, lanes),
         "running": _count(queue.get("running")),
         "lanes": [_lane(priority.word, lanes) for priority in Priority],
     }
+
+
+def _queue_state(queue: Mapping[str, Any], lanes: Iterable[Mapping[str, Any]]) -> str:
+    """Say whether a queue is taken from, and what a person has said of it; nothing if all is as
+    usual."""
+    is_paused, limit, rate = queue.get("paused") is True, queue.get("limit"), queue.get("rate")
+    is_limited = not is_paused and any(lane.get("shut") is True for lane in lanes)
+    words = ["paused" if is_paused else "", "limited" if is_limited else ""]
+    words.append("" if limit is None else f"{_count(limit):,} at a time")
+    return ", ".join(filter(None, [*words, _text(rate)]))
 
 
 def _lane(word: str, lanes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -41,6 +41,13 @@ def test_an_error_leads_to_its_exit_code(error: BaseException, code: int) -> Non
     assert exit_of(error) == code
 
 
+@pytest.mark.parametrize(
+    "code", ["bad-delay", "bad-delivery", "bad-headers", "bad-key", "bad-limits", "bad-retry"]
+)
+def test_a_submission_that_says_what_cannot_be_is_a_mistake_of_the_command_line(code: str) -> None:
+    assert exit_of(errors.SubmissionRefused(code, "x")) == Exit.USAGE
+
+
 def test_an_error_is_one_line_without_a_traceback() -> None:
     assert lines_of(errors.SettingsError("it is wrong")) == ["error: it is wrong"]
 

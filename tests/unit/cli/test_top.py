@@ -15,13 +15,21 @@ def a_worker(name: str, **facts: Any) -> dict[str, Any]:
 
 
 def a_view(**facts: Any) -> dict[str, Any]:
-    lane = {"priority": "normal", "parked": "", "ready": 1200, "stored": 5, "delayed": 0}
+    lane = {
+        "priority": "normal",
+        "parked": "",
+        "shut": False,
+        "ready": 1200,
+        "stored": 5,
+        "delayed": 0,
+    }
+    free = {"paused": False, "limit": None, "rate": None}
     usual: dict[str, Any] = {
         "health": {
             "ready": True, "stopping": False, "failing": None, "epoch": 3, "durability": "disk",
             "started_at": NOW - 3700, "jobs": {"queued": 1205, "running": 2, "succeeded": 7},
         },
-        "queues": [{"queue": "default", "lanes": [lane, {**lane, "priority": "low"}]}],
+        "queues": [{"queue": "default", "lanes": [lane, {**lane, "priority": "low"}], **free}],
         "workers": [a_worker("box-1"), a_worker("box-2", running=0)],
     }  # fmt: skip
     return {**usual, **facts}
@@ -38,9 +46,9 @@ def test_it_shows_lanes_workers_and_what_runs_longest_first() -> None:
     assert lines[1] == "jobs  1,205 queued, 2 running"
     assert lines[2:] == [
         "",
-        "QUEUE    PRIORITY  PARKED  READY  STORED  DELAYED",
-        "default  normal    -       1,200       5        0",
-        "default  low       -       1,200       5        0",
+        "QUEUE    PRIORITY  PARKED  STATE  READY  STORED  DELAYED",
+        "default  normal    -       -      1,200       5        0",
+        "default  low       -       -      1,200       5        0",
         "",
         "WORKER  STATE      RUNNING  SLOTS  DONE  FAILED  DONE/S",
         "box-1   connected        1      4    10       2       -",
@@ -50,6 +58,18 @@ def test_it_shows_lanes_workers_and_what_runs_longest_first() -> None:
         "id-90    resize  2        box-1   1 min 30 s",
         "id-5     resize  1        box-1   5 s",
     ]
+
+
+def test_a_queue_that_is_paused_or_limited_says_so() -> None:
+    view = a_view()
+    (queue,) = view["queues"]
+    queue |= {"paused": True}
+    assert all(" paused " in line for line in frame(Seen(view, [], NOW), None)[4:6])
+    queue |= {"paused": False, "rate": "10/m"}
+    queue["lanes"][1] |= {"shut": True}
+    normal, low = frame(Seen(view, [], NOW), None)[4:6]
+    assert "  10/m " in normal
+    assert "  limited, 10/m " in low
 
 
 def test_rates_are_of_workers_that_were_there_all_the_while() -> None:

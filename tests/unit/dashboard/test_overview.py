@@ -50,6 +50,23 @@ def test_a_queue_shows_all_four_priorities_most_urgent_first() -> None:
     assert [each["ready"] for each in queue["lanes"]] == [0, 0, 0, 7]
 
 
+def test_a_queue_says_whether_it_is_taken_from_and_what_was_said_of_it() -> None:
+    lanes = [lane("low", shut=True), lane("high", shut=False)]
+    free = {"queue": "mail", "running": 3, "paused": False, "limit": None, "rate": None}
+    overview = shown(
+        queues=[
+            free,
+            {**free, "lanes": lanes, "paused": True, "limit": 1200},
+            {**free, "lanes": lanes, "rate": "10/m"},
+        ]
+    )
+    assert [queue["state"] for queue in overview["queues"]] == [
+        "",
+        "paused, 1,200 at a time",
+        "limited, 10/m",
+    ]
+
+
 def test_parked_jobs_are_counted_beside_their_lane_with_the_reason() -> None:
     lanes = [
         lane("high", ready=2, stored=1),

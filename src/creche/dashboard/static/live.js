@@ -90,6 +90,7 @@ function sync(parent, selector, template, items, key, fill) {
 
 function fillQueue(body, queue) {
   say(field(body, "queue"), queue.queue);
+  say(field(body, "state"), queue.state);
   number(field(body, "running"), queue.running);
   for (const lane of queue.lanes) {
     const row = body.querySelector(`[data-priority="${lane.priority}"]`);
