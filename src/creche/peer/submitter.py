@@ -33,6 +33,7 @@ from creche.errors import (
     SubmissionRefused,
     SubmissionUncertain,
     SubmitTimeout,
+    TaskDefinitionError,
     TooLarge,
     UnknownJob,
 )
@@ -55,7 +56,7 @@ from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
 from creche.peer.parent import current_parent
 from creche.peer.waits import Waits
-from creche.tasks.options import SubmitOptions
+from creche.tasks.options import SubmitOptions, check_by_clock
 from creche.tasks.task import Task
 from creche.wire import messages as m
 from creche.wire.payload import encode_call
@@ -500,11 +501,15 @@ class Submitter:
         """Return what most submissions do not have.
 
         Raises:
-            InvalidArguments: the moment that they are for has passed.
+            InvalidArguments: the moment that they are for has passed, or they could never run.
         """
         parent = current_parent.get()
         if parent is None and options.is_plain:
             return None
+        try:
+            check_by_clock("this submission", options, self._clock())
+        except TaskDefinitionError as error:
+            raise InvalidArguments(str(error)) from None
         extras: m.Facts = {}
         if options.delivery is not None:
             extras["delivery"] = options.delivery
