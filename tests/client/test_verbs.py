@@ -149,7 +149,7 @@ async def test_a_moment_in_the_past_is_refused_and_nothing_is_sent() -> None:
             resize.with_options(countdown=3600, deadline=never - timedelta(minutes=30)),
             resize.with_options(eta=never, expires=60),
         ):
-            with pytest.raises(InvalidArguments, match="this submission: with (countdown|eta)="):
+            with pytest.raises(InvalidArguments, match=r"this submission: with (countdown|eta)="):
                 await client.submit(view, "a")
         await plane.hears_nothing()
         # A moment ago is now: clocks differ, and lines take time.
