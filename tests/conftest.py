@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from creche.tasks.registry import task_registry
 
 # No deadline in either: on a busy machine it fails tests that are right. CI tries the same
 # examples every time, so that a red run can be repeated, and prints how.
@@ -28,6 +32,22 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Both event loops a client runs on, for tests marked `anyio`."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture
+def imports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have what is imported and registered meanwhile forgotten after: a later test has a module of
+    that name as well."""
+    modules, path = set(sys.modules), list(sys.path)
+    kept = dict(task_registry._tasks)
+    task_registry.clear()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    sys.path[:] = path
+    importlib.invalidate_caches()
+    task_registry._tasks = kept
 
 
 @pytest.fixture(autouse=True)

@@ -162,7 +162,7 @@ def test_a_worker_starts_anew_with_changed_code_and_keeps_what_cannot_be_importe
 
 
 def test_a_burst_worker_whose_plane_is_not_there_gives_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports_of_its_own: None
 ) -> None:
     (tmp_path / "tasks.py").write_text(TASKS)
     monkeypatch.setattr("creche.cli.worker.BURST_S", 0.5)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,19 +22,10 @@ def send_email(user_id: int, template: str) -> bool:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports_of_its_own: None) -> Path:
     """An empty working directory. What is imported and registered meanwhile is forgotten after."""
-    modules, path = set(sys.modules), list(sys.path)
-    kept = dict(task_registry._tasks)
-    task_registry.clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield tmp_path
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
-    sys.path[:] = path
-    importlib.invalidate_caches()
-    task_registry._tasks = kept
+    return tmp_path
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
