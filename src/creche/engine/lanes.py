@@ -572,17 +572,24 @@ class Lanes:
         # In place: it may be called in the middle of a look into the levels, which goes on.
         for lane in [lane for lane in self.by_number.values() if lane.is_idle]:
             if lane not in in_use:
-                del self.by_key[lane.key], self.by_number[lane.number]
+                del self.by_number[lane.number]
                 self._leave_level(lane)
+        # A key that was used again has two lanes after a restart: whichever is left has it now.
+        self.by_key = {lane.key: lane for lane in self.by_number.values()}
+        for lane in self.by_number.values():
+            if not lane.park:
+                level = self._level(lane.queue, lane.priority)
+                level.main = level.main or lane
         used = {lane.queue for lane in self.by_number.values()}
         for queue in [queue for queue in self.queues if queue not in used]:
             del self.queues[queue]
 
     def _leave_level(self, lane: Lane) -> None:
         level = self._level(lane.queue, lane.priority)
-        if level.main is lane:
-            level.main = None
-        elif lane.is_listed:
+        if not lane.park:
+            level.main = None if level.main is lane else level.main
+            return
+        if lane.is_listed:
             level.unlist(lane)
         level.shut.discard(lane)
 

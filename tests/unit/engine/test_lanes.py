@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from tests.cluster.scripted import job_id
 
 from creche.engine.job import Job
 from creche.engine.lanes import Lane, Lanes, Space, park_by_limit
 from creche.model.job import JobState
+from creche.store.base import LaneRow
 
 
 def make_lanes() -> Lanes:
@@ -61,3 +63,29 @@ async def _look_while_lanes_are_let_go_of() -> None:
 
 def test_a_look_into_the_lanes_ends_though_some_are_let_go_of_in_the_middle() -> None:
     trio.run(_look_while_lanes_are_let_go_of)
+
+
+async def _let_go_of_one_of_two_lanes_of_a_key(park: str, kept: int) -> None:
+    """As there are when a key was used again, and the plane starts: the newer one counts."""
+    lanes = make_lanes()
+    rows = [LaneRow(1, "other", 2, park), LaneRow(2, "other", 2, park)]
+    lanes.restore(rows, {1, 2}, 10, lambda key: ("other", 2))
+    older = lanes.by_number[kept]
+    waiting(older, 1)
+    lanes.retire(set())
+    assert (list(lanes.by_number), lanes.by_key) == ([kept], {("other", 2, park): older})
+    level = lanes.queues["other"][2]
+    assert level is not None
+    assert (level.main or level.parked["few"][0]) is older
+    lanes.retire(set())
+    older.take()
+    lanes.retire(set())
+    assert not lanes.by_number
+    assert not lanes.by_key
+    assert not lanes.queues
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+@pytest.mark.parametrize("park", ["", park_by_limit("few", ("", ""))])
+def test_of_two_lanes_of_a_key_one_can_be_let_go_of(park: str, kept: int) -> None:
+    trio.run(_let_go_of_one_of_two_lanes_of_a_key, park, kept)
