@@ -13,6 +13,7 @@ from tests.cluster.test_windows import LISTENING, DiskLike
 
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreFull, StoreOverLimit
+from creche.model.job import JobState
 from creche.store.base import Batch
 from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
@@ -468,3 +469,29 @@ async def test_no_more_results_are_waited_for_than_may_be(autojump_clock: object
             store.may_answer_keys.set()
         assert results == {"met": 7, "foreign": 1}
         assert [await mine.result(), await there.result()] == [2, 7]
+
+
+async def test_what_runs_and_was_to_be_cancelled_is_after_a_crash(autojump_clock: object) -> None:
+    store = Slow()
+    async with open_house(make_store=lambda: store) as house:
+        worker = house.worker()
+        async with worker.connected(**LISTENING), house.client().connected() as client:
+            await worker.ready("echo", slots=1)
+            await client.say(older := unique(client, 1, CANCEL))
+            await client.hear(m.Accepted)
+            offer = await worker.hear(m.Offer)
+            await trio.sleep(1)
+            await client.say(unique(client, 2, CANCEL))
+            await client.hear(m.Accepted)
+            # Of what it says now nothing is kept.
+            store.is_dead = True
+    await store.aclose()
+    store.is_dead = False
+    store._unfinished[offer.seq] = store._unfinished[offer.seq]._replace(state=JobState.RUNNING)
+    async with open_house(make_store=lambda: store) as house:
+        worker.listener = house.listener
+        held = [[offer.seq, offer.epoch, offer.attempt]]
+        async with worker.connected(**LISTENING, held=held):
+            stop = await worker.hear(m.Stop)
+            assert (stop.seq, stop.attempt, stop.why) == (offer.seq, offer.attempt, "replaced")
+        assert older.id in house.core.by_id

@@ -80,9 +80,12 @@ class Doubts:
     def withdraw(self, ids: Collection[bytes]) -> set[bytes]:
         """Decline the submissions of these ids that wait here, as somebody has cancelled them;
         return which were. One that was sent before may have been accepted then, and stays."""
-        gone = [d for d in self._queue if d.message.id in ids and not d.is_resent]
-        if gone:
-            self._queue = deque(doubt for doubt in self._queue if doubt not in gone)
+        gone: list[Doubt] = []
+        kept: deque[Doubt] = deque()
+        for doubt in self._queue:
+            is_gone = doubt.message.id in ids and not doubt.is_resent
+            (gone if is_gone else kept).append(doubt)
+        self._queue = kept
         for session, message, *_ in gone:
             session.doubts.remove(len(message.payload))
             session.decline(message.n, "cancelled", "it was cancelled while it was looked up")

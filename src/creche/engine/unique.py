@@ -27,6 +27,7 @@ from creche.model.flow import MAX_KEY_LENGTH
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.unique import (
+    MAX_IDEMPOTENCY_KEY,
     SAME_JOB,
     Decision,
     Holder,
@@ -48,7 +49,6 @@ logger = logging.getLogger("creche.plane")
 MAX_LOOK_BYTES = 64 * 1024
 """Arguments beyond that are not looked into for a key that their submitter did not tell: they would
 hold up everybody else."""
-
 
 OUST_AT_A_TIME = 1000
 """Jobs that are looked up in the store together to be cancelled, as others have replaced them."""
@@ -107,13 +107,12 @@ class Taking:
     """A submission that has keys, until the store knows of it."""
 
     __slots__ = (
-        "before", "due_at", "is_committed", "is_job", "job_id", "key", "names", "ousts", "seq",
+        "before", "due_at", "id", "is_committed", "is_job", "job_id", "names", "ousts", "seq",
         "since", "submitted_at",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, job_id: bytes, submitted_at: float) -> None:
-        self.key = key
-        """The id of the submission."""
+    def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
+        self.id = submission_id
         self.job_id = job_id
         """The same, or the id of the job that it is one with."""
         self.submitted_at = submitted_at
@@ -154,7 +153,7 @@ class UniqueKeys:
         self._newest: dict[bytes, Taking] = {}
         """Who has a key, by its name."""
         self.takings: dict[bytes, Taking] = {}
-        """By the ids of their jobs."""
+        """By the ids of their submissions."""
         self._followers: dict[bytes, list[tuple[_Follower, Sequence[Ask]]]] = {}
         """By the id of that job, with all the keys that they want to have."""
         self._is_asking = False
@@ -292,7 +291,7 @@ class UniqueKeys:
             if before is not None and not before.is_committed:
                 taking.before[name] = before
             self._newest[name] = taking
-        self.takings[taking.key] = taking
+        self.takings[taking.id] = taking
 
     def rows(self, taking: Taking, seq: int) -> list[KeyRow]:
         """Return what the store is to know of a submission, as its job has *seq*: not of keys that
@@ -335,14 +334,15 @@ class UniqueKeys:
         if message.flags & m.WATCH and not is_refused:
             self._core.outcomes.watch(session, (job_id,))
 
-    def _lend(self, names: Sequence[bytes], key: bytes, job_id: bytes, seq: int) -> None:
-        taking = Taking(key, job_id, self._core.now())
+    def _lend(self, names: Sequence[bytes], submission_id: bytes, job_id: bytes, seq: int) -> None:
+        taking = Taking(submission_id, job_id, self._core.now())
         taking.seq = seq
         taking.names = list(names)
         taking.since = dict.fromkeys(names, taking.submitted_at)
         taking.is_job = False
         self._take(taking)
-        self._core.journal.keys([KeyRow(name, seq, taking.submitted_at) for name in names], key)
+        rows = [KeyRow(name, seq, taking.submitted_at) for name in names]
+        self._core.journal.keys(rows, lent_by=submission_id)
 
     # --- one that is not on disk yet ------------------------------------------------------------
 
@@ -393,10 +393,10 @@ class UniqueKeys:
             self._oust(taking)
         self._tell_followers(job.id, job.seq)
 
-    def lent(self, keys: Iterable[bytes]) -> None:
+    def lent(self, submission_ids: Iterable[bytes]) -> None:
         """It is on disk that the keys of these submissions are those of other jobs."""
-        for key in keys:
-            taking = self.takings.get(key)
+        for submission_id in submission_ids:
+            taking = self.takings.get(submission_id)
             if taking is not None:
                 self._is_known(taking)
 
@@ -435,7 +435,7 @@ class UniqueKeys:
 
     def _give_back(self, taking: Taking, name: bytes) -> None:
         before = taking.before.get(name)
-        if before is not None and self.takings.get(before.key) is not before:
+        if before is not None and self.takings.get(before.id) is not before:
             before = None  # the store knows of that one
         after = self._newest.get(name)
         if after is taking:
@@ -455,7 +455,7 @@ class UniqueKeys:
 
     def _drop(self, taking: Taking) -> None:
         """The store knows of it."""
-        del self.takings[taking.key]
+        del self.takings[taking.id]
         for name in taking.names:
             if self._newest.get(name) is taking:
                 del self._newest[name]
@@ -495,8 +495,9 @@ class UniqueKeys:
         """Cancel those that were read back. No checkpoint."""
         jobs, self._revived = self._revived, []
         for job in jobs:
-            why, _ = self.absent.pop(job.id, ("", False))
-            if why and job.state.is_waiting:
+            # What runs stays among the absent: it is stopped when there is somebody to be told.
+            if job.state.is_waiting and job.id in self.absent:
+                why, _ = self.absent.pop(job.id)
                 self._core.end_waiting(job, JobState.CANCELLED, make_cancelled(why))
         if jobs:
             self._core.journal.wake()
@@ -529,7 +530,7 @@ def check_unique(options: m.Facts) -> str | None:
     """Return what is wrong with what a submission says of its keys; None if nothing is."""
     given, said = options.get("idempotency_key"), options.get("unique")
     if given is not None and not is_idempotency_key(given):
-        return f"an idempotency key is a text of 1 to {MAX_KEY_LENGTH} printable characters"
+        return f"an idempotency key is a text of 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
     if said is None or said is False:
         return None
     key = said.get("key") if isinstance(said, dict) else None

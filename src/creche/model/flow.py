@@ -250,6 +250,11 @@ def key_text(value: object) -> str:
             raise ValueError(
                 f"a key is one value, as a text or a number, and not a {type(value).__name__}"
             )
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """Return a key's text as it is kept: printable, of a long one the beginning and a digest."""
     if not text.isprintable():
         text = text.encode("unicode_escape").decode("ascii")
     if len(text) > MAX_KEY_LENGTH:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from creche.errors import MAX_COUNTDOWN_S
-from creche.model.maps import checked_map, is_number
+from creche.model.maps import check_seconds, checked_map, is_number
 
 MAX_MOMENT = 253_402_300_800.0
 """The end of the year 9999, UTC seconds: what other languages, and people, can write down."""
@@ -37,12 +36,7 @@ class TimeLimits:
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "soft_timeout_s", "expires_s"):
-            value = getattr(self, name)
-            if value is not None and not (is_number(value) and 0 < value <= MAX_COUNTDOWN_S):
-                raise ValueError(
-                    f"{name.removesuffix('_s')} is a number of seconds above 0 to "
-                    f"{MAX_COUNTDOWN_S:,} (a year), not {value!r}"
-                )
+            check_seconds(name.removesuffix("_s"), getattr(self, name))
         at = self.deadline_at
         if at is not None and not (is_number(at) and 0 <= at <= MAX_MOMENT):
             raise ValueError(f"deadline is a moment in UTC seconds, not {at!r}")

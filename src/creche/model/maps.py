@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
+from creche.errors import MAX_COUNTDOWN_S
+
 
 def checked_map(data: object, what: str, keys: Collection[str]) -> Mapping[str, Any]:
     """Return *data* if it is a map that has none but *keys*. *what*, in the singular, begins the
@@ -20,6 +22,18 @@ def checked_map(data: object, what: str, keys: Collection[str]) -> Mapping[str, 
     if unknown:
         raise ValueError(f"{what} has no {unknown[0]!r}: it has {', '.join(keys)}")
     return data
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise for what is no duration, in seconds; *name* begins the sentence. None is said of none.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is not None and not (is_number(value) and 0 < value <= MAX_COUNTDOWN_S):
+        raise ValueError(
+            f"{name} is a number of seconds above 0 to {MAX_COUNTDOWN_S:,} (a year), not {value!r}"
+        )
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

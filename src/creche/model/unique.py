@@ -18,10 +18,9 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from creche.errors import MAX_COUNTDOWN_S
-from creche.model.flow import MAX_KEY_LENGTH, Key, key_text
+from creche.model.flow import Key, key_text, shortened
 from creche.model.job import JobState
-from creche.model.maps import checked_map, is_number
+from creche.model.maps import check_seconds, checked_map
 
 OnDuplicate: TypeAlias = Literal["existing", "reject", "replace", "cancel"]
 """What becomes of a submission that meets a job with its key: it is that job (``existing``), or is
@@ -109,12 +108,7 @@ class Rule:
                 "states out"
             )
         for name in ("period_s", "delay_s", "max_delay_s"):
-            value = getattr(self, name)
-            if value is not None and not (is_number(value) and 0 < value <= MAX_COUNTDOWN_S):
-                raise ValueError(
-                    f"{name.removesuffix('_s')} is a number of seconds above 0 to "
-                    f"{MAX_COUNTDOWN_S:,} (a year), not {value!r}"
-                )
+            check_seconds(name.removesuffix("_s"), getattr(self, name))
         if self.max_delay_s is not None and self.max_delay_s < (self.delay_s or 0.0):
             raise ValueError(
                 f"max_delay ({self.max_delay_s:g} s) is shorter than the delay "
@@ -291,16 +285,6 @@ def _text(value: object, value_text: Callable[[object], str]) -> str:
         case _:
             text = key_text(value)
             return text if isinstance(value, int | float) else f"{type(value).__name__}({text})"
-
-
-def shortened(text: str) -> str:
-    """Return a key's text as it is kept: printable, of a long one the beginning and a digest."""
-    if not text.isprintable():
-        text = text.encode("unicode_escape").decode("ascii")
-    if len(text) > MAX_KEY_LENGTH:
-        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        text = f"{text[:100]}…{digest}"
-    return text
 
 
 def is_idempotency_key(key: object) -> bool:

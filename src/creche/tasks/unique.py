@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from creche.errors import InvalidArguments, TaskDefinitionError
-from creche.model.flow import Key
+from creche.model.flow import Key, shortened
 from creche.model.unique import (
     EVERY,
     UNFINISHED,
     OnDuplicate,
     Rule,
     StateWord,
-    shortened,
     value_text,
 )
 from creche.tasks.flow import key_in, key_without

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creche.model.flow import MAX_KEY_LENGTH, Key
+from creche.model.flow import MAX_KEY_LENGTH, Key, shortened
 from creche.model.job import JobState
 from creche.model.unique import (
     EVERY,
@@ -24,7 +24,6 @@ from creche.model.unique import (
     decide,
     is_idempotency_key,
     key_name,
-    shortened,
     value_text,
 )
 from creche.wire.payload import decode_value, encode_value
