@@ -616,12 +616,15 @@ class _Session:
 
     async def run(self) -> None:
         """Keep connected until the link gives up or is left; then nobody waits any more."""
-        try:
-            # What cancels the block does not cut the connection: leaving says goodbye over it.
-            with anyio.CancelScope(shield=True):
-                await self.link.run()
-        finally:
-            self.submitter.fail(self.link.failure or ClientClosed("the client is closed"))
+        # What cancels the block does not cut the connection: leaving says goodbye over it.
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as services:
+                services.start_soon(self.submitter.keep_time)
+                try:
+                    await self.link.run()
+                finally:
+                    self.submitter.fail(self.link.failure or ClientClosed("the client is closed"))
+                    services.cancel_scope.cancel()
 
     def _introduce(self) -> m.Hello:
         return m.Hello(

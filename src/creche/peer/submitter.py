@@ -8,6 +8,7 @@ coroutine.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -55,6 +56,7 @@ from creche.peer.credit import Credit
 from creche.peer.handle import JobHandle, Outcome, to_id
 from creche.peer.link import Link, fresh
 from creche.peer.parent import current_parent
+from creche.peer.patience import Patience
 from creche.peer.waits import Waits
 from creche.tasks.options import SubmitOptions, check_by_clock
 from creche.tasks.task import Task
@@ -84,12 +86,14 @@ _WITHDRAW_S = 2.0
 class _Group:
     """Submissions that one caller waits for together: one event for all of them."""
 
-    __slots__ = ("changed", "error", "left", "met")
+    __slots__ = ("changed", "error", "left", "met", "until")
 
     def __init__(self) -> None:
         self.left = 0
-        self.met: dict[bytes, JobHandle[Any]] = {}
+        self.met: dict[bytes, JobHandle[Any]] | None = None
         """The jobs that some of them are, as they were there already, by the ids they had here."""
+        self.until = math.inf
+        """When `Patience` wakes the caller; who has a time limit of its own is not woken."""
         self.error: CrecheError | None = None
         self.changed = anyio.Event()
 
@@ -123,6 +127,7 @@ class Submitter:
         self._unaccepted: dict[int, m.Submit] = {}
         self._groups: dict[int, _Group] = {}
         self._unsent: set[int] = set()
+        self._patience = Patience(timeout_s, self._groups.values)
         self._waits = Waits(link)
         self._asking = Asking(link, self._time_limit, self._unreachable)
         self._cancels = Cancels(self._ask_to_cancel)
@@ -185,6 +190,11 @@ class Submitter:
         self._waits.fail(error)
         self._asking.fail(error)
         self._credit.wake()
+
+    async def keep_time(self) -> None:
+        """Wake submissions that wait for too long. The owner runs this beside the link; where it
+        does not run, each submission keeps its own time."""
+        await self._patience.run()
 
     # --- submitting -----------------------------------------------------------------------------
 
@@ -362,7 +372,7 @@ class Submitter:
         is_mine = isinstance(job, JobHandle) and job._submitter is self
         if not outcome.is_known:
             try:
-                with self._lending(), anyio.move_on_after(timeout):
+                with self._lending(), _limit_of(timeout):
                     await outcome.wait()
             except BaseException:
                 self._waits.abandon(to_id(job), outcome)
@@ -438,18 +448,22 @@ class Submitter:
         extras = _with_facts(self._extras(options), facts)
         group = _Group()
         handle: JobHandle[Any] | None = None
-        with self._time_limit():
-            if not self._credit.has_room(len(payload)):
-                await self._credit.wait(len(payload))
+        if self._patience.is_kept and self._credit.has_room(len(payload)):
             handle = self._begin(group, name, payload, options, extras, watch)
+            self._patience.begin(group)
             await group.changed.wait()
+        else:
+            with self._time_limit():
+                await self._credit.wait(len(payload))
+                handle = self._begin(group, name, payload, options, extras, watch)
+                await group.changed.wait()
         # The answer may have come in the moment in which the time was up: it counts.
         if handle is None or group.left:
             await self._give_up(group, is_whole=handle is not None)
         if group.error is not None:
             raise fresh(group.error)
         assert handle is not None
-        return group.met.get(handle.id_bytes, handle)
+        return group.met.get(handle.id_bytes, handle) if group.met else handle
 
     def _encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         payload = encode_call(args, kwargs)
@@ -569,6 +583,7 @@ class Submitter:
             self._settle(message.n, DuplicateJob(id_to_text(message.id), said.task))
             return
         outcome = self._waits.exchange(said.id, message.id)
+        group.met = group.met or {}
         group.met[said.id] = JobHandle.make(self, message.id, outcome, is_existing=True)
         self._settle(message.n, None)
 
@@ -666,6 +681,11 @@ class Submitter:
 def _with_facts(extras: m.Facts | None, facts: m.Facts) -> m.Facts | None:
     """Return what is said beside a submission's own fields, and of its arguments, if anything."""
     return {**(extras or {}), **facts} if facts else extras
+
+
+def _limit_of(timeout_s: float | None) -> AbstractContextManager[object]:
+    # A scope without an end is not free.
+    return nullcontext() if timeout_s is None else anyio.move_on_after(timeout_s)
 
 
 def _limit(welcome: m.Welcome, name: str) -> int:

@@ -244,6 +244,7 @@ class Worker:
                     services.start_soon(self._ahead.run)
                     services.start_soon(self._deaf.run)
                     services.start_soon(self._collector.run)
+                    services.start_soon(self.submitter.keep_time)
                     if self._is_burst:
                         services.start_soon(
                             leave_when_empty,
