@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import trio
 
+from creche.channel.memory import Fate, Faults
 from creche.engine.children import Child
 from creche.engine.scaling import Load, Pool, Scale
 from creche.errors import Refused
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
-from creche.testing.cluster import open_cluster
+from creche.testing.cluster import Cluster, open_cluster
 
 pytestmark = pytest.mark.trio
 
@@ -93,6 +94,33 @@ async def test_a_stopped_worker_leaves_when_its_jobs_are_done(autojump_clock):
         assert await states(client) == {}
         with pytest.raises(Refused, match="there is no worker 'a': there is none yet"):
             await client.ask("set-worker", {"worker": "a", "leave": True})
+
+
+@pytest.mark.parametrize("what", [{"leave": True}, {"slots": 0}])
+async def test_what_a_worker_is_told_as_its_connection_breaks_it_is_told_again(
+    autojump_clock, what
+):
+    lost = Faults()
+
+    def place(cluster: Cluster) -> None:
+        cluster.worker_faults = (None, lost)
+
+    async with open_cluster([nap], workers=0, faults=place) as cluster, cluster.client() as client:
+        worker = await cluster.add_worker("a")
+        handle = await client.submit(nap, 20)
+        await trio.sleep(1)
+        lost.at = {lost.frames + 1: Fate.LOSE_AND_CUT}
+        await client.ask("set-worker", {"worker": "a", **what})
+        await trio.sleep(10)
+        expected = "leaving" if "leave" in what else "draining"
+        assert (await states(client))["a"][0] == expected
+        with trio.fail_after(15):
+            assert await handle.result() == 20
+            if "leave" in what:
+                await worker.has_left.wait()
+            else:
+                await trio.sleep(4)
+                assert await states(client) == {"a": ("drained", 0, 0)}
 
 
 @pytest.mark.parametrize("wrong", [-1, 10**6, "many", 1.5])

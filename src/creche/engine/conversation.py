@@ -202,6 +202,8 @@ class Conversations:
         is_of_this = hello.facts.get("plane", self._core.plane) == self._core.plane
         held = hello.facts.get("held", []) if is_of_this else []
         self._core.leases.resume(session, [(s, e, a) for s, e, a in held])
+        for order in session.orders.values():
+            session.post(order)
         self._core.journal.wake()
 
     # --- conversation ---------------------------------------------------------------------------

@@ -64,10 +64,9 @@ class Operating:
         worker = self._worker(params)
         slots, leaves = params.get("slots"), params.get("leave")
         if leaves:
-            worker.is_leaving = True
-            worker.post(m.Drain("an operator has told it to leave"))
+            worker.order(m.Drain("an operator has told it to leave"))
         elif slots is None or (type(slots) is int and 0 <= slots <= MAX_SLOTS):
-            worker.post(m.Resize(slots))
+            worker.order(m.Resize(slots))
         else:
             raise BadQuestion(f"slots is a whole number from 0 to {MAX_SLOTS:,}, or null")
         return worker.describe(with_tasks=False)

@@ -130,13 +130,13 @@ class Pool:
                 continue
             if number < self._wanted:
                 if number in self._resting:
-                    session.post(m.Resize(None))
+                    session.order(m.Resize(None))
                     self._resting.discard(number)
             elif session.leased:
-                session.post(m.Resize(0))
+                session.order(m.Resize(0))
                 self._resting.add(number)
             else:
-                session.post(m.Drain("fewer workers are needed"))
+                session.order(m.Drain("fewer workers are needed"))
 
     def _load(self, core: Core) -> Load:
         """Return what there is to do for those that are wanted; the others only finish."""

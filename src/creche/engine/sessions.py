@@ -131,8 +131,10 @@ class Session:
         self.tasks: frozenset[str] = frozenset()
         self.slots = 0
         self.lent = 0
-        self.is_leaving = False
-        """Whether it was told to leave: it stays until what it runs is done."""
+        self.orders: dict[type[m.Message], m.Resize | m.Drain] = {}
+        """The last that it was told of its slots, and whether it was told to leave (it stays until
+        what it runs is done): said again after a reconnect, as a connection that breaks may take
+        an order with it."""
         self.leased: dict[int, Job] = {}
         self.load_s = 0.0
         """The sum of what the leased jobs are thought to take."""
@@ -176,6 +178,11 @@ class Session:
             if outbox.size_bytes > self._outbox_bytes:
                 outbox.clear()
                 self._end_connection(ChannelBroken("the peer does not read what it asked for"))
+
+    def order(self, message: m.Resize | m.Drain) -> None:
+        """Tell a worker how many slots to have, or to leave; said again, it changes nothing."""
+        self.orders[type(message)] = message
+        self.post(message)
 
     def decline(self, n: int, code: str, why: str) -> None:
         """Decline a submission that was taken a while ago."""
@@ -255,7 +262,7 @@ class Session:
     def _state(self) -> str:
         if not self.is_connected:
             return "away"
-        if self.is_leaving:
+        if m.Drain in self.orders:
             return "leaving"
         if self.slots or not self.tasks:  # without tasks it has not said yet how many slots it has
             return "connected"
