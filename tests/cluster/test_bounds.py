@@ -14,9 +14,9 @@ from tests.cluster.test_windows import LISTENING, DiskLike, run_all
 
 from creche.engine import views
 from creche.engine.catalog import MAX_COMPARED
+from creche.engine.hints import MAX_HINTED
 from creche.engine.sessions import MAX_FACT, Session
 from creche.engine.settings import PlaneSettings
-from creche.engine.submissions import MAX_HINTED
 from creche.model.priority import Priority
 from creche.store.memory import MemoryStore
 from creche.wire import messages as m

@@ -12,8 +12,8 @@ from tests.cluster.scripted import Peer, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, number
 
 from creche.engine import delays
-from creche.engine.lanes import JOB_BYTES
 from creche.engine.settings import PlaneSettings
+from creche.engine.space import JOB_BYTES
 from creche.engine.timers import LOOK_S
 from creche.errors import StoreError
 from creche.model.job import JobState

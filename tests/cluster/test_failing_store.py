@@ -14,8 +14,8 @@ from tests.cluster.scripted import House, Peer, open_house
 from tests.cluster.test_windows import LISTENING, DiskLike, number, run_all
 
 from creche.engine import journal
-from creche.engine.lanes import JOB_BYTES
 from creche.engine.settings import PlaneSettings
+from creche.engine.space import JOB_BYTES
 from creche.errors import (
     CrecheError,
     StoreError,

@@ -10,7 +10,7 @@ from tests.cluster.scripted import House, Peer, open_house
 from tests.cluster.test_delays import patient
 from tests.cluster.test_windows import LISTENING, DiskLike
 
-from creche.engine import dispatch, lanes, limits
+from creche.engine import dispatch, level, limits
 from creche.engine.settings import PlaneSettings
 from creche.model.flow import Flow, Key, Rate
 from creche.model.job import JobState
@@ -190,7 +190,7 @@ async def test_a_task_with_a_limit_by_key_and_a_rate_keeps_both(autojump_clock):
 async def test_thousands_of_keys_behind_one_rate_cost_a_look_only_when_it_is_their_turn(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(lanes, "LISTED", 5)
+    monkeypatch.setattr(level, "LISTED", 5)
     flow = Flow(limit=1, key=BY_USER, rate=Rate(1, 1.0))
     async with (
         open_house(PlaneSettings(look_ahead=0)) as house,

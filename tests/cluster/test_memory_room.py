@@ -117,7 +117,7 @@ async def test_a_second_submitter_that_leaves_is_forgotten(autojump_clock):
                 await second.say(job._replace(n=50))
                 await second.say(m.Goodbye("no matter"))
                 await second.hears_the_end()
-        assert not house.core.submissions._claims
+        assert not house.core.submissions.claims
         assert await run_the_rest(worker, offer) == [1, 2, 3]
         assert nothing_is_left(house)
 

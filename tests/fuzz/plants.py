@@ -14,7 +14,7 @@ from creche.engine.dead import DeadJobs
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
 from creche.engine.journal import Journal
-from creche.engine.lanes import Lane
+from creche.engine.lane import Lane
 from creche.engine.leases import Leases
 from creche.engine.limits import Limits
 from creche.engine.submissions import Submissions

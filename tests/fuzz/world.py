@@ -29,7 +29,7 @@ from trio._core import _run as trio_run
 from creche.channel.memory import Fate, Faults, MemoryListener
 from creche.engine import journal, plane
 from creche.engine.core import Core
-from creche.engine.lanes import Lane
+from creche.engine.lane import Lane
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreError
 from creche.model.ids import new_id
@@ -460,7 +460,7 @@ class World:
             "delays.stored": core.delays.stored,
             "space": core.lanes.space.held_bytes,
             "orphans": core.leases._orphans,
-            "claims": core.submissions._claims,
+            "claims": core.submissions.claims,
             "waiting": core.submissions._waiting,
             "full": core.submissions._full,
             "watchers": core.outcomes._watchers,

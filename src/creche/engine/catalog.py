@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
-from creche.engine.lanes import DEFAULT_QUEUE, LaneKey, parts_of_park
+from creche.engine.parks import DEFAULT_QUEUE, LaneKey, parts_of_park
 from creche.engine.schedule import check_declared
 from creche.engine.settings import Route
 from creche.errors import RemoteProtocolError

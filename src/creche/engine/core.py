@@ -20,14 +20,17 @@ from creche.engine.expiries import Expiries, make_expired
 from creche.engine.happenings import Happenings
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
-from creche.engine.lanes import Lane, Lanes, Space
+from creche.engine.lane import Lane
+from creche.engine.lanes import Lanes
 from creche.engine.leases import Leases, make_end
 from creche.engine.limits import Limits
+from creche.engine.options import restore_options, stored_options
 from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
-from creche.engine.submissions import Submissions, restore_options, stored_options
+from creche.engine.space import Space
+from creche.engine.submissions import Submissions
 from creche.engine.tails import Tails
 from creche.engine.timers import Timers
 from creche.errors import StoreError, StoreUnavailable
@@ -447,7 +450,7 @@ class Core:
                 self._on_duplicate(arrival, existing[arrival.job.seq])
             else:
                 self._on_arrived(arrival)
-            for session, n in self.submissions.accepted_elsewhere(arrival.job.id):
+            for session, n in self.submissions.claims.accepted(arrival.job.id):
                 accepted.setdefault(session, []).append(n)
         for session, ns in accepted.items():
             session.post(m.Accepted(ns))
@@ -568,7 +571,7 @@ class Core:
             if session is not None:
                 session.unaccepted.remove(len(job.payload))
                 session.decline(n, *refusal)
-            for other, other_n in self.submissions.declined_elsewhere(job.id):
+            for other, other_n in self.submissions.claims.declined(job.id):
                 other.decline(other_n, *refusal)
             self.unique.released(job.id)
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
-from creche.engine.lanes import JOB_BYTES, READ_AGAIN_S
+from creche.engine.lane import READ_AGAIN_S
+from creche.engine.space import JOB_BYTES
 from creche.engine.timers import Alarm
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.job import JobState, check_move

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from creche.engine.expiries import make_expired
 from creche.engine.job import Job
-from creche.engine.lanes import PARKED_BY_TASK, Lane
+from creche.engine.lane import Lane
+from creche.engine.parks import PARKED_BY_TASK
 from creche.engine.sessions import Session
 from creche.model.job import JobState, check_move
 from creche.wire import messages as m

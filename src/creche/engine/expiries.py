@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
-from creche.engine.lanes import READ_AGAIN_S
+from creche.engine.lane import READ_AGAIN_S
 from creche.engine.timers import Alarm
 from creche.errors import StoreError, StoreUnavailable
 from creche.model.failure import Failure

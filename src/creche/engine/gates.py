@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from creche.engine.job import Job
-from creche.engine.lanes import LISTED, Lane
+from creche.engine.lane import Lane
+from creche.engine.level import LISTED
 from creche.engine.timers import Timer
 from creche.model.flow import Bucket, Rate
 

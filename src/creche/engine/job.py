@@ -11,7 +11,7 @@ from creche.store.base import Change
 
 if TYPE_CHECKING:
     from creche.engine.gates import Gate
-    from creche.engine.lanes import Lane
+    from creche.engine.lane import Lane
 
 
 class Job:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import trio
 
 from creche.engine.job import Job
-from creche.engine.lanes import Lane
+from creche.engine.lane import Lane
 from creche.engine.sessions import Session
 from creche.errors import StoreFull, StoreOverLimit
 from creche.model.job import JobState

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
+from creche.engine.options import CANCELLED
 from creche.engine.outcomes import MAX_REASON, make_cancelled
 from creche.engine.sessions import Session
-from creche.engine.submissions import CANCELLED
 from creche.events import AttemptsLost
 from creche.model.failure import Failure
 from creche.model.job import JobState, check_move

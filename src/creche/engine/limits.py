@@ -21,7 +21,8 @@ import trio
 
 from creche.engine.gates import Gate, Slots, Tokens
 from creche.engine.job import Job
-from creche.engine.lanes import Lane, park_by_limit, parts_of_park
+from creche.engine.lane import Lane
+from creche.engine.parks import park_by_limit, parts_of_park
 from creche.errors import RemoteProtocolError
 from creche.events import QueueSet
 from creche.model.flow import Flow, Key, QueueSettings
@@ -377,7 +378,7 @@ class Limits:
             lane.put_back(job)  # where it was: there is nothing to be written
         else:
             key = (lane.queue, lane.priority, park)
-            if not core.submissions.has_lane(key, core.settings.lanes // SHARE):
+            if not core.submissions.places.may_have(key, core.settings.lanes // SHARE):
                 self._delay(job)
                 return
             lane = core.lanes.get(key, (lane.queue, lane.priority))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from creche.engine.conversation import MAX_SLOTS
 from creche.engine.questions import BadQuestion
+from creche.engine.refusals import MAX_NAME
 from creche.engine.sessions import Session
-from creche.engine.submissions import MAX_NAME
 from creche.model.flow import QueueSettings
 from creche.wire import messages as m
 

@@ -12,9 +12,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from creche.engine.limits import Limits
+from creche.engine.options import check_options
 from creche.engine.questions import BadQuestion
+from creche.engine.refusals import MAX_NAME
 from creche.engine.schedule import MAX_SCHEDULE_BYTES, Schedule, Work
-from creche.engine.submissions import MAX_NAME, check_options
 from creche.model.ids import ID_BYTES
 from creche.model.priority import Priority
 from creche.model.schedule import Rule

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from creche.engine.job import Job
-from creche.engine.lanes import READ_AGAIN_S
+from creche.engine.lane import READ_AGAIN_S
 from creche.engine.schedule import MAX_SCHEDULE_BYTES, Schedule, Standing, Work
 from creche.engine.sessions import Session
 from creche.engine.timers import Alarm

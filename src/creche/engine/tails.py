@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from creche.engine.job import Job
-from creche.engine.lanes import READ_AGAIN_S, Lane
+from creche.engine.lane import READ_AGAIN_S, Lane
 from creche.errors import StoreError, StoreUnavailable
 from creche.store.base import LaneCount
 

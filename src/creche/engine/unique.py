@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from creche.engine.job import Job
-from creche.engine.lanes import READ_AGAIN_S
+from creche.engine.lane import READ_AGAIN_S
 from creche.engine.outcomes import make_cancelled
 from creche.engine.sessions import Session
 from creche.errors import RemoteProtocolError, StoreError, StoreUnavailable

@@ -17,12 +17,12 @@ import trio
 
 from creche.engine.dead import DeadJobs
 from creche.engine.happenings import Happenings
-from creche.engine.lanes import park_text
 from creche.engine.operating import NOTHING_SAID, Operating
+from creche.engine.options import CANCELLED, headers_in, stored_options
+from creche.engine.parks import park_text
 from creche.engine.questions import BadQuestion, check_names
 from creche.engine.schedule_commands import ScheduleCommands
 from creche.engine.sessions import Session
-from creche.engine.submissions import CANCELLED, headers_in, stored_options
 from creche.engine.waiting import why_waiting
 from creche.errors import BadFilter, RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.failure import Failure
@@ -36,7 +36,7 @@ from creche.wire.payload import decode_value
 
 if TYPE_CHECKING:
     from creche.engine.core import Core
-    from creche.engine.lanes import Lane
+    from creche.engine.lane import Lane
 
 logger = logging.getLogger("creche.plane")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from creche.engine.gates import Gate, Slots, Tokens
-from creche.engine.lanes import parts_of_park
+from creche.engine.parks import parts_of_park
 from creche.model.job import JobState
 from creche.store.base import JobRecord
 

@@ -7,7 +7,10 @@ import trio
 from tests.cluster.scripted import job_id
 
 from creche.engine.job import Job
-from creche.engine.lanes import Lane, Lanes, Space, park_by_limit
+from creche.engine.lane import Lane
+from creche.engine.lanes import Lanes
+from creche.engine.parks import park_by_limit
+from creche.engine.space import Space
 from creche.model.job import JobState
 from creche.store.base import LaneRow
 

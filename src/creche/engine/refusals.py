@@ -1,0 +1,91 @@
+"""Why a submission is not taken: a code for programs, and a sentence for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from creche.engine.options import check_options
+from creche.model.ids import made_at
+from creche.wire import messages as m
+
+if TYPE_CHECKING:
+    from creche.engine.core import Core
+    from creche.engine.job import Job
+    from creche.engine.sessions import Session
+    from creche.engine.settings import PlaneSettings
+
+STOPPING = ("stopping", "the plane is stopping: submit again when it is back")
+MAX_NAME = 200
+
+
+def refusal(core: Core, session: Session, message: m.Submit) -> tuple[str, str] | None:
+    """Return why a submission cannot be taken, None if it can."""
+    if core.is_stopping and not message.is_nested:
+        # What a running job submits is a part of what the plane waits for.
+        return STOPPING
+    if core.journal.failing is not None:
+        return "store-full", f"the plane's store takes nothing: {core.journal.failing}"
+    if not session.unaccepted.has_room(len(message.payload), core.settings):
+        return credit_refusal(core.settings)
+    if len(message.payload) > core.settings.payload_bytes:
+        limit = core.settings.payload_bytes
+        return "too-large", f"a payload may have {limit:,} bytes, not {len(message.payload):,}"
+    if not 0 < len(message.task) <= MAX_NAME:
+        return "bad-task", f"a task's name has 1 to {MAX_NAME} characters"
+    if message.queue is not None and not 0 < len(message.queue) <= MAX_NAME:
+        return "bad-queue", f"a queue's name has 1 to {MAX_NAME} characters"
+    if message.flags & m.RESENT and made_at(message.id) <= core.unknown_until:
+        # Its tombstone may be gone by now, so nobody can tell whether it ran.
+        return "uncertain", "sent again too late to tell whether it was accepted: not run"
+    if message.options is None:
+        return None
+    return check_options(message.options) or _limits_refusal(core, message)
+
+
+def _limits_refusal(core: Core, message: m.Submit) -> tuple[str, str] | None:
+    """Return how the limits that a submission says, over those that its task announces,
+    contradict each other; None if they do not."""
+    said = None if message.options is None else message.options.get("limits")
+    if not said:
+        return None
+    task = core.catalog.get(message.task)
+    limits = {**((task or {}).get("limits") or {}), **said}
+    soft_s, hard_s = limits.get("soft_timeout_s"), limits.get("timeout_s")
+    if soft_s is None or hard_s is None or soft_s < hard_s:
+        return None
+    announced = " and ".join(
+        f"its task says {what}"
+        for what in ("soft_timeout", "timeout")
+        if said.get(f"{what}_s") is None
+    )
+    why = f"soft_timeout ({soft_s:g} s) has to come before timeout ({hard_s:g} s)"
+    return "bad-limits", f"{why}: {announced}" if announced else why
+
+
+def credit_refusal(settings: PlaneSettings) -> tuple[str, str]:
+    """Return how a session is told that it has too much unanswered."""
+    most, size = settings.unaccepted, settings.unaccepted_bytes
+    return "credit", f"more than {most:,} submissions, or {size:,} bytes of them, wait already"
+
+
+def watches_refusal(settings: PlaneSettings) -> tuple[str, str]:
+    """Return how a session is told that it waits for too many results."""
+    return "watches", f"this session waits for {settings.watches:,} results already"
+
+
+def lanes_refusal(settings: PlaneSettings) -> tuple[str, str]:
+    """Return how a session is told that its job would need one lane too many."""
+    limit = settings.lanes
+    return "lanes", f"this plane has {limit:,} lanes in use: name fewer queues and tasks"
+
+
+def parent_refusal(settings: PlaneSettings, parent: Job | None) -> tuple[str, str] | None:
+    """Return why a running job may not submit one more, None if it may."""
+    if parent is None:
+        return "scope-closed", "the job that submits this one has ended"
+    if parent.children >= settings.max_children:
+        return (
+            "scope-full",
+            f"this job has {parent.children:,} unfinished jobs: wait for some",
+        )
+    return None
