@@ -16,6 +16,7 @@ from creche.channel.base import Channel
 from creche.channel.memory import Fate, Faults
 from creche.engine.settings import PlaneSettings
 from creche.errors import PlaneUnreachable
+from creche.host import Host
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.testing.cluster import Cluster, open_cluster
@@ -173,7 +174,7 @@ async def open_house(concurrency: int = 1) -> AsyncIterator[House]:
             url="memory:plane",
             worker_id="gated",
             concurrency=concurrency,
-            draw=lambda: 0.5,
+            host=Host(draw=lambda: 0.5),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)

@@ -28,6 +28,7 @@ from creche.errors import (
     SubmissionRefused,
     SubmissionUncertain,
 )
+from creche.host import Host
 from creche.store.base import Batch, Duplicate, Recovery, Store
 from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
@@ -240,7 +241,7 @@ class Town:
             url="memory:plane",
             worker_id=name,
             concurrency=self.rng.randint(1, 3),
-            draw=self.rng.random,
+            host=Host(draw=self.rng.random),
         )
         task_status.started()
         try:

@@ -19,7 +19,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from importlib import metadata
-from random import random
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -30,6 +29,7 @@ from creche.channel.handshake import parse_url, with_scheme
 from creche.client.schedules import ScheduleVerbs
 from creche.client.workers import WorkerVerbs
 from creche.errors import ClientClosed, InvalidArguments, SettingsError, UnknownJob
+from creche.host import THIS_HOST, Host
 from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
 from creche.model.priority import Priority
@@ -77,6 +77,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
         dial: opens a connection in place of the WebSocket, for tests and other transports.
         on_warning: called with what the plane wants a submitter to know, as that no worker has
             announced the task. Logged by ``creche.client`` when not given.
+        host: the machine that it runs on, for simulations.
 
     Raises:
         SettingsError: *connect*, ``CRECHE_CONNECT``, *timeout* or *name* cannot be used.
@@ -90,11 +91,13 @@ class Client(ScheduleVerbs, WorkerVerbs):
         name: str | None = None,
         dial: Dial | None = None,
         on_warning: Callable[[str], None] | None = None,
+        host: Host = THIS_HOST,
     ) -> None:
         self.url = plane_url(connect) if dial is None else connect or "the plane"
         self.name = _checked_name(name)
         self._timeout_s = _checked_timeout(timeout)
         self._dial = dial
+        self._host = host
         self._on_warning = on_warning or logger.warning
         self._session: _Session | None = None
         self._thread = 0
@@ -539,7 +542,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
             raise ClientClosed("the client is open already: open each client once at a time")
         dial = self._dial if self._dial is not None else websocket_dial(self.url)
         self._thread = threading.get_ident()
-        self._session = _Session(self, dial, self._timeout_s, self._on_warning)
+        self._session = _Session(self, dial, self._timeout_s, self._on_warning, self._host)
         return self._session
 
     def _end(self, session: _Session, why: str) -> None:
@@ -598,11 +601,13 @@ class _Session:
         dial: Dial,
         timeout_s: float | None,
         on_warning: Callable[[str], None],
+        host: Host,
     ) -> None:
+        self._host = host
         self.owner: asyncio.Task[None] | None = None
         self._name = client.name
-        self._id = os.urandom(16)
-        self._incarnation = os.urandom(16)
+        self._id = host.entropy(16)
+        self._incarnation = host.entropy(16)
         self.link = Link(
             dial,
             client.url,
@@ -610,9 +615,9 @@ class _Session:
             introduce=self._introduce,
             on_welcome=lambda welcome: self.submitter.resume(welcome),
             on_messages=lambda messages: self.submitter.handle(messages),
-            random=random,
+            random=host.draw,
         )
-        self.submitter = Submitter(self.link, timeout_s=timeout_s, on_warning=on_warning)
+        self.submitter = Submitter(self.link, timeout_s=timeout_s, on_warning=on_warning, host=host)
 
     async def run(self) -> None:
         """Keep connected until the link gives up or is left; then nobody waits any more."""
@@ -634,7 +639,7 @@ class _Session:
             name=self._name,
             incarnation=self._incarnation,
             features=[],
-            facts={"pid": os.getpid(), "host": socket.gethostname(), "version": _version()},
+            facts={"pid": self._host.pid(), "host": self._host.name(), "version": _version()},
         )
 
 

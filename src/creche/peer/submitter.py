@@ -9,8 +9,6 @@ coroutine.
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +36,7 @@ from creche.errors import (
     TooLarge,
     UnknownJob,
 )
+from creche.host import THIS_HOST, Host
 from creche.model.ids import id_to_text, new_id
 from creche.model.job import JobState
 from creche.model.limits import TimeLimits
@@ -105,6 +104,7 @@ class Submitter:
         link: the session's link. The owner passes `resume` and `handle` on to it.
         timeout_s: how long connecting, submitting and asking may take, in seconds; None: no bound.
         on_warning: called with what the plane wants a submitter to know.
+        host: the machine that it runs on.
     """
 
     def __init__(
@@ -113,14 +113,13 @@ class Submitter:
         *,
         timeout_s: float | None = 30.0,
         on_warning: Callable[[str], None] | None = None,
-        random: Callable[[int], bytes] = os.urandom,
-        clock: Callable[[], float] = time.time,
+        host: Host = THIS_HOST,
     ) -> None:
         self._link = link
         self._timeout_s = timeout_s
         self._on_warning = on_warning
-        self._random = random
-        self._clock = clock
+        self._random = host.entropy
+        self._clock = host.clock
         self._n = 0
         # What the plane has not answered, by number. In three tables, and not in a record each: of
         # what a program has by the ten thousand, the garbage collector looks at every object.

@@ -24,6 +24,7 @@ from creche.channel.memory import Faults, MemoryListener
 from creche.client.client import Client
 from creche.engine.plane import Running, run_plane
 from creche.engine.settings import PlaneSettings
+from creche.host import Host
 from creche.store.base import Store
 from creche.store.memory import MemoryStore
 from creche.tasks.options import AsyncExecutor
@@ -103,7 +104,7 @@ class Cluster:
             async_executor=async_executor,
             settings=worker_settings,
             is_burst=is_burst,
-            draw=lambda: 0.5,
+            host=Host(draw=lambda: 0.5),
         )
         await self._nursery.start(worker.run)
         return worker

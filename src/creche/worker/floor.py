@@ -36,6 +36,8 @@ class Floor:
         self._lenders: set[Attempt] = set()
         self._limit = slots
         self._lease_end = float("-inf")
+        self.clock: Callable[[], float] = perf_counter
+        """The loop's clock, which any thread can read."""
         self.slots = slots
         self.running = 0
         """Bodies that are in, those that have lent their slot included."""
@@ -69,7 +71,7 @@ class Floor:
                 self._limit = slots
 
     def lease_until(self, end: float) -> None:
-        """Let attempts begin until *end* (of `time.perf_counter`, which threads can read)."""
+        """Let attempts begin until *end*, by `clock`."""
         self._lease_end = end
 
     def add(self, attempt: Attempt) -> None:
@@ -180,6 +182,6 @@ class Floor:
         while waiting and waiting[0][2].stage is not Stage.WAITING:
             heapq.heappop(waiting)
             self._gone -= 1
-        if not waiting or perf_counter() >= self._lease_end:
+        if not waiting or self.clock() >= self._lease_end:
             return None
         return waiting[0][2]

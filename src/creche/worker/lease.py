@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from time import perf_counter
 
 import trio
 
@@ -91,7 +90,7 @@ class LeaseWatch:
 
     def _hold(self) -> None:
         self._is_held = True
-        self._floor.lease_until(perf_counter() + self.ends_at() - trio.current_time())
+        self._floor.lease_until(self.ends_at())
 
     def _lose(self) -> None:
         self._is_held = False

@@ -15,16 +15,14 @@ A leaving worker empties the inner one before it lets go of the outer one.
 from __future__ import annotations
 
 import logging
-import os
-import random
-import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import trio
 
 from creche.channel.base import Dial
 from creche.errors import ClientClosed
+from creche.host import THIS_HOST, Host
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.peer.link import Link, LinkSettings
@@ -80,7 +78,7 @@ class Worker:
             tasks: a function as ``module:name``, and texts for it.
         is_burst: leave when nothing waits that it may run.
         version: the version of this package, to be shown beside the worker.
-        draw: random numbers in [0, 1), for the delays between two dials.
+        host: the machine that it runs on.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class Worker:
         limits: codec.Limits = codec.DEFAULT_LIMITS,
         submit_timeout_s: float | None = 30.0,
         version: str = "",
-        draw: Callable[[], float] = random.random,
+        host: Host = THIS_HOST,
     ) -> None:
         if concurrency < 1:
             raise ValueError("a worker needs a concurrency of at least 1")
@@ -118,8 +116,9 @@ class Worker:
         for task, executor in self._tasks.values():
             check_resources(task, executor, self._lifespans)
             check_hooks(task, executor)
-        self._session = os.urandom(16)
-        self._incarnation = os.urandom(16)
+        self._host = host
+        self._session = host.entropy(16)
+        self._incarnation = host.entropy(16)
 
         self.link = Link(
             dial,
@@ -128,12 +127,12 @@ class Worker:
             introduce=self._introduce,
             on_welcome=self._on_welcome,
             on_messages=self._on_messages,
-            random=draw,
+            random=host.draw,
             settings=link_settings,
             limits=limits,
         )
         self.submitter = Submitter(
-            self.link, timeout_s=submit_timeout_s, on_warning=self._on_warning
+            self.link, timeout_s=submit_timeout_s, on_warning=self._on_warning, host=host
         )
         self._collector = Collector(self._collect, lambda: self._floor.has_waiting)
         self._concurrency = concurrency
@@ -226,9 +225,9 @@ class Worker:
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self._began_at = trio.current_time()
-        self._home.pid = os.getpid()
+        self._home.pid = self._host.pid()
         self._home.trio_token = trio.lowlevel.current_trio_token()
-        self._home.clock = trio.lowlevel.current_clock().current_time
+        self._home.clock = self._floor.clock = trio.lowlevel.current_clock().current_time
         watchdog = Watchdog(self._settings.stall_s, run_body.__code__)
         guard_this_loop()
         watchdog.open()
@@ -360,8 +359,8 @@ class Worker:
             "queues": list(self.queues),
             "slots": self._floor.slots,
             "held": [list(token) for token in self._holdings.name(self._reports.tokens())],
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "pid": self._host.pid(),
+            "host": self._host.name(),
             "version": self._version,
             "age_s": trio.current_time() - self._began_at,
         }

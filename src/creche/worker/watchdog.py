@@ -8,6 +8,7 @@ whether it still comes round.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import sysconfig
@@ -33,7 +34,8 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class Watchdog(trio.abc.Instrument):
-    """Warns once for each time that the loop does not come round for *stall_s* seconds.
+    """Warns once for each time that the loop does not come round for *stall_s* seconds; if that is
+    infinite, it has no thread.
 
     Made, opened and closed in the loop's thread. Its own thread begins when it is armed first and
     sleeps while it is not armed: an idle worker pays nothing for it.
@@ -68,7 +70,7 @@ class Watchdog(trio.abc.Instrument):
     def arm(self) -> None:
         """Coroutine bodies are in: look after the loop."""
         self._is_armed = True
-        if self._is_asleep:
+        if self._is_asleep and self._stall_s < math.inf:
             self._is_asleep = False
             if self._thread is None:
                 self._thread = threading.Thread(

@@ -11,6 +11,7 @@ import trio
 from creche.channel.base import Channel
 from creche.channel.memory import MemoryListener
 from creche.errors import ChannelBroken, ChannelClosed
+from creche.host import Host
 from creche.model.failure import Failure
 from creche.model.job import JobState
 from creche.peer.link import LinkSettings
@@ -219,7 +220,7 @@ def make_worker(plane: ScriptedPlane, registry: Registry, **given: Any) -> Worke
         worker_id="w1",
         settings=settings,
         link_settings=LinkSettings(),
-        draw=lambda: 0.5,
+        host=Host(draw=lambda: 0.5),
         **given,
     )
 
