@@ -75,6 +75,21 @@ class AttemptsLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseLost(Event):
+    """An attempt has lost the right to run before it was reported."""
+
+    level: ClassVar[int] = logging.DEBUG
+    job: str
+    worker: str
+    epoch: int
+    attempt: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} at job {self.job} is lost with {self.worker}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
 class QueueSet(Event):
     """An operator has said what is taken from a queue."""
 

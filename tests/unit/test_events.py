@@ -17,6 +17,7 @@ RECORDS = [
     events.PeerLeft("w", "worker", "it said goodbye"),
     events.PeerRefused("somebody", "protocol", "not a frame"),
     events.AttemptsLost("w", 3, "silent for 60 s"),
+    events.LeaseLost("0198c0de-0000-7000-8000-000000000000", "w", 2, 1, "silent for 60 s"),
     events.StoreFailing("no space left"),
     events.StoreWorks(),
     events.CoreRestarts("its process is gone"),

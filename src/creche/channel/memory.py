@@ -49,7 +49,8 @@ class Faults:
     Args:
         at: fates by frame number.
         hook: judges the frames that *at* does not name.
-        delay_s: how long each frame is on its way. It does not hold the sender up.
+        delay_s: how long each frame is on its way, or what is called for it. It does not hold the
+            sender up, and no frame overtakes another.
         deliver_in_flight: whether a cut lets through what was on its way to the receiver.
     """
 
@@ -58,7 +59,7 @@ class Faults:
         at: Mapping[int, Fate] | None = None,
         *,
         hook: Hook | None = None,
-        delay_s: float = 0.0,
+        delay_s: float | Callable[[], float] = 0.0,
         deliver_in_flight: bool = True,
     ) -> None:
         self.at = dict(at or {})
@@ -67,6 +68,10 @@ class Faults:
         self.deliver_in_flight = deliver_in_flight
         self.frames = 0
         """How many frames have been judged so far."""
+
+    def travel_s(self) -> float:
+        """Return how long the next frame is on its way."""
+        return self.delay_s() if callable(self.delay_s) else self.delay_s
 
     def judge(self, frame: bytes) -> Fate:
         """Count *frame* and return its fate."""
@@ -87,9 +92,12 @@ class _Pipe:
         self._head: tuple[float, bytes] | None = None
         self._travel: trio.CancelScope | None = None
         self._is_lost = False
+        self._last_arrival = 0.0
 
     async def put(self, frame: bytes) -> None:
-        await self._inlet.send((trio.current_time() + self.faults.delay_s, frame))
+        arrives_at = trio.current_time() + self.faults.travel_s()
+        self._last_arrival = max(self._last_arrival, arrives_at)
+        await self._inlet.send((self._last_arrival, frame))
 
     async def take(self) -> bytes:
         """Return the next frame once it has arrived; raise trio's errors when there is none."""

@@ -15,8 +15,9 @@ from creche.engine.job import Job
 from creche.engine.options import CANCELLED
 from creche.engine.outcomes import MAX_REASON, make_cancelled
 from creche.engine.sessions import Session
-from creche.events import AttemptsLost
+from creche.events import AttemptsLost, LeaseLost
 from creche.model.failure import Failure
+from creche.model.ids import id_to_text
 from creche.model.job import JobState, check_move
 from creche.model.retry import MAX_DELAY_S, next_try_at
 from creche.store.base import End, TryRow
@@ -242,6 +243,7 @@ class Leases:
             if is_counted:
                 self._lost(job, why)
             else:
+                self._tell(job, why)
                 self._free(job)
         if jobs:
             self._core.events.emit(AttemptsLost(session.name, len(jobs), why))
@@ -256,6 +258,7 @@ class Leases:
 
     def _lost(self, job: Job, why: str) -> None:
         core = self._core
+        self._tell(job, why)
         job.losses += 1
         job.has_begun = True
         if job.is_at_most_once and job.state is not JobState.CANCELLING:
@@ -270,6 +273,10 @@ class Leases:
                 lost = encode_value(Failure("creche.WorkerLost", why).as_data())
                 core.journal.tried(job, _made(job, JobState.LOST, lost, job.leased_at, core.now()))
             self._free(job)
+
+    def _tell(self, job: Job, why: str) -> None:
+        worker = (job.holder or "").rpartition("/")[0]
+        self._core.events.emit(LeaseLost(id_to_text(job.id), worker, job.epoch, job.attempt, why))
 
     def _free_unbegun(self, job: Job) -> None:
         """Give back a job that its worker had not begun: it must still begin in time."""

@@ -33,9 +33,8 @@ class WorkerSettings:
     unsettled_bytes: int = 64 * MIB
     """What may be in those reports, likewise."""
     stall_s: float = 1.0
-    """For how long the loop must be blocked until the task that does it is named in the log; infinite:
-    nobody looks."""
-
+    """For how long the loop must be blocked until the task that does it is named in the log; if
+    that is infinite, nobody looks."""
     kill_after_s: float = 5.0
     """How long a process's body that was told to leave may take, before its process is killed."""
     notice_s: float = 0.5
