@@ -1,0 +1,190 @@
+"""Rules for what many jobs share: how many run, how often they begin, and in which order."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from creche.testing.history.events import Accepted, Event, Limit, Lost, Rate, Started, before, place
+from creche.testing.history.view import History, Job, Run
+from creche.testing.history.violation import Violation
+
+# --- how many -----------------------------------------------------------------------------------
+
+
+class OverLimit(Violation):
+    """No more attempts have a lease at a time than their queue, task or key allows."""
+
+
+def limits_hold(history: History) -> Iterator[OverLimit]:
+    """Refuse an attempt that begins where as many surely run. For the grace after a limit was
+    changed the laxer one counts, as what it had let pass may not have begun."""
+    for gate, limits in history.limits.items():
+        running: list[tuple[float, int, Run]] = []
+        for n, run in enumerate(_runs_behind(history, gate)):
+            _let_go(running, run.start)
+            most = _most(limits, history, run.start)
+            if most is not None and len(running) >= most:
+                others = [one.start for *_, one in running if one.overlaps(run)]
+                if len(others) >= most:
+                    why = f"attempt {len(others) + 1} of {most} at {gate}"
+                    yield OverLimit(run.start.job, why, (*others, run.start))
+            heappush(running, (float("inf") if run.until is None else run.until.at, n, run))
+
+
+def _runs_behind(history: History, gate: str) -> list[Run]:
+    """Return the attempts that a limit counts, as they began."""
+    found = [
+        run
+        for job in history.jobs.values()
+        if gate in job.terms.gates
+        for run in job.leased_runs
+        if not run.is_doubtful
+    ]
+    return sorted(found, key=lambda run: place(run.start))
+
+
+def _let_go(running: list[tuple[float, int, Run]], start: Started) -> None:
+    """Take out what does not surely have its lease any more when an attempt begins."""
+    kept = []
+    while running and running[0][0] <= start.at:
+        one = heappop(running)
+        if one[2].is_running_after(start):
+            kept.append(one)
+    for one in kept:
+        heappush(running, one)
+
+
+def _most(limits: list[Limit], history: History, start: Started) -> int | None:
+    """Return the laxest limit that may have let an attempt pass; None: there may be none."""
+    laxest = 0
+    for limit in reversed(limits):
+        asked_at = limit.at if limit.asked_at is None else limit.asked_at
+        if asked_at <= start.at:
+            if limit.most is None:
+                return None
+            laxest = max(laxest, limit.most)
+        if _is_settled(limit, history, start):
+            return laxest
+    return None  # the first one may not have held
+
+
+def _is_settled(said: Limit | Rate, history: History, start: Started) -> bool:
+    """Whether something was surely said before an attempt was given out."""
+    made = history.jobs[start.job].made
+    is_new = made is not None and before(said, made)
+    return is_new or said.at < start.at - history.bounds.grace_s
+
+
+# --- how often ----------------------------------------------------------------------------------
+
+
+class OverRate(Violation):
+    """No more attempts begin than the token bucket of their queue, task or key allows."""
+
+
+def rates_hold(history: History) -> Iterator[OverRate]:
+    """Refuse an attempt for which there can be no token. One that was taken may be on its way for
+    the grace, so the bucket is larger by what comes back in that time."""
+    grace_s = history.bounds.grace_s
+    refills = [trouble.at for trouble in history.plane_troubles]
+    for gate, rates in history.rates.items():
+        held: Rate | None = None
+        tokens, counted_at = 0.0, 0.0
+        taken: list[Started] = []
+        for run in _runs_behind(history, gate):
+            start, was_held = run.start, held
+            held = _rate(rates, history, start)
+            if held is None or held.count is None or _was_late(history, start):
+                continue
+            per_s = held.count / held.per_s
+            most = held.count + grace_s * per_s
+            if held is not was_held or _is_one_between(refills, counted_at, start.at):
+                tokens, taken = most, []
+            tokens = min(most, tokens + (start.at - counted_at) * per_s) - 1
+            counted_at = start.at
+            taken = [*taken[-held.count :], start]
+            if tokens < -1e-6:
+                why = f"there was no token for it at {gate}: {held.count} in {held.per_s:g} s"
+                yield OverRate(start.job, why, tuple(taken))
+                tokens = 0.0
+
+
+def _rate(rates: list[Rate], history: History, start: Started) -> Rate | None:
+    """Return what held for an attempt; None: nothing, or something had just been changed."""
+    last = bisect_right(rates, start.at, key=lambda rate: rate.at) - 1
+    return rates[last] if last >= 0 and _is_settled(rates[last], history, start) else None
+
+
+def _was_late(history: History, start: Started) -> bool:
+    """Whether its offer may have waited for its worker to be woken."""
+    return history.was_paused(start.process, start.at - history.bounds.grace_s, start.at)
+
+
+def _is_one_between(moments: list[float], since: float, until: float) -> bool:
+    return bisect_left(moments, since) < bisect_right(moments, until)
+
+
+# --- in which order -----------------------------------------------------------------------------
+
+
+class OutOfOrder(Violation):
+    """One worker with one slot takes the jobs of a lane in the order of their submission."""
+
+
+class _Place(NamedTuple):
+    """A job's place in its lane."""
+
+    submitted: Event
+    accepted: Accepted
+    start: Started
+    job: Job
+
+
+def lanes_are_in_order(history: History) -> Iterator[OutOfOrder]:
+    """Refuse a job that began before one of its queue and priority which had been accepted when it
+    was submitted. What waits for its time or a limit has no such place, nor has what met a fault
+    on its way."""
+    faults = sorted(
+        [trouble.at for trouble in history.troubles]
+        + [event.at for event in history.events if isinstance(event, Lost)]
+    )
+    lanes: defaultdict[tuple[str, str], list[_Place]] = defaultdict(list)
+    for job in history.jobs.values():
+        found = _place_of(history, job)
+        if found and not _is_one_between(faults, found.submitted.at, found.start.at):
+            lanes[job.terms.queue, job.terms.priority].append(found)
+    for places in lanes.values():
+        by_acceptance = sorted(places, key=lambda one: place(one.accepted))
+        latest: _Place | None = None
+        n = 0
+        for one in sorted(places, key=lambda one: place(one.submitted)):
+            while n < len(places) and before(by_acceptance[n].accepted, one.submitted):
+                earlier = by_acceptance[n]
+                if latest is None or place(latest.start) < place(earlier.start):
+                    latest = earlier
+                n += 1
+            if latest is not None and before(one.start, latest.start):
+                why = f"it began before job {latest.job.id}, which was there before it"
+                proof = (latest.accepted, one.submitted, one.start, latest.start)
+                yield OutOfOrder(one.job.id, why, proof)
+
+
+def _place_of(history: History, job: Job) -> _Place | None:
+    terms = job.terms
+    own = [call.accepted for call in job.calls if call.accepted and call.accepted.job == job.id]
+    is_alone = terms.queue in history.one_slots and len(job.calls) == 1
+    is_free = not terms.delay_s and terms.not_before_at is None
+    is_limited = any(gate in history.limits or gate in history.rates for gate in terms.gates)
+    if not (own and job.runs and is_alone and is_free) or is_limited:
+        return None
+    submit = job.calls[0].submit
+    if not before(history.one_slots[terms.queue], submit):
+        return None
+    return _Place(submit, own[0], job.runs[0].start, job)
+
+
+RULES = (limits_hold, rates_hold, lanes_are_in_order)

@@ -1,0 +1,196 @@
+"""Rules for submissions: what each becomes, and which of them are one job."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from creche.testing.history.events import Accepted, Event, Submit, before, place
+from creche.testing.history.view import Call, History, Job, Run
+from creche.testing.history.violation import Violation
+
+
+class Invented(Violation):
+    """What runs has been submitted."""
+
+
+def what_runs_was_submitted(history: History) -> Iterator[Invented]:
+    """Refuse an attempt at a job that nobody has submitted, and no schedule has fired."""
+    for job in history.jobs.values():
+        if job.runs and not job.calls and not job.fired:
+            yield Invented(job.id, "nobody has submitted it", (job.runs[0].start,))
+
+
+class RanThoughRefused(Violation):
+    """What was refused never runs."""
+
+
+def the_refused_does_not_run(history: History) -> Iterator[RanThoughRefused]:
+    """Refuse an attempt at a job of which every submission was refused."""
+    for job in history.jobs.values():
+        refusals = [call.refused for call in job.calls if call.refused is not None]
+        if job.runs and refusals and len(refusals) == len(job.calls):
+            why = "it ran, though its submission was refused"
+            yield RanThoughRefused(job.id, why, (refusals[0], job.runs[0].start))
+
+
+class RanAsTwo(Violation):
+    """A submission is one job, also if nobody knows whether it was taken."""
+
+
+def submissions_are_one_job(history: History) -> Iterator[RanAsTwo]:
+    """Refuse a submission for which two jobs ran, or another one than the client was told."""
+    ran: defaultdict[str, dict[str, Event]] = defaultdict(dict)
+    for job in history.jobs.values():
+        for run in job.runs:
+            if run.start.call is not None:
+                ran[run.start.call].setdefault(job.id, run.start)
+    for name, jobs in ran.items():
+        call = history.calls.get(name)
+        if call is not None and call.accepted is not None:
+            jobs.setdefault(call.accepted.job, call.accepted)
+        if len(jobs) > 1:
+            why = f"submission {name} is also job {', '.join(list(jobs)[1:])}"
+            yield RanAsTwo(next(iter(jobs)), why, tuple(jobs.values()))
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+class MetStranger(Violation):
+    """A submission is one with a job that has its key, and with no other."""
+
+
+def who_is_met_has_the_key(history: History) -> Iterator[MetStranger]:
+    """Refuse an answer that a submission is a job with which it has no key in common."""
+    for job in history.jobs.values():
+        calls = {call.submit.call: call for call in job.calls}
+        met = {told.call: history.calls[told.call] for told in job.accepted} | calls
+        holders: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+        for name, call in met.items():
+            for key in call.submit.terms.keys:
+                holders[key].add(name)
+        for told in job.accepted:
+            keys = met[told.call].submit.terms.keys
+            is_shared = any(len(holders[key]) > 1 for key in keys)
+            # Who has fired a job, or retried a dead one, says no keys.
+            if told.call not in calls and calls and not is_shared:
+                why = "a submission was told that it is this job, and has no key of it"
+                yield MetStranger(job.id, why, (met[told.call].submit, told))
+
+
+class KeyIsTwoJobs(Violation):
+    """An idempotency key is one job while it is known."""
+
+
+def idempotency_keys_are_one_job(history: History) -> Iterator[KeyIsTwoJobs]:
+    """Refuse a second job with an idempotency key, accepted or run."""
+    by_key: defaultdict[tuple[str, str], list[tuple[Submit, str, Event]]] = defaultdict(list)
+
+    def found(submit: Submit, job_id: str, how: Event) -> None:
+        if submit.terms.idempotency_key is not None:
+            key = submit.terms.task, submit.terms.idempotency_key
+            by_key[key].append((submit, job_id, how))
+
+    for call in history.calls.values():
+        if call.accepted is not None:
+            found(call.submit, call.accepted.job, call.accepted)
+    for job in history.jobs.values():
+        if job.calls and job.runs:
+            found(job.calls[0].submit, job.id, job.runs[0].start)
+    for (_, key), holders in by_key.items():
+        holders.sort(key=lambda one: place(one[0]))
+        for (first, here, how), (second, there, how_else) in pairwise(holders):
+            if here != there and second.at < first.at + history.bounds.kept_s:
+                why = f"idempotency key {key!r} is also job {there}"
+                yield KeyIsTwoJobs(here, why, (first, how, second, how_else))
+                break
+
+
+class TwoLiveJobs(Violation):
+    """Of the calls that count as one, one job waits or runs."""
+
+
+def unique_jobs_are_one(history: History) -> Iterator[TwoLiveJobs]:
+    """Refuse a job that was accepted beside one with its key which ran or began afterwards."""
+    for older, newer in _with_one_key(history):
+        first, second = _made(older), _made(newer)
+        is_ordered = before(first, history.calls[second.call].submit)
+        later = max(first, second, key=place)
+        alive = [_alive_after(job, later) for job in ((older,) if is_ordered else (older, newer))]
+        keep = newer.terms.on_duplicate in ("existing", "reject")
+        if keep and all(alive) and not _may_be_cancelled(older, later):
+            proof = (first, second, *(run.start for run in alive if run))
+            yield TwoLiveJobs(older.id, f"job {newer.id} was accepted beside it", proof)
+
+
+class ReplacedStarted(Violation):
+    """A job whose place another has taken does not begin."""
+
+
+def the_replaced_does_not_start(history: History) -> Iterator[ReplacedStarted]:
+    """Refuse an attempt at a job that waited when another one took its place, or, if that is the
+    rule, at one that ran. What was offered by then may begin within the grace."""
+    grace_s = history.bounds.grace_s
+    for older, newer in _with_one_key(history):
+        second = _made(newer)
+        submit = history.calls[second.call].submit
+        rule = newer.terms.on_duplicate
+        if rule not in ("replace", "cancel") or not before(_made(older), submit):
+            continue
+        runs = [run for run in older.leased_runs if not run.is_doubtful]
+        late = [run for run in runs if run.start.at > second.at + grace_s]
+        early = [run for run in runs if run not in late]
+        was_waiting = all(
+            run.until is not None and run.until.at < submit.at - grace_s for run in early
+        )
+        if late and (rule == "cancel" or was_waiting):
+            proof = (_made(older), second, late[0].start)
+            yield ReplacedStarted(older.id, f"job {newer.id} had taken its place", proof)
+
+
+def _with_one_key(history: History) -> Iterator[tuple[Job, Job]]:
+    """Go through the jobs that have a unique key, each with the next one that was accepted."""
+    by_key: defaultdict[tuple[str, str], list[Job]] = defaultdict(list)
+    for job in history.jobs.values():
+        key = job.terms.unique_key
+        if key is not None and any(_is_own(job, call) for call in job.calls):
+            by_key[job.terms.task, key].append(job)
+    for jobs in by_key.values():
+        jobs.sort(key=lambda job: place(_made(job)))
+        yield from pairwise(jobs)
+
+
+def _is_own(job: Job, call: Call) -> bool:
+    return call.accepted is not None and call.accepted.job == job.id
+
+
+def _made(job: Job) -> Accepted:
+    """Return the answer with which a job was accepted."""
+    told = [call.accepted for call in job.calls if call.accepted and _is_own(job, call)]
+    return min(told, key=place)
+
+
+def _alive_after(job: Job, event: Event) -> Run | None:
+    """Return what shows that a job had not ended at an event."""
+    runs = [run for run in job.leased_runs if not run.is_doubtful]
+    return next(
+        (run for run in runs if before(event, run.start) or run.is_running_after(event)), None
+    )
+
+
+def _may_be_cancelled(job: Job, event: Event) -> bool:
+    """Whether a job may be on its way out by then, so that it does not count."""
+    return job.terms.scope is not None or any(not before(event, c) for c in job.cancels)
+
+
+RULES = (
+    what_runs_was_submitted,
+    the_refused_does_not_run,
+    submissions_are_one_job,
+    who_is_met_has_the_key,
+    idempotency_keys_are_one_job,
+    unique_jobs_are_one,
+    the_replaced_does_not_start,
+)

@@ -1,0 +1,319 @@
+"""A history, put in order: what belongs to each job, and what may be said of its attempts."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from creche.testing.history.events import (
+    FINAL,
+    FORGOTTEN,
+    Accepted,
+    Back,
+    Cancel,
+    CancelAnswered,
+    Ended,
+    Event,
+    Fired,
+    Gone,
+    HistoryError,
+    Limit,
+    Lost,
+    OneSlot,
+    Paused,
+    Quiescent,
+    Rate,
+    Refused,
+    Saw,
+    Scheduled,
+    ScopeClosed,
+    ScopeOpened,
+    Started,
+    Submit,
+    Terms,
+    Uncertain,
+    Woken,
+    before,
+    place,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How exactly things are judged, in seconds.
+
+    Attributes:
+        grace_s: how long something may be on its way: an offer to its worker, an order to stop to
+            its body, a lease to the disk.
+        skew_s: by how much the clocks differ by which promises are kept.
+        kept_s: how long after its submission an idempotency key is surely known.
+    """
+
+    grace_s: float = 1.0
+    skew_s: float = 0.001
+    kept_s: float = float("inf")
+
+
+@dataclass(slots=True)
+class Call:
+    """What a client did once, and how it ended."""
+
+    submit: Submit
+    accepted: Accepted | None = None
+    refused: Refused | None = None
+    uncertain: Uncertain | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """An attempt whose body has begun."""
+
+    start: Started
+    end: Ended | None = None
+    lost: Lost | None = None
+    gone: Gone | None = None
+    """The end of its process."""
+    is_doubtful: bool = False
+    """Whether the plane was killed when the lease may not have been on disk."""
+    is_over: bool = False
+    """Whether it has left, though nobody has recorded when: its process could not."""
+
+    @property
+    def until(self) -> Event | None:
+        """What ends the time in which the attempt has its lease: it leaves, or its lease is
+        declared lost; None: it has it still."""
+        ends = [event for event in (self.end, self.lost) if event is not None]
+        return min(ends, key=place) if ends else self.gone
+
+    @property
+    def is_stray(self) -> bool:
+        """Whether its lease was declared lost before it began: nobody could reach its worker."""
+        return self.lost is not None and not before(self.start, self.lost)
+
+    @property
+    def events(self) -> list[Event]:
+        """What is known of it."""
+        return [e for e in (self.start, self.end, self.lost, self.gone) if e is not None]
+
+    def overlaps(self, other: Run) -> bool:
+        """Whether both surely ran at one time, under their leases."""
+        return self.is_running_after(other.start) and other.is_running_after(self.start)
+
+    def is_running_after(self, event: Event) -> bool:
+        """Whether it surely had its lease after an event, if it had begun by then."""
+        if self.end is None and self.lost is None and self.is_over:
+            return False
+        return self.until is None or before(event, self.until)
+
+    def last_at(self, end_at: float) -> float:
+        """Return the last moment at which its body surely ran under its lease, in a history that
+        ends at *end_at*."""
+        if self.end is None and self.lost is None and self.is_over:
+            return self.start.at
+        ends = [event.at for event in (self.until, self.gone) if event is not None]
+        return min(ends, default=end_at)
+
+
+@dataclass(slots=True)
+class Job:
+    """What belongs to one id."""
+
+    id: str
+    calls: list[Call] = field(default_factory=list)
+    """Those that have made it, or may have."""
+    accepted: list[Accepted] = field(default_factory=list)
+    """Whoever was told of it, also as of what was there."""
+    fired: list[Fired] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    saw: list[Saw] = field(default_factory=list)
+    cancels: list[Cancel] = field(default_factory=list)
+    answers: list[CancelAnswered] = field(default_factory=list)
+
+    @property
+    def submits(self) -> list[Submit]:
+        """The submissions that have made it, or may have."""
+        return [call.submit for call in self.calls]
+
+    @property
+    def made(self) -> Submit | Fired | None:
+        """What has made it, the first time."""
+        made: list[Submit | Fired] = [*self.submits, *self.fired]
+        return min(made, key=place, default=None)
+
+    @property
+    def terms(self) -> Terms:
+        """What it was submitted with."""
+        return self.made.terms if self.made else Terms()
+
+    @property
+    def finals(self) -> list[Saw]:
+        """When it was seen to have ended."""
+        return [saw for saw in self.saw if saw.state in FINAL or saw.state == FORGOTTEN]
+
+    @property
+    def leased_runs(self) -> list[Run]:
+        """The attempts that began under a lease."""
+        return [run for run in self.runs if not run.is_stray]
+
+
+class History:
+    """Everything that was recorded, in the order of its moments.
+
+    Raises:
+        HistoryError: events contradict each other in a way that no job queue can be blamed for.
+    """
+
+    def __init__(self, events: Iterable[Event], bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()
+        self.events = sorted(events, key=place)
+        self.jobs: dict[str, Job] = {}
+        self.calls: dict[str, Call] = {}
+        self.limits: defaultdict[str, list[Limit]] = defaultdict(list)
+        self.rates: defaultdict[str, list[Rate]] = defaultdict(list)
+        self.one_slots: dict[str, OneSlot] = {}
+        self.scopes: dict[str, ScopeOpened] = {}
+        self.closed: dict[str, ScopeClosed] = {}
+        self.schedules: dict[str, Scheduled] = {}
+        self.fired: defaultdict[str, list[Fired]] = defaultdict(list)
+        self.quiescent: Quiescent | None = None
+        self.troubles: list[Gone | Back | Paused | Woken] = []
+        self._begun: dict[tuple[str, str], Run] = {}
+        self._gone: defaultdict[str, list[Gone]] = defaultdict(list)
+        self._paused: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        for event in self.events:  # first, as of one moment an end may be read before its beginning
+            if isinstance(event, Submit | Started):
+                self._take_beginning(event)
+        for event in self.events:
+            self._take(event)
+        self._name_makers()
+        self._judge_runs()
+
+    def job(self, job_id: str) -> Job:
+        """Return what is known of a job, which may be nothing."""
+        if job_id not in self.jobs:
+            self.jobs[job_id] = Job(job_id)
+        return self.jobs[job_id]
+
+    @property
+    def end_at(self) -> float:
+        """The moment of its last event."""
+        return self.events[-1].at if self.events else 0.0
+
+    @property
+    def plane_troubles(self) -> list[Gone | Back | Paused | Woken]:
+        """What was done to the plane, of which its store is a part."""
+        return [trouble for trouble in self.troubles if trouble.role in ("plane", "store")]
+
+    def was_paused(self, process: str, since: float, until: float) -> bool:
+        """Whether nobody could reach a process for some of this time."""
+        return any(a <= until and since <= b for a, b in self._paused[process])
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _take_beginning(self, event: Submit | Started) -> None:
+        if isinstance(event, Started):
+            run = Run(event)
+            self.job(event.job).runs.append(run)
+            self._begun[event.job, event.attempt] = run
+        elif event.call in self.calls:
+            raise HistoryError(f"a call of this name was made before: {event}")
+        else:
+            self.calls[event.call] = Call(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Accepted():
+                self._call(event.call, event).accepted = event
+                self.job(event.job).accepted.append(event)
+            case Refused():
+                self._call(event.call, event).refused = event
+            case Uncertain():
+                self._call(event.call, event).uncertain = event
+            case Cancel():
+                self.job(event.job).cancels.append(event)
+            case CancelAnswered():
+                self.job(event.job).answers.append(event)
+            case Saw():
+                self.job(event.job).saw.append(event)
+            case Ended():
+                if (event.job, event.attempt) not in self._begun:
+                    raise HistoryError(f"what has not begun cannot end: {event}")
+                self._begun[event.job, event.attempt].end = event
+            case Lost():
+                run = self._begun.get((event.job, event.attempt))
+                if run is not None and run.lost is None:
+                    run.lost = event
+            case Limit():
+                self.limits[event.gate].append(event)
+            case Rate():
+                self.rates[event.gate].append(event)
+            case OneSlot():
+                self.one_slots[event.queue] = event
+            case ScopeOpened():
+                self.scopes[event.scope] = event
+            case ScopeClosed():
+                self.closed[event.scope] = event
+            case Scheduled():
+                self.schedules[event.schedule] = event
+            case Fired():
+                self.fired[event.schedule].append(event)
+                self.job(event.job).fired.append(event)
+            case Gone() | Back() | Paused() | Woken():
+                self._take_trouble(event)
+            case Quiescent():
+                self.quiescent = event
+
+    def _call(self, call: str, event: Event) -> Call:
+        if call not in self.calls:
+            raise HistoryError(f"nobody has made call {call}: {event}")
+        return self.calls[call]
+
+    def _take_trouble(self, event: Gone | Back | Paused | Woken) -> None:
+        self.troubles.append(event)
+        if isinstance(event, Gone):
+            self._gone[event.who].append(event)
+        elif isinstance(event, Paused):
+            self._paused[event.who].append((event.at, float("inf")))
+        elif isinstance(event, Woken) and self._paused[event.who]:
+            self._paused[event.who][-1] = (self._paused[event.who][-1][0], event.at)
+
+    # --- what follows ---------------------------------------------------------------------------
+
+    def _name_makers(self) -> None:
+        """Find out which calls have made which jobs: by the id that the client has made, by the
+        answer, or by what the body found in its arguments."""
+        told = {run.start.job: run.start.call for run in self._begun.values() if run.start.call}
+        for call in self.calls.values():
+            made = call.submit.job
+            if made is None and call.accepted is not None and not call.accepted.is_existing:
+                made = call.accepted.job
+            if made is not None:
+                self.job(made).calls.append(call)
+        for job_id, name in told.items():
+            job = self.jobs[job_id]
+            if name in self.calls and not job.calls and self.calls[name].submit.job is None:
+                job.calls.append(self.calls[name])
+
+    def _judge_runs(self) -> None:
+        deaths = [e.at for e in self.plane_troubles if isinstance(e, Gone)]
+        grace_s = self.bounds.grace_s
+        for job in self.jobs.values():
+            last_final = max(job.finals, key=place, default=None)
+            for n, run in enumerate(job.runs, 1):
+                at = run.start.at
+                if run.end is None:
+                    run.gone = next(_after(self._gone[run.start.process], at), None)
+                run.is_doubtful = _is_one_in(deaths, at - grace_s, at + grace_s)
+                run.is_over = n < len(job.runs) or (
+                    last_final is not None and before(run.start, last_final)
+                )
+
+
+def _after(events: list[Gone], at: float) -> Iterator[Gone]:
+    yield from events[bisect_left(events, at, key=lambda event: event.at) :]
+
+
+def _is_one_in(moments: list[float], since: float, until: float) -> bool:
+    return bisect_left(moments, since) < bisect_right(moments, until)
