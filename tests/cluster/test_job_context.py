@@ -70,6 +70,28 @@ async def test_headers_reach_the_body_in_each_try_and_stand_in_the_record(autoju
         assert (await client.ask("job", {"id": plain.id_bytes}))["headers"] == {}
 
 
+fences: list[tuple[int, int]] = []
+
+
+@task(registry=Registry(), retries=2, backoff=1)
+async def is_fenced() -> None:
+    fences.append(current_job().fence)
+    if len(fences) < 3:
+        raise ConnectionError("not yet")
+
+
+async def test_each_attempt_has_a_greater_fence_than_the_one_before(autojump_clock):
+    fences.clear()
+    async with open_cluster([is_fenced]) as cluster, cluster.client() as client:
+        job = await client.submit(is_fenced)
+        await trio.sleep(1)
+        await cluster.kill_plane()
+        await cluster.start_plane()
+        await job.result()
+    assert len(fences) == 3
+    assert fences[0] < fences[1] < fences[2]
+
+
 async def test_a_thread_sees_them_too():
     async with open_cluster([headers_in_a_thread]) as cluster, cluster.client() as client:
         job = await client.submit(headers_in_a_thread.with_options(headers=HEADERS))

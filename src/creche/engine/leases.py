@@ -212,8 +212,10 @@ class Leases:
                 session.post(m.Stop(seq, epoch, attempt, "this attempt has lost its lease"))
         for job in [job for seq, job in session.leased.items() if seq not in named]:
             session.release(job)
+            self._tell(job, "its worker does not have it")
             self._free_unbegun(job)
         for job in orphans.values():
+            self._tell(job, "its worker came back without it")
             self._free(job)
 
     def orphan(self, job: Job) -> None:

@@ -70,6 +70,14 @@ class JobContext:
         return self._attempt.tries + 1
 
     @property
+    def fence(self) -> tuple[int, int]:
+        """What tells this attempt from every other at the job, and grows from one to the next: a
+        fencing token. Whatever the job writes to may refuse a lower one than it has seen, as that
+        of an attempt which was stopped and does not know yet that it has lost its right."""
+        _, epoch, attempt = self._attempt.token
+        return epoch, attempt
+
+    @property
     def priority(self) -> Priority:
         """The priority at which the job was taken."""
         return Priority(self._attempt.priority)

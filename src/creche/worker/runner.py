@@ -15,6 +15,7 @@ A leaving worker empties the inner one before it lets go of the outer one.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -225,7 +226,7 @@ class Worker:
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self._began_at = trio.current_time()
-        self._home.pid = self._host.pid()
+        self._home.pid = os.getpid()  # by which a forked child is told from this process
         self._home.trio_token = trio.lowlevel.current_trio_token()
         self._home.clock = self._floor.clock = trio.lowlevel.current_clock().current_time
         watchdog = Watchdog(self._settings.stall_s, run_body.__code__)

@@ -59,11 +59,13 @@ class Watchdog(trio.abc.Instrument):
 
     def open(self) -> None:
         """Begin to follow the loop."""
-        trio.lowlevel.add_instrument(self)
+        if self._stall_s < math.inf:
+            trio.lowlevel.add_instrument(self)
 
     def close(self) -> None:
         """Stop following, and let the thread end."""
-        trio.lowlevel.remove_instrument(self)
+        if self._stall_s < math.inf:
+            trio.lowlevel.remove_instrument(self)
         self._is_closed = True
         self._wake.set()
 
