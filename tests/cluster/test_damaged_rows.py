@@ -43,8 +43,8 @@ anything: Any = pytest.mark.parametrize("options", DAMAGED.values(), ids=DAMAGED
 
 def damage(store: DiskLike, job: m.Submit, **what: bytes) -> None:
     """Have the store hold something else of *job*."""
-    seq = store._ids[job.id]
-    store._jobs[seq] = store._jobs[seq]._replace(**what)
+    seq = store._jobs.ids[job.id]
+    store._jobs.rows[seq] = store._jobs.rows[seq]._replace(**what)
 
 
 async def message_of(client: Any, job: m.Submit) -> str:
@@ -136,8 +136,8 @@ async def test_a_client_is_told_that_a_job_cannot_be_retried_as_it_is_damaged(au
         async with cluster.client() as client:
             job = await client.delay("echo", 1)
         await cluster.kill_plane()
-        (seq,) = store._jobs
-        store._jobs[seq] = store._jobs[seq]._replace(options=b"\xff")
+        (seq,) = store._jobs.rows
+        store._jobs.rows[seq] = store._jobs.rows[seq]._replace(options=b"\xff")
         await cluster.start_plane()
         async with cluster.client() as client:
             again = client.job(job.id)
@@ -153,7 +153,7 @@ async def test_arguments_that_are_damaged_fail_their_job_alone(autojump_clock):
         async with cluster.client() as client:
             jobs = [await client.delay("echo", n) for n in range(3)]
             await cluster.kill_plane()
-            store._jobs[2] = store._jobs[2]._replace(payload=b"\xff")
+            store._jobs.rows[2] = store._jobs.rows[2]._replace(payload=b"\xff")
             await cluster.start_plane()
             await cluster.add_worker()
             with pytest.raises(JobFailed, match="not a payload"):

@@ -7,7 +7,7 @@ import trio
 from tests.cluster.scripted import open_house
 
 from creche.engine.settings import PlaneSettings
-from creche.store import memory
+from creche.store import memory_pruning
 from creche.store.base import Retention
 from creche.wire import messages as m
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.trio
 async def test_of_ids_that_may_have_been_known_nobody_says_that_they_are_new(
     autojump_clock, monkeypatch
 ):
-    monkeypatch.setattr(memory, "MAX_TOMBSTONES", 3)
+    monkeypatch.setattr(memory_pruning, "MAX_TOMBSTONES", 3)
     settings = PlaneSettings(retention=Retention(1, None, None, tombstone_s=3600.0))
     async with open_house(settings) as house, house.client().connected() as client:
         async with house.worker().connected(queues=["default"]) as worker:

@@ -487,7 +487,9 @@ async def test_what_runs_and_was_to_be_cancelled_is_after_a_crash(autojump_clock
             store.is_dead = True
     await store.aclose()
     store.is_dead = False
-    store._unfinished[offer.seq] = store._unfinished[offer.seq]._replace(state=JobState.RUNNING)
+    store._jobs.unfinished[offer.seq] = store._jobs.unfinished[offer.seq]._replace(
+        state=JobState.RUNNING
+    )
     async with open_house(make_store=lambda: store) as house:
         worker.listener = house.listener
         held = [[offer.seq, offer.epoch, offer.attempt]]
