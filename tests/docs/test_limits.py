@@ -53,7 +53,7 @@ NO_LIMITS = {
     "Child.name", "Child.argv",
     # Formats and buffers, which bound nothing that a user or a peer can have.
     "channel.handshake.READ_BYTES", "model.ids.ID_BYTES", "store.sqlite.RECEIVE_BYTES",
-    "store.sqlite_ledger.INLINE_BYTES", "pipe.MAX_BYTES", "worker.body_process.RECEIVE_BYTES",
+    "store.sqlite_moves.INLINE_BYTES", "pipe.MAX_BYTES", "worker.body_process.RECEIVE_BYTES",
 }  # fmt: skip
 MEASURING = re.compile(r"cli\.(bench|cluster|demo)|testing\.")
 """Modules that measure and show: how patient they are is no limit of the product."""

@@ -10,13 +10,13 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from creche.store.sqlite_rows import AMONG
+
 DEAD_STATES = (11, 13, 14)
 """The states that `JobState.is_dead` says."""
 
 TRIM_ROWS = 2000
 """Dead jobs that leave the set in one call."""
-
-_AMONG = "(SELECT value FROM json_each(?))"
 
 # A job's row in `dead`, from what is known of its end.
 _INSERT = (
@@ -45,7 +45,7 @@ class DeadJobs:
 
     def add(self, seqs: Sequence[int]) -> None:
         """Take in jobs that have just ended dead."""
-        self._db.execute(f"{_INSERT} IN {_AMONG}", (0, None, None, str(list(seqs))))
+        self._db.execute(f"{_INSERT} IN {AMONG}", (0, None, None, str(list(seqs))))
 
     def judge(self, verdicts: Iterable[tuple[int, int, float, bytes | None]]) -> None:
         """Note what becomes of ended jobs; those that are not there are passed over."""
@@ -56,7 +56,7 @@ class DeadJobs:
 
     def forget(self, seqs: str) -> None:
         """The jobs of these seqs (a JSON list) are forgotten."""
-        self._db.execute(f"DELETE FROM dead WHERE seq IN {_AMONG}", (seqs,))
+        self._db.execute(f"DELETE FROM dead WHERE seq IN {AMONG}", (seqs,))
 
     def totals(self) -> Totals:
         """Return how many there are, and what they take up."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
-Row: TypeAlias = tuple[Any, ...]
+from creche.store.sqlite_rows import AMONG, Row
 
 KEY_HOLDER = (
     "SELECT name, since, job.seq, id, state, submitted_at FROM unique_key"
     " JOIN job ON job.seq = unique_key.seq WHERE name IN "
 )
 """A `KeyHolder`, in its order; the names follow."""
-
-_AMONG = "(SELECT value FROM json_each(?))"
 
 
 class UniqueKeys:
@@ -41,4 +38,4 @@ class UniqueKeys:
 
     def forget(self, seqs: str) -> None:
         """Drop the keys of jobs that are known no more; *seqs* is a JSON list."""
-        self._db.execute(f"DELETE FROM unique_key WHERE seq IN {_AMONG}", (seqs,))
+        self._db.execute(f"DELETE FROM unique_key WHERE seq IN {AMONG}", (seqs,))
