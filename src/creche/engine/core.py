@@ -182,13 +182,24 @@ class Core:
             *(count.lane for count in recovery.delayed),
         }
         self.lanes.restore(recovery.lanes, in_use, self.settings.lanes, self.catalog.place_of_lane)
-        self.tails.restore(recovery.stored)
-        for delayed in recovery.delayed:
-            self.lanes.by_number[delayed.lane].delayed = delayed.stored
-        self.delays.restore(sum(d.stored for d in recovery.delayed), recovery.next_due_at)
+        lanes = self.lanes.by_number
+        unknown = in_use - lanes.keys()
+        self.tails.restore(count for count in recovery.stored if count.lane in lanes)
+        delayed = [count for count in recovery.delayed if count.lane in lanes]
+        for lane, stored in delayed:
+            lanes[lane].delayed = stored
+        self.delays.restore(sum(count.stored for count in delayed), recovery.next_due_at)
         self.expiries.restore(recovery.next_expiry_at)
         self.schedules.restore(recovery.schedules)
+        for what in recovery.damaged:
+            logger.error("%s", what)
+        lost = await self.store.read_lanes(unknown) if unknown else ()
+        for row in (*recovery.astray, *lost):
+            self._take_in_astray(row)
         for row in recovery.held:
+            if row.damage is not None and not row.id:
+                self.damage.leave(row)
+                continue
             job = self.revive(row)
             if row.state in (JobState.RUNNING, JobState.CANCELLING):
                 self.leases.orphan(job)
@@ -212,6 +223,15 @@ class Core:
             if parent is not None:
                 parent.children += 1
         self.timers.call_later(self.settings.grace_s, self.leases.end_of_grace)
+
+    def _take_in_astray(self, row: JobRow) -> None:
+        """Take back a job that is where nobody would look for it, only to be set aside."""
+        if not row.id:
+            self.damage.leave(row)
+        elif row.seq not in self.by_seq:
+            job = self.revive(row._replace(state=JobState.QUEUED, payload=b""))
+            job.lane.reserve(0)
+            job.lane.put(job)
 
     async def run_services(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -609,7 +629,11 @@ class Core:
 
     def revive(self, row: JobRow) -> Job:
         """Make the job of a row, in memory again. What cannot be read is noted in `damage`."""
-        lane = self.lanes.by_number[row.lane]
+        lane = self.lanes.by_number.get(row.lane)
+        damage = row.damage
+        if lane is None:
+            lane = self.damage.lane_of(row)
+            damage = damage or f"row {row.seq} of job is damaged: lane is {row.lane}, which is none"
         job = Job(
             row.seq, row.id, row.task, lane, row.state, row.payload, row.options, row.submitted_at
         )
@@ -622,6 +646,8 @@ class Core:
         job.epoch = row.epoch
         job.holder = row.holder
         job.leased_at = row.leased_at
+        if damage is not None:
+            self.damage.note(job, damage)
         try:
             restore_options(job)
         except ValueError as error:

@@ -222,6 +222,11 @@ class Delays:
                 # first.
                 break
             read_to = (row.due_at, row.seq)
+            if row.damage is not None and not row.id:
+                if core.damage.leave(row):
+                    self.stored -= 1
+                    core.lanes.by_number[row.lane].delayed -= 1
+                continue
             # In memory since it was read before, or gone from there since the store was asked.
             if other is not None or row.seq in gone:
                 continue

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from creche.engine.damage import make_damaged
 from creche.engine.job import Job
 from creche.engine.sessions import NOT_KNOWN, Session
 from creche.errors import Refused, StoreError, StoreUnavailable
@@ -261,8 +262,9 @@ class Outcomes:
                 session.watching[job_id] = row.seq
             self._unknown[job_id] = None
         elif row.state.has_ended:
+            outcome = row.outcome if row.damage is None else make_damaged(row.damage)
             for session in self._watchers.pop(job_id):
-                self._send(session, row.seq, job_id, row.state, row.outcome)
+                self._send(session, row.seq, job_id, row.state, outcome)
         else:
             for session in watchers:
                 session.watching[job_id] = row.seq

@@ -132,6 +132,9 @@ class Tails:
                     # Other lanes were read meanwhile.
                     break
                 lane.read_to = row.seq
+                if row.damage is not None and not row.id:
+                    lane.stored -= self._core.damage.leave(row)
+                    continue
                 # What is in memory was read before, and something older has been spilled since.
                 if row.seq not in self._core.by_seq and row.seq not in gone:
                     lane.stored -= 1

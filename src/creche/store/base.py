@@ -259,6 +259,10 @@ class JobRow(NamedTuple):
     failures: int = 0
     due_at: float | None = None
     expires_at: float | None = None
+    damage: str | None = None
+    """What of its row in the store cannot be read, if anything: which columns, and what is there.
+    These are as if nothing had been said. If not even its id can be read, or it has ended and is
+    yet said to wait, it is to be left alone, and `id` is empty."""
 
 
 class KeyHolder(NamedTuple):
@@ -315,6 +319,8 @@ class OutcomeRow(NamedTuple):
     state: JobState
     outcome: bytes | None
     is_left: bool = False
+    damage: str | None = None
+    """What cannot be read of a job that has ended, which is then FAILED here, without outcome."""
 
 
 class JobRecord(NamedTuple):
@@ -391,6 +397,10 @@ class Recovery:
     """Those of which something is said."""
     schedules: Sequence[ScheduleRow] = ()
     """By name."""
+    astray: Sequence[JobRow] = ()
+    """Jobs whose rows are so damaged that no read finds them where they wait."""
+    damaged: Sequence[str] = ()
+    """What else cannot be read, in sentences: what is not of jobs."""
     ousted: Sequence[Ousted] = ()
     """What was to be cancelled when the last epoch ended: of those that are not to be when they
     run, the ones that never began."""
@@ -448,6 +458,12 @@ class LedgerStore(Protocol):
     ) -> Sequence[JobRow]:
         """Return the next stored jobs of *lane* by seq: at most *max_jobs*, and no further one once
         their payloads are over *max_bytes* (at least one, if there is one). They stay stored."""
+        ...
+
+    async def read_lanes(self, lanes: Collection[int]) -> Sequence[JobRow]:
+        """Return all stored jobs of these lanes, delayed ones too, by seq within each, without
+        their payloads. They stay stored. It is asked for lanes of which nobody knows any more what
+        they stood for."""
         ...
 
     async def read_due(

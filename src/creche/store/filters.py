@@ -31,8 +31,8 @@ def error_of(state: int, outcome: bytes | None) -> str | None:
 
 
 def _failure(state: int, outcome: bytes | None) -> Failure | None:
-    if outcome is None or state == JobState.SUCCEEDED:
-        return None
+    if not isinstance(outcome, bytes) or state == JobState.SUCCEEDED:
+        return None  # none, or damaged
     try:
         return Failure.from_data(decode_value(outcome))
     except RemoteProtocolError:
@@ -60,17 +60,21 @@ def conditions(filter: Filter) -> list[Condition]:
 
 def add_functions(connection: sqlite3.Connection) -> None:
     """Give *connection* the functions that `conditions` calls."""
-    connection.create_function("worker_of", 1, worker_of, deterministic=True)
+    connection.create_function("worker_of", 1, _worker_of, deterministic=True)
     connection.create_function("ended_with", 2, ended_with, deterministic=True)
     connection.create_function("error_of", 2, error_of, deterministic=True)
+
+
+def _worker_of(holder: bytes | None) -> str:
+    return worker_of(None if holder is None else holder.decode("utf-8", "replace"))
 
 
 # Only one of e and t is there, and none while the job is unfinished.
 _FIELDS = {
     "task": "j.task",
     "queue": "coalesce(l.queue, '')",
-    "worker": "worker_of(CASE WHEN j.ending IS NULL THEN j.holder"
-    " ELSE coalesce(e.holder, t.holder) END)",
+    "worker": "worker_of(CAST(CASE WHEN j.ending IS NULL THEN j.holder"
+    " ELSE coalesce(e.holder, t.holder) END AS BLOB))",
     "submitted": "j.submitted_at",
     "started": "CASE WHEN j.ending IS NULL THEN j.leased_at"
     " ELSE coalesce(e.started_at, t.started_at) END",
@@ -81,8 +85,9 @@ _FIELDS = {
 
 
 # Results are not even read: they may be large.
-ERROR_OF = "CASE WHEN j.state > 10 THEN error_of(j.state, e.outcome) END"
-_ENDED_WITH = "CASE WHEN j.state > 10 THEN ended_with(j.state, e.outcome) ELSE '' END"
+_IS_FAILURE = "j.state > 10 AND typeof(e.outcome) = 'blob'"
+ERROR_OF = f"CASE WHEN {_IS_FAILURE} THEN error_of(j.state, e.outcome) END"
+_ENDED_WITH = f"CASE WHEN {_IS_FAILURE} THEN ended_with(j.state, e.outcome) ELSE '' END"
 
 
 def _condition(term: Term) -> Condition:

@@ -156,6 +156,18 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return rows
 
+    async def read_lanes(self, lanes: Collection[int]) -> Sequence[JobRow]:
+        """See `LedgerStore.read_lanes`. It looks at every unfinished job."""
+        self._check_open()
+        rows = [
+            job_row(self._jobs, seq)._replace(payload=b"")
+            for lane in lanes
+            for seq, standing in sorted(self._jobs.unfinished.items())
+            if standing.stored and standing.lane == lane
+        ]
+        await trio.lowlevel.checkpoint()
+        return rows
+
     async def read_due(
         self, after: tuple[float, int], until: float, max_jobs: int, max_bytes: int
     ) -> Sequence[JobRow]:

@@ -26,11 +26,10 @@ from creche.errors import (
     StoreUnusable,
 )
 from creche.model.filter import ANY, Filter
-from creche.model.job import Fate, JobState
+from creche.model.job import JobState
 from creche.pipe import HEADER, environment, pack, unpack
 from creche.store.base import (
     Batch,
-    DelayCount,
     Duplicate,
     Durability,
     Expired,
@@ -38,17 +37,26 @@ from creche.store.base import (
     JobRecord,
     JobRow,
     KeyHolder,
-    LaneCount,
-    LaneRow,
-    Ousted,
     OutcomeRow,
     Pruned,
-    QueueRow,
     Recovery,
     Retention,
     ScheduleRow,
-    TaskRow,
-    TryRow,
+)
+from creche.store.sqlite_damage import (
+    STATES,
+    delay_counts,
+    job_rows,
+    key_holders,
+    lane_rows,
+    ousted_rows,
+    outcome_row,
+    queue_rows,
+    record,
+    records,
+    schedule_rows,
+    stored_counts,
+    task_rows,
 )
 from creche.store.sqlite_pipe import FULL, LOCKED, OK, OVER_LIMIT, UNUSABLE
 
@@ -70,9 +78,6 @@ PIECE_JOBS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
 """How much of what the plane held is read at a time when the store is opened."""
 
 _ERRORS = {FULL: StoreFull, OVER_LIMIT: StoreOverLimit, UNUSABLE: StoreUnusable}
-
-# By number: looking a state up here costs less than making it.
-_STATES = {int(state): state for state in JobState}
 
 
 class SqliteStore:
@@ -130,29 +135,34 @@ class SqliteStore:
             await self._start()
             found = await self._calls.ask("open", now, os.getpid(), self._lock_wait_s)
             held = await self._read_held()
-            schedules = await self._read_schedules()
+            damaged: list[str] = []
+            schedules = await self._read_schedules(damaged)
+            lanes = lane_rows(found[3], damaged)
+            astray = await self._read_astray(found, len(held))
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._stop()
             raise
-        ledger_id, epoch, next_seq, lanes, stored, tasks, ended, delayed, *others = found
+        ledger_id, epoch, next_seq, _, stored, tasks, ended, delayed, *others = found
         next_due_at, next_expiry_at, queues, ousted = others
         return Recovery(
             ledger="main",
             id=ledger_id,
             epoch=epoch,
             next_seq=next_seq,
-            lanes=[LaneRow(*row) for row in lanes],
-            stored=[LaneCount(*row) for row in stored],
+            lanes=lanes,
+            stored=stored_counts(stored),
             held=held,
-            tasks=[TaskRow(*row) for row in tasks],
+            tasks=task_rows(tasks, damaged),
             ended=ended,
-            delayed=[DelayCount(*row) for row in delayed],
+            delayed=delay_counts(delayed, astray),
             next_due_at=next_due_at,
             next_expiry_at=next_expiry_at,
-            queues=[QueueRow(*row) for row in queues],
+            queues=queue_rows(queues, damaged),
             schedules=schedules,
-            ousted=[Ousted(job_id, bool(oust_running)) for job_id, oust_running in ousted],
+            ousted=ousted_rows(ousted),
+            astray=job_rows(astray),
+            damaged=damaged,
         )
 
     async def _read_held(self) -> list[JobRow]:
@@ -161,16 +171,27 @@ class SqliteStore:
         while rows := await self._calls.ask(
             "read_held", held[-1].seq if held else 0, PIECE_JOBS, PIECE_BYTES
         ):
-            held += map(_job_row, rows)
+            held += job_rows(rows)
         return held
 
-    async def _read_schedules(self) -> list[ScheduleRow]:
+    async def _read_schedules(self, damaged: list[str]) -> list[ScheduleRow]:
         found: list[ScheduleRow] = []
-        while rows := await self._calls.ask(
-            "read_schedules", found[-1].name if found else "", PIECE_JOBS, PIECE_BYTES
-        ):
-            found += map(ScheduleRow._make, rows)
+        after = ""
+        while rows := await self._calls.ask("read_schedules", after, PIECE_JOBS, PIECE_BYTES):
+            sound = schedule_rows(rows, damaged)
+            if not sound:
+                break  # names that are none come last
+            found += sound
+            after = sound[-1].name
         return found
+
+    async def _read_astray(self, found: Sequence[Any], held: int) -> list[Sequence[Any]]:
+        """Return the jobs that no other read finds."""
+        counts = [*((lane, jobs) for lane, jobs, _ in found[4]), *found[7]]
+        odd = list({lane for lane, _ in counts if type(lane) is not int})
+        placed = held + sum(jobs for _, jobs in counts)
+        rows: list[Sequence[Any]] = await self._calls.ask("read_astray", odd, placed)
+        return rows
 
     async def commit(self, batch: Batch) -> Sequence[Duplicate]:
         """See `LedgerStore.commit`."""
@@ -191,21 +212,28 @@ class SqliteStore:
             [tuple(key) for key in batch.keys],
             [tuple(options) for options in batch.options],
         )
-        return [Duplicate(seq, existing, _STATES[state]) for seq, existing, state in found]
+        return [
+            Duplicate(seq, existing, STATES.get(state, JobState.QUEUED))
+            for seq, existing, state in found
+        ]
 
     async def read_lane(
         self, lane: int, after_seq: int, max_jobs: int, max_bytes: int
     ) -> Sequence[JobRow]:
         """See `LedgerStore.read_lane`."""
         rows = await self._calls.ask("read_lane", lane, after_seq, max_jobs, max_bytes)
-        return [_job_row(row) for row in rows]
+        return job_rows(rows)
 
     async def read_due(
         self, after: tuple[float, int], until: float, max_jobs: int, max_bytes: int
     ) -> Sequence[JobRow]:
         """See `LedgerStore.read_due`."""
         rows = await self._calls.ask("read_due", *after, until, max_jobs, max_bytes)
-        return [_job_row(row) for row in rows]
+        return job_rows(rows)
+
+    async def read_lanes(self, lanes: Collection[int]) -> Sequence[JobRow]:
+        """See `LedgerStore.read_lanes`."""
+        return job_rows(await self._calls.ask("read_lanes", list(lanes)))
 
     async def expired(self, now: float, most: int) -> Expired:
         """See `LedgerStore.expired`."""
@@ -216,25 +244,16 @@ class SqliteStore:
     ) -> Mapping[bytes, OutcomeRow]:
         """See `LedgerStore.outcomes`."""
         rows = await self._calls.ask("outcomes", list(ids), max_bytes)
-        return {
-            job_id: OutcomeRow(seq, job_id, _STATES[state], outcome, is_left)
-            for seq, job_id, state, outcome, is_left in rows
-        }
+        return {row[1]: outcome_row(row) for row in rows}
 
     async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
         """See `LedgerStore.find`."""
         rows = await self._calls.ask("find", list(ids))
-        return {row[1]: _job_row(row) for row in rows}
+        return {row.id: row for row in job_rows(rows) if row.id}
 
     async def keys(self, names: Collection[bytes]) -> Mapping[bytes, KeyHolder]:
         """See `LedgerStore.keys`."""
-        rows = await self._calls.ask("keys", list(names))
-        return {
-            name: KeyHolder(name, since, seq, job_id, _STATES[state], submitted_at)
-            for name, since, seq, job_id, state, submitted_at in rows
-            # What is damaged is nobody's: it must not keep the others from being told.
-            if state in _STATES and {type(since), type(submitted_at)} <= {int, float}
-        }
+        return key_holders(await self._calls.ask("keys", list(names)))
 
     async def is_over(self, now: float, retention: Retention) -> bool:
         """See `LedgerStore.is_over`."""
@@ -264,17 +283,17 @@ class SqliteStore:
     ) -> JobPage:
         """See `HistoryStore.jobs`."""
         rows, next_seq = await self._questions.ask("jobs", filter.text, before_seq, limit)
-        return JobPage([_record(row) for row in rows], next_seq)
+        return JobPage(records(rows), next_seq)
 
     async def job(self, job_id: bytes) -> JobRecord | None:
         """See `HistoryStore.job`."""
         row = await self._questions.ask("job", job_id)
-        return None if row is None else _record(row)
+        return None if row is None else record(row)
 
     async def counts(self) -> Mapping[JobState, int]:
         """See `HistoryStore.counts`."""
         counts = await self._calls.ask("counts")
-        return {_STATES[state]: jobs for state, jobs in counts.items()}
+        return {STATES[state]: jobs for state, jobs in counts.items()}
 
     async def info(self) -> dict[str, Any]:
         """See `HistoryStore.info`."""
@@ -447,15 +466,3 @@ def _limits(retention: Retention) -> tuple[float | None, ...]:
         retention.dead_max_bytes,
         retention.dead_max_age_s,
     )
-
-
-def _job_row(row: Sequence[Any]) -> JobRow:
-    seq, job_id, task, lane, state, *others = row
-    return JobRow(seq, job_id, task, lane, _STATES[state], *others)
-
-
-def _record(row: Sequence[Any]) -> JobRecord:
-    record = JobRecord._make(row if len(row) == len(JobRecord._fields) else (*row, ()))
-    tries = tuple(TryRow._make(made)._replace(state=_STATES[made[2]]) for made in record.tries)
-    fate = None if record.fate is None else Fate(record.fate)
-    return record._replace(state=_STATES[record.state], tries=tries, fate=fate)

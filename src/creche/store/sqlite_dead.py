@@ -81,8 +81,9 @@ class DeadJobs:
         too_old_at = -1.0 if max_age_s is None else now - max_age_s
         over: list[int] = []
         cursor = self._db.execute(
-            "SELECT seq, ended_at, size FROM dead INDEXED BY dead_set WHERE fate = 0"
-            " ORDER BY ended_at, seq LIMIT ?",
+            # What is larger than any number is no moment: a damaged row leaves with its job.
+            "SELECT seq, ended_at, size + 0 FROM dead INDEXED BY dead_set"
+            " WHERE fate = 0 AND ended_at < 9e999 ORDER BY ended_at, seq LIMIT ?",
             (most,),
         )
         for seq, ended_at, size in cursor:

@@ -6,20 +6,19 @@ commands that look at a file use the same ones.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 from creche.errors import StoreError
 from creche.model.filter import Filter
 from creche.store.filters import ERROR_OF, Condition, add_functions, conditions
 from creche.store.sqlite_file import describe
-
-Row: TypeAlias = tuple[Any, ...]
+from creche.store.sqlite_rows import Row, all_rows
+from creche.store.sqlite_tally import jobs_by_state
 
 STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock: about a millisecond."""
@@ -162,9 +161,7 @@ class History:
             where=" AND ".join(condition.sql for condition in where),
         )
         values = [value for condition in where for value in condition.values]
-        return self._db.execute(
-            f"{select} ORDER BY j.seq DESC LIMIT ?", (*values, limit)
-        ).fetchall()
+        return all_rows(self._db, f"{select} ORDER BY j.seq DESC LIMIT ?", (*values, limit))
 
     def job(self, job_id: bytes) -> Row | None:
         """Return one job as a `JobRecord` tuple, or None."""
@@ -177,15 +174,16 @@ class History:
             where="j.id = ?",
         )
         with self._bounded():
-            row: Row | None = self._db.execute(select, (job_id,)).fetchone()
-            if row is None:
+            rows = all_rows(self._db, select, (job_id,))
+            if not rows:
                 return None
-            tries = self._db.execute("SELECT * FROM try WHERE seq = ? ORDER BY attempt", row[:1])
-            return (*row, tries.fetchall())
+            (row,) = rows
+            tries = "SELECT * FROM try WHERE seq = ? ORDER BY attempt"
+            return (*row, all_rows(self._db, tries, row[:1]))
 
     def _counts(self) -> dict[int, int]:
         (counts,) = self._db.execute("SELECT counts FROM ledger WHERE name = 'main'").fetchone()
-        return {int(state): jobs for state, jobs in json.loads(counts).items()}
+        return jobs_by_state(self._db, counts)
 
     def info(self) -> dict[str, Any]:
         """Return facts about the store; none of them needs a look at every job."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Container, Sequence
+from typing import Any
 
 from creche.store.sqlite_dead import DeadJobs
 from creche.store.sqlite_keys import UniqueKeys
@@ -17,7 +18,7 @@ from creche.store.sqlite_moves import Moves
 from creche.store.sqlite_pruning import Pruning
 from creche.store.sqlite_reading import Reading
 from creche.store.sqlite_room import Room
-from creche.store.sqlite_rows import Columns, Row, standing
+from creche.store.sqlite_rows import Columns, Row, all_rows, standing, tolerantly
 from creche.store.sqlite_tally import Counts
 
 MANY_LANES = 20_000
@@ -44,6 +45,7 @@ class Ledger:
         # Calls that its parts answer as they are.
         self.read_held = reading.read_held
         self.read_lane = reading.read_lane
+        self.read_lanes = reading.read_lanes
         self.read_due = reading.read_due
         self.read_schedules = reading.read_schedules
         self.expired = reading.expired
@@ -57,6 +59,7 @@ class Ledger:
         """Start a new epoch; return the fields of a `Recovery` but the ledger's name and what is
         held, which is asked for in pieces."""
         execute = self._db.execute
+        self._counts.check()
         with self._counts.transaction():
             execute(
                 "UPDATE ledger SET epoch = epoch + 1, opened_at = ? WHERE name = 'main'", (now,)
@@ -66,26 +69,30 @@ class Ledger:
                 # Now and not later: the plane may give a lane's number to a job without naming the
                 # lane again.
                 execute("DELETE FROM lane WHERE lane NOT IN (SELECT lane FROM job)")
-        ledger_id, epoch, next_seq, counts, kept_bytes = execute(
-            "SELECT id, epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
-        ).fetchone()
-        self._counts.restore(next_seq, counts, kept_bytes)
+        ledger_id, epoch = self._counts.restore()
+
+        def rows(select: str) -> list[Row]:
+            return all_rows(self._db, select)
+
         return (
             ledger_id,
             epoch,
-            next_seq,
-            execute("SELECT lane, queue, priority, park FROM lane ORDER BY lane").fetchall(),
-            execute(
-                "SELECT lane, count(*), min(seq) FROM job WHERE stored = 1 GROUP BY lane"
-            ).fetchall(),
-            execute("SELECT name, declaration, announced_at FROM task ORDER BY name").fetchall(),
+            self._counts.next_seq,
+            rows("SELECT lane, queue, priority, park FROM lane ORDER BY lane"),
+            rows("SELECT lane, count(*), min(seq) FROM job WHERE stored = 1 GROUP BY lane"),
+            rows("SELECT name, declaration, announced_at FROM task ORDER BY name"),
             self._counts.ended,
-            execute("SELECT lane, count(*) FROM job WHERE stored = 2 GROUP BY lane").fetchall(),
+            rows("SELECT lane, count(*) FROM job WHERE stored = 2 GROUP BY lane"),
             self._reading.next_due(),
             self._reading.next_expiry(),
-            execute("SELECT name, settings FROM queue ORDER BY name").fetchall(),
-            self._keys.ousted(),
+            rows("SELECT name, settings FROM queue ORDER BY name"),
+            tolerantly(self._db, self._keys.ousted),
         )
+
+    def read_astray(self, lanes: list[Any], placed: int) -> list[Row]:
+        """Return the jobs that are in none of the places where they are looked for, or in *lanes*,
+        whose numbers are none; *placed* are in a place."""
+        return self._reading.read_astray(lanes, placed, self._counts.unfinished)
 
     def counts(self) -> dict[int, int]:
         """Return how many jobs are in each state: known here, so that whoever asks how the plane is

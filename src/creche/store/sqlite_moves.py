@@ -177,13 +177,23 @@ class Moves:
             (lane, stored, str(seqs)),
         ).fetchone()
         if sum(by_state) != len(seqs):
-            raise Contradiction(
-                "a change or an end names a job that is not there, or has ended already"
-            )
+            self._check_unfinished(seqs)
+            tally.is_in_doubt = True
         for state, jobs in zip(UNFINISHED, by_state, strict=True):
             tally.counts[state] -= jobs
         tally.left_bytes = payload_bytes
         return bool(elsewhere)
+
+    def _check_unfinished(self, seqs: list[int]) -> None:
+        """Refuse what names jobs that are not there, or have an end; others may be in states that
+        are none, if their rows are damaged."""
+        (unfinished,) = self._db.execute(
+            f"SELECT count(*) FROM job WHERE ending IS NULL AND seq IN {AMONG}", (str(seqs),)
+        ).fetchone()
+        if unfinished != len(seqs):
+            raise Contradiction(
+                "a change or an end names a job that is not there, or has ended already"
+            )
 
 
 def _place(stored: int, state: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from creche.store.sqlite_dead import DeadJobs
 from creche.store.sqlite_keys import UniqueKeys
-from creche.store.sqlite_rows import AMONG, FORGOTTEN, Row, reading
+from creche.store.sqlite_rows import AMONG, ENDED, FORGOTTEN, Row, reading
 from creche.store.sqlite_tally import Counts, Tally
 
 PRUNE_ROWS = 2000
@@ -44,7 +44,7 @@ class Pruning:
             if self._pick(max_count, max_bytes, too_old_at, frozenset(), 1):
                 return True
             oldest = self._db.execute(
-                "SELECT forgotten_at FROM tombstone ORDER BY n LIMIT 1"
+                "SELECT forgotten_at FROM tombstone WHERE forgotten_at < 9e999 ORDER BY n LIMIT 1"
             ).fetchone()
         return oldest is not None and oldest[0] <= now - tombstone_s
 
@@ -77,7 +77,13 @@ class Pruning:
             _, seq, ended_at, size, _ = row
             if seq in keep:
                 continue
-            is_old = too_old_at is not None and ended_at <= too_old_at
+            try:
+                is_old = too_old_at is not None and ended_at <= too_old_at
+            except TypeError:
+                # Damaged: nobody knows how old it is, so its age neither keeps nor ends it.
+                if over_count <= 0 and over_bytes <= 0:
+                    continue
+                is_old = False
             if over_count <= 0 and over_bytes <= 0 and not is_old:
                 break
             picked.append(row)
@@ -110,7 +116,10 @@ class Pruning:
         )
         for _, _, _, size, state in picked:
             tally.kept_bytes -= size
-            tally.counts[state] -= 1
+            if state in ENDED:
+                tally.counts[state] -= 1
+            else:
+                tally.is_in_doubt = True
         tally.counts[FORGOTTEN] += len(picked)
 
     def _remove_tombstones(self, forgotten_until: float, tally: Tally) -> int:
@@ -120,12 +129,16 @@ class Pruning:
         ).fetchall()
         over = []
         for n, seq, forgotten_at in rows:
-            if forgotten_at > forgotten_until:
+            is_known = isinstance(forgotten_at, (int, float))
+            if is_known and forgotten_at > forgotten_until:
                 break
-            over.append((n, seq))
+            over.append((n, seq, is_known))
+        # One that is damaged goes when one goes that was forgotten later.
+        while over and not over[-1][2]:
+            over.pop()
         if over:
             execute("DELETE FROM tombstone WHERE n <= ?", (over[-1][0],))
-            seqs = str([seq for _, seq in over])
+            seqs = str([seq for _, seq, _ in over])
             execute(f"DELETE FROM job WHERE seq IN {AMONG}", (seqs,))
             self._keys.forget(seqs)
             tally.counts[FORGOTTEN] -= len(over)

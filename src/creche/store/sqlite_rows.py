@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from creche.errors import StoreError
 from creche.store.sqlite_file import describe
 
+T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
 Columns: TypeAlias = Sequence[Sequence[Any]]
 
 # The states (`JobState`) by what the statements ask of them.
 UNFINISHED = (1, 2, 3, 4, 5)
 WAITING = (1, 2, 3)
+QUEUED = 1
 DELAYED = 3
+ENDED = (10, 11, 12, 13, 14)
 FORGOTTEN = 20
+UNKNOWN_STATE = -1
+"""Stands for that of a job whose state and end contradict each other."""
 
 AMONG = "(SELECT value FROM json_each(?))"
 """The numbers of a JSON list."""
@@ -27,6 +32,31 @@ INSERT_ROWS = 64
 """Rows an INSERT at most: as quick as 512, and the rest of a batch takes fewer statements."""
 
 LOOK_UP_IDS = 256
+
+
+def tolerantly(db: sqlite3.Connection, ask: Callable[[], T]) -> T:
+    """Return the answer of *ask*. If that fails, it is asked once more, and texts that are none (no
+    UTF-8), which are errors otherwise, are their bytes in a tuple."""
+    try:
+        return ask()
+    except (StoreError, sqlite3.OperationalError):
+        usual, db.text_factory = db.text_factory, _text_or_bytes
+        try:
+            return ask()
+        finally:
+            db.text_factory = usual
+
+
+def _text_or_bytes(data: bytes) -> str | tuple[bytes]:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return (data,)
+
+
+def all_rows(db: sqlite3.Connection, select: str, values: Row = ()) -> list[Row]:
+    """Return the rows of *select*, whatever is in them."""
+    return tolerantly(db, lambda: db.execute(select, values).fetchall())
 
 
 def insert_rows(

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from creche.errors import StoreError
+from creche.errors import StoreError, StoreUnusable
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
-from creche.store.sqlite_rows import FORGOTTEN, UNFINISHED
+from creche.store.sqlite_rows import ENDED, FORGOTTEN, UNFINISHED
 
 
 class Contradiction(StoreError):
@@ -33,6 +33,8 @@ class Tally:
         self.next_ending = next_ending
         self.left_bytes = 0
         """The payloads of the jobs that were counted out last."""
+        self.is_in_doubt = False
+        """Whether some left a state that is none: who was counted in which is to be counted."""
 
     def has_changed(self, counts: dict[int, int]) -> bool:
         # Whatever moves next_seq or kept_bytes also moves a count: an insert, an end, a pruning.
@@ -40,6 +42,27 @@ class Tally:
 
     def as_json(self) -> str:
         return json.dumps({state: jobs for state, jobs in self.counts.items() if jobs})
+
+
+_KEPT_BYTES = (
+    "SELECT coalesce(sum(payload_bytes + tries_bytes + coalesce(outcome_bytes, 0)), 0)"
+    " FROM ending JOIN job ON job.seq = ending.seq"
+)
+
+
+def jobs_by_state(db: sqlite3.Connection, recorded: object) -> dict[int, int]:
+    """Return how many jobs are in each state, as *recorded* in the ledger, or counted anew if that
+    cannot be read."""
+    try:
+        return {int(state): int(jobs) for state, jobs in json.loads(recorded).items()}  # type: ignore[arg-type]
+    except (TypeError, ValueError, AttributeError):
+        return _count(db)
+
+
+def _count(db: sqlite3.Connection) -> dict[int, int]:
+    """Count the jobs by state, those left out whose state is none. It takes a look at each job."""
+    counted: dict[int, int] = dict(db.execute("SELECT state, count(*) FROM job GROUP BY state"))
+    return {state: counted[state] for state in (*UNFINISHED, *ENDED, FORGOTTEN) if state in counted}
 
 
 class Counts:
@@ -63,13 +86,37 @@ class Counts:
             if state not in UNFINISHED and state != FORGOTTEN
         )
 
-    def restore(self, next_seq: int, counts: str, kept_bytes: int) -> None:
-        """Learn what was recorded, when the ledger is opened."""
-        self.by_state = {int(state): jobs for state, jobs in json.loads(counts).items()}
-        self.kept_bytes = kept_bytes
-        self.next_seq = next_seq
+    @property
+    def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        return sum(self.by_state.get(state, 0) for state in UNFINISHED)
+
+    def check(self) -> None:
+        """Refuse a ledger whose numbers cannot be read: nothing else tells what they were.
+
+        Raises:
+            StoreUnusable: it is damaged.
+        """
+        row = self._db.execute("SELECT epoch, next_seq FROM ledger WHERE name = 'main'").fetchone()
+        for name, value in zip(("epoch", "next_seq"), row or (None, None), strict=True):
+            if type(value) is not int:
+                raise StoreUnusable(
+                    f"the store's file is damaged: {name} of its ledger is {value!r}, and no "
+                    "number; restore a backup"
+                )
+
+    def restore(self) -> tuple[str, int]:
+        """Learn what was recorded, when the ledger is opened; return its id and epoch. What can be
+        counted anew is, where it cannot be read."""
+        ledger_id, epoch, self.next_seq, counts, self.kept_bytes = self._db.execute(
+            "SELECT id, epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
+        ).fetchone()
+        self.by_state = jobs_by_state(self._db, counts)
+        if type(self.kept_bytes) is not int:
+            (self.kept_bytes,) = self._db.execute(_KEPT_BYTES).fetchone()
         (newest,) = self._db.execute("SELECT max(n) FROM ending").fetchone()
         self._next_ending = (newest or 0) + 1
+        return ledger_id, epoch
 
     @contextmanager
     def transaction(self) -> Iterator[Tally]:
@@ -83,6 +130,8 @@ class Counts:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield tally
+            if tally.is_in_doubt:
+                tally.counts = defaultdict(int, _count(self._db))
             if tally.has_changed(self.by_state):
                 self._db.execute(
                     "UPDATE ledger SET next_seq=?, counts=?, kept_bytes=? WHERE name='main'",

@@ -26,6 +26,7 @@ from creche.store.sqlite_file import (
     renew_id,
 )
 from creche.store.sqlite_history import History
+from creche.store.sqlite_kinds import damaged_columns
 
 INFO_S = 10.0
 """How long `info` may take (seconds)."""
@@ -150,7 +151,7 @@ _DAMAGE = {
 
 
 def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
-    problems = []
+    problems = damaged_columns(connection)
     for sentence, query in _INVARIANTS.items():
         (found,) = connection.execute(query).fetchone()
         if found:

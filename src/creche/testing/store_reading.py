@@ -13,7 +13,17 @@ import trio
 from creche.model.job import JobState
 from creche.store.base import Batch, Store
 from creche.testing.store_case import StoreCase
-from creche.testing.store_rows import NOW, Connect, as_row, bounded, change, end, job_id, new_job
+from creche.testing.store_rows import (
+    NOW,
+    Connect,
+    as_head,
+    as_row,
+    bounded,
+    change,
+    end,
+    job_id,
+    new_job,
+)
 
 
 class Reading(StoreCase):
@@ -29,6 +39,20 @@ class Reading(StoreCase):
         assert [row.seq for row in await store.read_lane(1, 14, 100, 10_000)] == [16, 18, 20]
         assert list(await store.read_lane(1, 20, 100, 10_000)) == []
         assert list(await store.read_lane(77, 0, 100, 10_000)) == []
+
+    async def test_all_of_some_lanes_is_read_whatever_it_waits_for(self, store: Store) -> None:
+        later: dict[str, Any] = {"state": JobState.DELAYED, "due_at": NOW + 5, "stored": True}
+        jobs = [
+            *(new_job(n, lane=1 + n % 3, stored=True) for n in range(1, 7)),
+            new_job(7, lane=2, **later),
+            new_job(8, lane=1, **later),
+            new_job(9, lane=2),
+        ]
+        await store.commit(Batch(jobs=jobs))
+        rows = await store.read_lanes([2])
+        assert list(rows) == [as_head(jobs[seq - 1]) for seq in (1, 4, 7)]
+        assert {row.seq for row in await store.read_lanes({1, 2})} == {1, 3, 4, 6, 7, 8}
+        assert list(await store.read_lanes([77])) == []
 
     async def test_jobs_that_were_read_stay_stored(self, store: Store) -> None:
         await store.commit(Batch(jobs=[new_job(1, stored=True)]))
