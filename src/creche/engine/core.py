@@ -101,6 +101,7 @@ class Core:
             store,
             on_committed=self._on_committed,
             on_declined=self._on_declined,
+            on_unlent=self._on_unlent,
             on_health=self._on_health,
             probe=self._probe,
         )
@@ -318,7 +319,9 @@ class Core:
             if any(self._is_arriving(job_id) for job_id in ids):
                 # On their way to the disk: whether they are new is only known then.
                 await self.journal.wait_drained()
-            withdrawn |= self.submissions.withdraw({i for i in ids if i not in self.by_id})
+            unknown = {job_id for job_id in ids if job_id not in self.by_id}
+            await self.submissions.wait_for_resent(unknown)
+            withdrawn |= self.submissions.withdraw(unknown.difference(self.by_id))
             rows, ended = await self.find([i for i in ids if i not in withdrawn])
             # Submitted again meanwhile: which job has that id is not known yet.
             if not any(self._is_arriving(job_id) for job_id in ids):
@@ -594,6 +597,10 @@ class Core:
             for other, other_n in self.submissions.claims.declined(job.id):
                 other.decline(other_n, *refusal)
             self.unique.released(job.id)
+
+    def _on_unlent(self, submission_ids: Sequence[bytes]) -> None:
+        for submission_id in submission_ids:
+            self.unique.released(submission_id)
 
     def _on_health(self) -> None:
         self.note()

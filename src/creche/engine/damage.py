@@ -12,7 +12,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
-from creche.engine.lanes import DEFAULT_QUEUE, Lane
+from creche.engine.lane import Lane
+from creche.engine.parks import DEFAULT_QUEUE
 from creche.model.failure import Failure
 from creche.model.ids import id_to_text
 from creche.model.job import JobState

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
 from creche.engine.sessions import Session
 from creche.engine.unique import Ask, Known
 from creche.errors import StoreError, StoreUnavailable
@@ -56,6 +58,8 @@ class Doubts:
         self._take = take
         self._queue: deque[Doubt] = deque()
         self._is_looking = False
+        self._looked = trio.Event()
+        """Set, and replaced, when some have been looked up."""
 
     def add(
         self, session: Session, message: m.Submit, asks: Sequence[Ask] = (), problem: str = ""
@@ -91,6 +95,11 @@ class Doubts:
             session.decline(message.n, "cancelled", "it was cancelled while it was looked up")
         return {doubt.message.id for doubt in gone}
 
+    async def wait_for_resent(self, ids: Collection[bytes]) -> None:
+        """Wait until it is known whether those of these ids that were sent before are jobs."""
+        while any(doubt.is_resent and doubt.message.id in ids for doubt in self._queue):
+            await self._looked.wait()
+
     async def _look_up(self) -> None:
         core, unique = self._core, self._core.unique
         try:
@@ -104,6 +113,8 @@ class Doubts:
                     if not unique.is_out_of_date:
                         self._answer(some, known, Known(holders, gone), why)
                     unique.end_asking()
+                self._looked.set()
+                self._looked = trio.Event()
                 core.dispatch.run()
                 core.journal.wake()
         finally:

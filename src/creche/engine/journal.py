@@ -87,9 +87,9 @@ class Entries:
         self.queues: dict[str, QueueRow] = {}
         self.arrivals: list[Arrival] = []
         self.keys: list[KeyRow] = []
-        """Of the jobs of these, and of others that somebody's submission is one with."""
-        self.lent: list[bytes] = []
-        """The ids of such submissions."""
+        """Of the jobs of these."""
+        self.lent: dict[bytes, Sequence[KeyRow]] = {}
+        """Of other jobs, that somebody's submission is one with: by the id of that."""
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
         self.tried: list[Job] = []
@@ -122,7 +122,8 @@ class Entries:
         """Whether anything of it goes to disk."""
         return bool(
             self.arrivals or self.endings or self.changed or self.tries or self.lanes or self.tasks
-            or self.queues or self.schedules or self.verdicts or self.keys or self.options
+            or self.queues or self.schedules or self.verdicts or self.keys or self.lent
+            or self.options
         )  # fmt: skip
 
     def as_batch(self) -> Batch:
@@ -144,10 +145,20 @@ class Entries:
         self.verdicts = [verdict for verdict in self.verdicts if verdict.retried_as not in ids]
         if self._batch is not None:
             self._batch.jobs = []
-            self._batch.keys = self.keys
+            self._batch.keys = self._all_keys()
             self._batch.schedules = list(self.schedules.values())
             self._batch.verdicts = self.verdicts
         return taken
+
+    def take_out_lent(self) -> Sequence[bytes]:
+        """Remove what keys are lent to jobs; return whose submissions had them."""
+        taken, self.lent = list(self.lent), {}
+        if self._batch is not None:
+            self._batch.keys = self._all_keys()
+        return taken
+
+    def _all_keys(self) -> list[KeyRow]:
+        return [*self.keys, *(row for rows in self.lent.values() for row in rows)]
 
     def add_probe(self, lane: Lane) -> None:
         """Have a lane's row written once more, of which nothing changes."""
@@ -167,7 +178,7 @@ class Entries:
                 )
                 for job, _, _, stored in self.arrivals
             ],
-            keys=self.keys,
+            keys=self._all_keys(),
             changes=[job.as_change() for job in self.changed.values()],
             tries=self.tries,
             ends=[ending.end for ending in self.endings.values()],
@@ -192,6 +203,7 @@ class Journal:
         store: the ledger.
         on_committed: called with each batch that is on disk, and the duplicates it held.
         on_declined: called with the arrivals of a batch that the disk had no room for.
+        on_unlent: called with the submissions for whose keys it had none.
         on_health: called when `failing` or `refusing` has become or ceased to be so.
         probe: a lane that a failing disk is tried with when there is nothing else to write.
     """
@@ -202,12 +214,14 @@ class Journal:
         *,
         on_committed: Callable[[Entries, Sequence[Duplicate]], None],
         on_declined: Callable[[Sequence[Arrival], str], None],
+        on_unlent: Callable[[Sequence[bytes]], None],
         on_health: Callable[[], None],
         probe: Callable[[], Lane | None],
     ) -> None:
         self._store = store
         self._on_committed = on_committed
         self._on_declined = on_declined
+        self._on_unlent = on_unlent
         self._on_health = on_health
         self._probe = probe
         self._open = Entries()
@@ -253,12 +267,13 @@ class Journal:
         self._open.arrivals.append(arrival)
         self._grow(len(arrival.job.payload))
 
-    def keys(self, rows: Sequence[KeyRow], lent_by: bytes | None = None) -> None:
-        """A job that arrives next has keys; or one that is there, which they are lent by somebody's
-        submission, by its id."""
+    def keys(self, rows: Sequence[KeyRow]) -> None:
+        """A job that arrives next has keys."""
         self._open.keys += rows
-        if lent_by is not None:
-            self._open.lent.append(lent_by)
+
+    def lend(self, submission_id: bytes, rows: Sequence[KeyRow]) -> None:
+        """A job that is there has keys that somebody's submission lends it."""
+        self._open.lent[submission_id] = rows
 
     def change_soon(self, job: Job) -> None:
         """A job was leased, or its time has come. Nobody waits for that to be on disk, and most
@@ -415,7 +430,9 @@ class Journal:
                     continue
                 # Those too that came while it was tried: nobody is to wait for as long as it fails.
                 self._turn(failing=str(error), refusing=self.refusing)
-                self._decline_arrivals([entries, *self._closed, self._open], str(error))
+                batches = [entries, *self._closed, self._open]
+                self._decline_arrivals(batches, str(error))
+                self._on_unlent([i for batch in batches for i in batch.take_out_lent()])
                 if not entries.writes and (lane := self._probe()) is not None:
                     # Nothing is dispatched before the disk has taken something.
                     entries.add_probe(lane)

@@ -12,7 +12,7 @@ from creche.engine.hints import Hints
 from creche.engine.job import Job
 from creche.engine.journal import Arrival
 from creche.engine.lane import Lane
-from creche.engine.options import due_at, limits_of
+from creche.engine.options import check_options, due_at, limits_of
 from creche.engine.places import Places
 from creche.engine.refusals import STOPPING, lanes_refusal, parent_refusal, refusal, watches_refusal
 from creche.engine.sessions import Session
@@ -53,7 +53,9 @@ class Submissions:
         """Take a submission: decline it, put it on its way, or look it up first if it was sent
         before, or has a unique key. No checkpoint."""
         asks: Sequence[Ask] = ()
-        if self.unique.concerns(message):
+        # What else it says is looked at first: keys may depend on it. If that is wrong, it is
+        # declined as any other.
+        if self.unique.concerns(message) and check_options(message.options or {}) is None:
             try:
                 asks = self.unique.asks(message)
             except BadKey as error:
@@ -163,6 +165,10 @@ class Submissions:
         cancelled them; return which were."""
         withdrawn = {job_id for job_id in ids if self._withdraw_waiting(job_id)}
         return withdrawn | self._doubts.withdraw(ids) | self.unique.withdraw(ids)
+
+    async def wait_for_resent(self, ids: Collection[bytes]) -> None:
+        """Wait until it is known whether those of these ids that were sent before are jobs."""
+        await self._doubts.wait_for_resent(ids)
 
     def admit_now(self, job_id: bytes) -> None:
         """Let a submission in that waits for room, whether there is some or not."""

@@ -21,6 +21,7 @@ import trio
 from creche.engine.job import Job
 from creche.engine.lane import READ_AGAIN_S
 from creche.engine.outcomes import make_cancelled
+from creche.engine.refusals import credit_refusal
 from creche.engine.sessions import Session
 from creche.errors import RemoteProtocolError, StoreError, StoreUnavailable
 from creche.model.flow import MAX_KEY_LENGTH
@@ -52,6 +53,10 @@ hold up everybody else."""
 
 OUST_AT_A_TIME = 1000
 """Jobs that are looked up in the store together to be cancelled, as others have replaced them."""
+
+
+_ITSELF = "this call is the running job that makes it, which would wait for itself: give it other \
+arguments, or leave it to itself (delay)"
 
 
 class BadKey(ValueError):
@@ -90,16 +95,18 @@ class _Standing(NamedTuple):
     id: bytes
     seq: int
     holder: Holder
-    is_committed: bool
+    waits_for: bytes | None
+    """The submission that has to be on disk before anyone is told of it; None: it is."""
 
 
 class _Follower(NamedTuple):
-    """A submission that is one with a job that is not on disk yet, or is refused because of it."""
+    """A submission that is answered when another one is on disk, or its own keys are: it is one
+    with a job, or is refused because of it."""
 
     session: Session
     message: m.Submit
-    names: Sequence[bytes]
-    """The keys that nobody has, of those that it wants to have."""
+    asks: Sequence[Ask]
+    """All the keys that it wants to have."""
     is_refused: bool
 
 
@@ -107,8 +114,8 @@ class Taking:
     """A submission that has keys, until the store knows of it."""
 
     __slots__ = (
-        "before", "due_at", "id", "is_committed", "is_job", "job_id", "names", "ousts", "seq",
-        "since", "submitted_at",
+        "before", "due_at", "id", "is_committed", "is_job", "is_written", "job_id", "names",
+        "ousts", "seq", "since", "submitted_at",
     )  # fmt: skip
 
     def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
@@ -126,7 +133,10 @@ class Taking:
         """Who had the keys that it has, and is not on disk either."""
         self.is_committed = False
         self.is_job = True
-        """Whether it is a job of its own."""
+        """Whether it is a job of its own. If not, its keys are lent to the job that it is one with:
+        nobody else has them from the moment in which that is decided."""
+        self.is_written = False
+        """Whether what is lent is on its way to the disk."""
 
     @property
     def ousted(self) -> tuple[int | None, bool]:
@@ -154,8 +164,8 @@ class UniqueKeys:
         """Who has a key, by its name."""
         self.takings: dict[bytes, Taking] = {}
         """By the ids of their submissions."""
-        self._followers: dict[bytes, list[tuple[_Follower, Sequence[Ask]]]] = {}
-        """By the id of that job, with all the keys that they want to have."""
+        self._followers: dict[bytes, list[_Follower]] = {}
+        """By the id of the submission that they wait for: another's, or their own."""
         self._is_asking = False
         self.is_out_of_date = False
         """Whether what the store is being asked may have changed in a way that is not known."""
@@ -217,6 +227,12 @@ class UniqueKeys:
         if "delay_s" in options or "due_at" in options:
             raise BadKey("its task says how long it waits (debounce): it cannot be delayed too")
         limits = options.get("limits") or {}
+        deadline_at = limits.get("deadline_at")
+        if deadline_at is not None and deadline_at <= self._core.now() + delay_s:
+            raise BadKey(
+                f"it waits for {delay_s:g} s (debounce), and its deadline is before that: it could "
+                "never run"
+            )
         expires_s = limits.get("expires_s") or self._core.catalog.defaults(message.task).expires_s
         if expires_s is not None and expires_s <= delay_s:
             raise BadKey(
@@ -250,11 +266,11 @@ class UniqueKeys:
             decision = decide(ask.rule, holder, now)
             if standing is not None and decision.verdict in (Verdict.EXISTING, Verdict.REJECTED):
                 is_refused = decision.verdict is Verdict.REJECTED
-                follower = _Follower(session, message, taking.names, is_refused)
-                if standing.is_committed:
-                    self._answer(follower, standing.id, standing.seq)
-                else:
-                    self._follow(standing, follower, asks)
+                if not is_refused and self._would_wait_for_itself(message, standing.seq):
+                    session.post(m.Declined(message.n, "itself", _ITSELF))
+                    return True
+                follower = _Follower(session, message, asks, is_refused)
+                self._be_one(follower, standing, () if is_refused else taking.names)
                 return True
             if standing is not None and decision.verdict is Verdict.REPLACES:
                 is_running_too = ask.rule.on_duplicate == "cancel"
@@ -306,13 +322,13 @@ class UniqueKeys:
         if taking is not None:
             state = self._state(taking.seq, taking.job_id, JobState.QUEUED, known)
             holder = Holder(state, taking.submitted_at, taking.since[name])
-            is_on_disk = taking.is_committed or not taking.is_job
-            return _Standing(taking.job_id, taking.seq, holder, is_on_disk)
+            waits_for = None if taking.is_committed else taking.id
+            return _Standing(taking.job_id, taking.seq, holder, waits_for)
         found = known.holders.get(name)
         if found is None:
             return None
         state = self._state(found.seq, found.id, found.state, known)
-        return _Standing(found.id, found.seq, Holder(state, found.submitted_at, found.since), True)
+        return _Standing(found.id, found.seq, Holder(state, found.submitted_at, found.since), None)
 
     def _state(self, seq: int, job_id: bytes, said: JobState, known: Known) -> JobState:
         """Return how a job stands: in memory, else as it left it, else as the store has *said*."""
@@ -321,43 +337,74 @@ class UniqueKeys:
             return job.state
         return known.gone.get(seq, said)
 
-    def _answer(self, follower: _Follower, job_id: bytes, seq: int) -> None:
-        """Tell somebody which job is there. What else would have told the submission apart tells
-        that job apart from now on: an idempotency key is kept, whichever job it is one with."""
-        session, message, names, is_refused = follower
-        answer = m.Existing(message.n, job_id, is_refused)
-        if names and not is_refused:
-            self._lend(names, message.id, job_id, seq)
-            self._core.journal.reply(session, answer)
-        else:
-            session.post(answer)
-        if message.flags & m.WATCH and not is_refused:
-            self._core.outcomes.watch(session, (job_id,))
+    def _would_wait_for_itself(self, message: m.Submit, seq: int) -> bool:
+        """Whether a running job asks for a result that depends on its own: what it submits is one
+        with itself, or with a job around it."""
+        if not (message.is_nested and message.flags & m.WATCH):
+            return False
+        around: int | None = (message.options or {})["parent"][0]
+        while around is not None and around != seq:
+            job = self._core.by_seq.get(around)
+            around = None if job is None else job.parent
+        return around == seq
 
-    def _lend(self, names: Sequence[bytes], submission_id: bytes, job_id: bytes, seq: int) -> None:
-        taking = Taking(submission_id, job_id, self._core.now())
-        taking.seq = seq
+    # --- one with another -----------------------------------------------------------------------
+
+    def _be_one(self, follower: _Follower, standing: _Standing, names: Sequence[bytes]) -> None:
+        """Answer a submission that meets a job: now, or when that is on disk. What else tells the
+        submission apart (*names*: keys that nobody has) tells that job apart from now on: an
+        idempotency key is kept, whichever job it is one with."""
+        if standing.waits_for is None and not names:
+            self._answer(follower, standing.id)
+            return
+        message = follower.message
+        if not self._has_room(follower):
+            return
+        if names and message.id not in self.takings:
+            self._reserve(message.id, standing, names)
+        if standing.waits_for is not None:
+            self._followers.setdefault(standing.waits_for, []).append(follower)
+            if not standing.seq and message.is_nested:
+                # What a running job submits never waits for room, and so that one does not either.
+                self._core.submissions.admit_now(standing.id)
+        else:
+            self._lend(follower)
+
+    def _has_room(self, follower: _Follower) -> bool:
+        """Count somebody who waits to be answered; if too much waits already, decline it."""
+        session, message, *_ = follower
+        settings = self._core.settings
+        if not session.claims.has_room(len(message.payload), settings):
+            session.post(m.Declined(message.n, *credit_refusal(settings)))
+            return False
+        session.claims.add(len(message.payload))
+        return True
+
+    def _reserve(self, submission_id: bytes, standing: _Standing, names: Sequence[bytes]) -> None:
+        taking = Taking(submission_id, standing.id, self._core.now())
+        taking.seq = standing.seq
         taking.names = list(names)
         taking.since = dict.fromkeys(names, taking.submitted_at)
         taking.is_job = False
         self._take(taking)
-        rows = [KeyRow(name, seq, taking.submitted_at) for name in names]
-        self._core.journal.keys(rows, lent_by=submission_id)
 
-    # --- one that is not on disk yet ------------------------------------------------------------
+    def _lend(self, follower: _Follower) -> None:
+        """The job that a submission is one with is on disk: have its keys written, too."""
+        submission_id = follower.message.id
+        taking = self.takings[submission_id]
+        self._followers.setdefault(submission_id, []).append(follower)
+        if not taking.is_written:
+            taking.is_written = True
+            rows = [KeyRow(name, taking.seq, taking.submitted_at) for name in taking.names]
+            self._core.journal.lend(submission_id, rows)
 
-    def _follow(self, standing: _Standing, follower: _Follower, asks: Sequence[Ask]) -> None:
-        session, message, *_ = follower
-        settings = self._core.settings
-        if not session.claims.has_room(len(message.payload), settings):
-            why = f"more than {settings.unaccepted:,} submissions wait already"
-            session.post(m.Declined(message.n, "credit", why))
-            return
-        session.claims.add(len(message.payload))
-        self._followers.setdefault(standing.id, []).append((follower, asks))
-        if not standing.seq and message.is_nested:
-            # What a running job submits never waits for room, and so that one does not either.
-            self._core.submissions.admit_now(standing.id)
+    def _answer(self, follower: _Follower, job_id: bytes) -> None:
+        """Tell somebody which job is there."""
+        session, message, _, is_refused = follower
+        session.post(m.Existing(message.n, job_id, is_refused))
+        # Not before: who has not heard yet which job it is does not know its end.
+        if message.flags & m.WATCH and not is_refused:
+            self._core.outcomes.watch(session, (job_id,))
 
     def forget(self, session: Session) -> None:
         """The session is over, or submits again whatever was not answered."""
@@ -373,15 +420,19 @@ class UniqueKeys:
 
     def _drop_followers(self, is_meant: Callable[[_Follower], bool]) -> list[_Follower]:
         dropped: list[_Follower] = []
-        for job_id, followers in list(self._followers.items()):
-            gone = [follower for follower, _ in followers if is_meant(follower)]
+        for submission_id, followers in list(self._followers.items()):
+            gone = [follower for follower in followers if is_meant(follower)]
             for session, message, *_ in gone:
                 session.claims.remove(len(message.payload))
             dropped += gone
             if len(gone) == len(followers):
-                del self._followers[job_id]
+                del self._followers[submission_id]
             elif gone:
-                self._followers[job_id] = [f for f in followers if not is_meant(f[0])]
+                self._followers[submission_id] = [f for f in followers if not is_meant(f)]
+        for follower in dropped:
+            reserved = self.takings.get(follower.message.id)
+            if reserved is not None and not (reserved.is_job or reserved.is_written):
+                self.released(reserved.id)
         return dropped
 
     def committed(self, job: Job) -> None:
@@ -391,7 +442,7 @@ class UniqueKeys:
         if taking is not None:
             self._is_known(taking)
             self._oust(taking)
-        self._tell_followers(job.id, job.seq)
+        self._tell_followers(job.id, job.id, job.seq)
 
     def lent(self, submission_ids: Iterable[bytes]) -> None:
         """It is on disk that the keys of these submissions are those of other jobs."""
@@ -399,6 +450,7 @@ class UniqueKeys:
             taking = self.takings.get(submission_id)
             if taking is not None:
                 self._is_known(taking)
+                self._tell_followers(submission_id, taking.job_id, taking.seq)
 
     def _is_known(self, taking: Taking) -> None:
         taking.before.clear()
@@ -406,10 +458,18 @@ class UniqueKeys:
         if not self._is_asking:
             self._drop(taking)
 
-    def _tell_followers(self, job_id: bytes, seq: int) -> None:
-        for follower, _ in self._followers.pop(job_id, ()):
-            follower.session.claims.remove(len(follower.message.payload))
-            self._answer(follower, job_id, seq)
+    def _tell_followers(self, submission_id: bytes, job_id: bytes, seq: int) -> None:
+        """A submission is on disk, as the job *job_id*: so are those that are one with it, but for
+        those that have keys of their own, which are to be there first."""
+        for follower in self._followers.pop(submission_id, ()):
+            own = follower.message.id
+            lent = None if own == submission_id else self.takings.get(own)
+            if lent is not None and not (lent.is_job or follower.is_refused):
+                lent.job_id, lent.seq = job_id, seq
+                self._lend(follower)
+            else:
+                follower.session.claims.remove(len(follower.message.payload))
+                self._answer(follower, job_id)
 
     def was_there(self, job_id: bytes, seq: int) -> None:
         """A submission has the id of a job that was there before with *seq*, and which has had its
@@ -417,16 +477,23 @@ class UniqueKeys:
         taking = self.takings.pop(job_id, None)
         if taking is not None:
             self._undo(taking)
-        self._tell_followers(job_id, seq)
+        self._tell_followers(job_id, job_id, seq)
 
-    def released(self, job_id: bytes) -> None:
-        """A submission with keys was not stored, and will not be: who had them before has them."""
-        taking = self.takings.pop(job_id, None)
-        if taking is not None:
-            self._undo(taking)
-        for (session, message, *_), asks in self._followers.pop(job_id, ()):
-            session.claims.remove(len(message.payload))
-            self._again(session, message, asks)
+    def released(self, submission_id: bytes) -> None:
+        """A submission with keys was not stored, and will not be: who had them before has them, and
+        who waited for it is decided anew."""
+        released = [submission_id]
+        while released:
+            this_id = released.pop()
+            taking = self.takings.pop(this_id, None)
+            if taking is not None:
+                self._undo(taking)
+            for session, message, asks, _ in self._followers.pop(this_id, ()):
+                session.claims.remove(len(message.payload))
+                own = self.takings.get(message.id)
+                if own is not None and not own.is_job:
+                    released.append(message.id)
+                self._again(session, message, asks)
 
     def _undo(self, taking: Taking) -> None:
         self.is_out_of_date = True

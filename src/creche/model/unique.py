@@ -36,8 +36,8 @@ STATES: Mapping[StateWord, frozenset[JobState]] = {
     "failed": frozenset({JobState.FAILED, JobState.LOST, JobState.EXPIRED}),
     "cancelled": frozenset({JobState.CANCELLED}),
 }
-"""The states that a rule names. A job that is being cancelled is in none of them: whoever submits
-it again wants another one."""
+"""The states that a rule names. A job that is being cancelled is in none of them, as whoever
+submits it again wants another one; but it counts for a rule that names them all."""
 
 UNFINISHED: tuple[StateWord, ...] = ("waiting", "running")
 EVERY: tuple[StateWord, ...] = tuple(STATES)
@@ -237,6 +237,9 @@ def counts(rule: Rule, holder: Holder, now: float) -> bool:
     if holder.state is JobState.FORGOTTEN:
         # How it ended is not known any more; mostly well.
         return "succeeded" in rule.states
+    if holder.state is JobState.CANCELLING:
+        # It runs yet, and may end as anything: where all of that counts, it does as well.
+        return set(rule.states) >= set(EVERY)
     return any(holder.state in STATES[word] for word in rule.states)
 
 
