@@ -141,6 +141,7 @@ class Leases:
     def _given_up(self, job: Job, session: Session, n: int) -> None:
         """A worker that lives has stopped an attempt that it had begun: uncounted, unless it was
         the only one."""
+        self._tell(job, "its worker had to give it up")
         job.has_begun = True
         if job.is_at_most_once and job.state is not JobState.CANCELLING:
             outcome = _make_lost("its worker had to give it up")
