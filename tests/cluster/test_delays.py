@@ -441,3 +441,29 @@ async def test_what_came_due_while_the_plane_was_away_finds_room_in_the_window(a
         await trio.sleep(1)
         assert not house.core.by_seq
         assert (house.core.delays.held, house.core.delays.stored) == (0, 0)
+
+
+async def test_of_very_many_with_a_moment_each_some_go_together_and_none_too_early(autojump_clock):
+    async with (
+        open_house(patient()) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo", slots=1000)
+        due_at = {n: wall_clock() + 10 + n / 5000 for n in range(500)}
+        for n, moment in due_at.items():
+            await client.say(client.submit(n, options={"due_at": moment}))
+        came: dict[int, float] = {}
+        while len(came) < len(due_at):
+            offer = await worker.hear(m.Offer, 1000)
+            came[number(offer)] = wall_clock()
+        late = [came[n] - moment for n, moment in due_at.items()]
+        assert min(late) >= -1e-6
+        assert max(late) <= delays.LET_GO_S + 1e-6
+        # 0.1 s has 20 times LET_GO_S.
+        assert len(set(came.values())) <= 21 * (delays.LET_GO_TIMES + 1)
+        # One that is due alone goes at once.
+        await submitted_later(client, 1000, 5.0)
+        at = wall_clock()
+        await worker.hear(m.Offer, 10)
+        assert wall_clock() - at == pytest.approx(5.0, abs=1e-6)

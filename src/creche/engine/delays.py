@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import trio
+
 from creche.engine.job import Job
 from creche.engine.lane import READ_AGAIN_S
 from creche.engine.space import JOB_BYTES
@@ -38,6 +40,12 @@ AHEAD_S = 1.0
 
 EVERY_S = 0.05
 """How often stored jobs are read when there is no room to read ahead: each is read once then."""
+
+LET_GO_S = 0.005
+LET_GO_TIMES = 8
+"""Within so long due jobs are let go of so many times, and then all that have become due meanwhile
+at once: of very many with a moment each, a frame and a commit for each would be more than there is
+time for."""
 
 PIECE_JOBS, PIECE_BYTES = 1000, 8 * 1024 * 1024
 """How much is read from the store at a time."""
@@ -65,6 +73,9 @@ class Delays:
         """The least that `_read_to` was lowered to since the store was asked last: what came to the
         store meanwhile is not in its answer."""
         self._has_begun = False
+        self._let_go_since = -math.inf
+        """When `LET_GO_S` began (Trio's clock: the other one may be set back)."""
+        self._let_go_times = 0
         self._alarm = Alarm(core.timers, lambda: core.now(), self._look)
 
     # --- coming and going -----------------------------------------------------------------------
@@ -140,7 +151,7 @@ class Delays:
         if not self._is_reading:
             first = min(first, self._read_at)
         if self._has_begun:
-            self._alarm.set(first)
+            self._alarm.set(max(first, self._core.now() + self._pause_s()))
 
     def _look(self) -> None:
         """Let go of what is due, and have read what will be soon."""
@@ -155,9 +166,23 @@ class Delays:
             self._is_reading = True
             self._core.spawn(self._read)
         if is_due:
+            self._count()
             self._core.dispatch.run()
         self._core.journal.wake()
         self._arm()
+
+    def _count(self) -> None:
+        """Somebody was let go of."""
+        now = trio.current_time()
+        if now >= self._let_go_since + LET_GO_S:
+            self._let_go_since, self._let_go_times = now, 0
+        self._let_go_times += 1
+
+    def _pause_s(self) -> float:
+        """Return how long nobody is to be let go of."""
+        if self._let_go_times < LET_GO_TIMES:
+            return 0.0
+        return max(0.0, self._let_go_since + LET_GO_S - trio.current_time())
 
     def _release(self, job: Job) -> None:
         """The time of a job has come: it goes to its lane. That need not be on disk before: a plane
