@@ -47,6 +47,7 @@ OF_JOBS = {
     "submitted_at": ["'today'", "x'00'"],
     "leased_at": ["'today'"],
     "expires_at": ["'today'", "x'00'"],
+    "ending": ["1", "999", "'that'"],
 }
 ANY_JOB = [(column, value) for column, values in OF_JOBS.items() for value in values]
 IDS = ["'nobody {}'", "x'0{}'", "{}", "CAST(x'ff4{}' AS TEXT)"]

@@ -182,7 +182,8 @@ class Reading:
         found = by_ids(
             self._db,
             f"SELECT job.seq, id, {_KNOWN_STATE}, {_KNOWN_OUTCOME} FROM job"
-            f" LEFT JOIN ending ON n = ending AND state <> {FORGOTTEN} WHERE id IN ",
+            f" LEFT JOIN ending ON n = ending AND ending.seq = job.seq AND state <> {FORGOTTEN}"
+            " WHERE id IN ",
             ids,
         )
         for row in found:
