@@ -131,6 +131,34 @@ async def test_a_delayed_job_whose_moment_is_damaged_fails_alone(autojump_clock,
         assert house.core.delays.held == house.core.delays.stored == 0
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "is_again"),
+    [("task", "x'ff'", False), ("payload", "NULL", False), ("options", "'text'", False),
+     ("attempt", "'first'", True), ("state", "99", True), ("stored", "NULL", True)],
+)  # fmt: skip
+async def test_a_damaged_job_is_submitted_again_if_all_that_was_submitted_can_be_read(
+    autojump_clock, tmp_path, column, value, is_again
+):
+    path = tmp_path / "creche.db"
+    async with open_house(patient(), opening(path)) as house, house.client().connected() as client:
+        job = await client.submitted(1)
+    edit(path, set_of(job, column, value))
+    async with (
+        open_house(patient(), opening(path)) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await ends_damaged(client, job, column)
+        (answer,) = (await client.ask("retry", ids=[job.id]))["jobs"]
+        if is_again:
+            assert answer["is_new"]
+            await worker.ready("echo", slots=1)
+            assert [n for n, _ in await arrivals(worker, 1)] == [1]
+        else:
+            assert answer == {"why": "damaged"}
+            assert (await client.ask("discard", ids=[job.id]))["jobs"] == ["discarded"]
+
+
 @pytest.mark.parametrize("value", IDS)
 async def test_a_job_whose_id_is_damaged_is_left_alone_and_told_once(
     autojump_clock, tmp_path, caplog, value
@@ -279,7 +307,8 @@ async def test_a_damaged_row_of_an_ended_job_keeps_nothing_from_being_told_or_le
 @pytest.mark.parametrize(
     ("column", "value"),
     [("queue", "x'ff'"), ("queue", NO_TEXT), ("priority", "'high'"), ("priority", "9"),
-     ("priority", "-1"), ("park", "x'ff'"), ("park", NO_TEXT), ("park", "5.5 || x'ff'")],
+     ("priority", "-1"), ("park", "x'ff'"), ("park", NO_TEXT), ("park", "'limit:echo'"),
+     ("park", "'rain'")],
 )  # fmt: skip
 async def test_the_jobs_of_a_lane_that_is_damaged_wait_until_a_worker_listens_for_them(
     autojump_clock, tmp_path, caplog, column, value

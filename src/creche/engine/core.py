@@ -182,7 +182,8 @@ class Core:
             *(count.lane for count in recovery.stored),
             *(count.lane for count in recovery.delayed),
         }
-        self.lanes.restore(recovery.lanes, in_use, self.settings.lanes, self.catalog.place_of_lane)
+        rows = self.damage.readable(recovery.lanes)
+        self.lanes.restore(rows, in_use, self.settings.lanes, self.catalog.place_of_lane)
         lanes = self.lanes.by_number
         unknown = in_use - lanes.keys()
         self.tails.restore(count for count in recovery.stored if count.lane in lanes)

@@ -9,16 +9,17 @@ its id can be read, is left in the file as it is. Everything else goes on.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from creche.engine.job import Job
 from creche.engine.lane import Lane
-from creche.engine.parks import DEFAULT_QUEUE
+from creche.engine.parks import DEFAULT_QUEUE, is_park
 from creche.model.failure import Failure
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
-from creche.store.base import JobRow
+from creche.store.base import DAMAGED_LANE, JobRow, LaneRow
 from creche.wire.payload import encode_value
 
 if TYPE_CHECKING:
@@ -49,6 +50,24 @@ class Damage:
         self._left.add(row.seq)
         logger.error("a job is left alone in the store: %s", row.damage)
         return True
+
+    @staticmethod
+    def readable(lanes: Iterable[LaneRow]) -> list[LaneRow]:
+        """Return what lanes stand for. Those whose jobs are parked for nothing that there is have a
+        queue of their own."""
+        rows = []
+        for row in lanes:
+            if not is_park(row.park):
+                queue = f"{DAMAGED_LANE}{row.lane}"
+                logger.error(
+                    "row %d of lane is damaged: park is %r; its jobs wait in queue %s for a worker "
+                    "that listens there",
+                    *(row.lane, row.park, queue),
+                )
+                rows.append(LaneRow(row.lane, queue, int(Priority.NORMAL), ""))
+            else:
+                rows.append(row)
+        return rows
 
     def lane_of(self, row: JobRow) -> Lane:
         """Return a lane for a job whose own is none that there is."""

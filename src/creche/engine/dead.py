@@ -138,8 +138,8 @@ class DeadJobs:
         if record is None or why is not None:
             return {"why": why}, None
         payload = record.payload if again.payload is None else again.payload
-        if payload is None:  # it was forgotten in this moment
-            return {"why": "forgotten"}, None
+        if payload is None:  # it has ended, is not forgotten, and yet has none
+            return {"why": "damaged"}, None
         new_id = id_following(job_id, payload)
         answer: dict[str, Any] = {"retried_as": id_to_text(new_id), "is_new": True}
         try:
@@ -193,6 +193,8 @@ def _why_not(record: JobRecord | None) -> str | None:
         return "unfinished"
     if record.state is JobState.FORGOTTEN:
         return "forgotten"
+    if record.damage is not None:
+        return "damaged"
     return "succeeded" if record.state is JobState.SUCCEEDED else None
 
 

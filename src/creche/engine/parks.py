@@ -24,9 +24,19 @@ def park_by_limit(task: str, keys: tuple[str, str]) -> str:
     return _BETWEEN.join((PARKED_BY_LIMIT + task, *keys))
 
 
+def is_park(park: str) -> bool:
+    """Whether *park* is one at all."""
+    return not park or park.startswith(PARKED_BY_TASK) or is_park_by_limit(park)
+
+
+def is_park_by_limit(park: str) -> bool:
+    """Whether *park* is what `park_by_limit` makes."""
+    return park.startswith(PARKED_BY_LIMIT) and park.count(_BETWEEN) >= 2
+
+
 def parts_of_park(park: str) -> tuple[str, tuple[str, str]]:
     """Return the task and the keys that a `park` tells of."""
-    if park.startswith(PARKED_BY_LIMIT):
+    if is_park_by_limit(park):
         task, key, rate_key = park.removeprefix(PARKED_BY_LIMIT).rsplit(_BETWEEN, 2)
         return task, (key, rate_key)
     return park.removeprefix(PARKED_BY_TASK), ("", "")
@@ -34,7 +44,7 @@ def parts_of_park(park: str) -> tuple[str, tuple[str, str]]:
 
 def park_text(park: str) -> str:
     """Return a `park` as people read it."""
-    if not park.startswith(PARKED_BY_LIMIT):
+    if not is_park_by_limit(park):
         return park
     task, keys = parts_of_park(park)
     said = " / ".join(key for key in keys if key)

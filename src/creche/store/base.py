@@ -57,6 +57,11 @@ class LaneRow(NamedTuple):
     park: str
 
 
+DAMAGED_LANE = "damaged-lane-"
+"""Of a lane of which it cannot be read any more what it stands for, the queue is this and its
+number: its jobs wait there for a worker that is told to listen to it."""
+
+
 class NewJob(NamedTuple):
     """A job as it arrives, unfinished: attempt 0, without a holder. `seq` is new and greater than
     0; `options` is CBOR or None; `submitted_at` and all moments are UTC seconds."""
@@ -359,6 +364,9 @@ class JobRecord(NamedTuple):
     """The id of the job that it was submitted again as."""
     tries: Sequence[TryRow] = ()
     """The tries before the last, in order; left out of lists."""
+    damage: str | None = None
+    """What of it cannot be read: which columns, and what is there. These are as if nothing had been
+    said."""
 
 
 class JobPage(NamedTuple):

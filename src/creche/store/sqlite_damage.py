@@ -18,6 +18,7 @@ from creche.model.job import Fate, JobState
 from creche.model.maps import is_number
 from creche.model.priority import Priority
 from creche.store.base import (
+    DAMAGED_LANE,
     DelayCount,
     JobRecord,
     JobRow,
@@ -37,9 +38,6 @@ Raw = Sequence[Any]
 
 # By number: looking a state up here costs less than making it.
 STATES = {int(state): state for state in JobState}
-
-DAMAGED_LANE = "damaged-lane-"
-"""The queue of a lane of which it cannot be read what it is for is this and its number."""
 
 UNREADABLE = "?"
 """Stands for the name of a task that cannot be read."""
@@ -363,7 +361,8 @@ def record(raw: Raw) -> JobRecord:
     said["fate"] = None if said["fate"] is None else Fate(said["fate"])
     said["tries"] = tuple(map(_try_row, tries))
     if wrong:
-        said["error"] = f"damaged in the store: {'; '.join(wrong)}"
+        said["damage"] = "; ".join(wrong)
+        said["error"] = f"damaged in the store: {said['damage']}"
     return JobRecord(**said)
 
 
