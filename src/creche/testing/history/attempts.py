@@ -21,7 +21,8 @@ def nothing_starts_after_the_end(history: History) -> Iterator[StartedAfterEnd]:
     for job in history.jobs.values():
         first = min(job.finals, key=place, default=None)
         for run in job.leased_runs if first else ():
-            if first and before(first, run.start):
+            is_after = first is not None and before(first, run.start)
+            if first and is_after and not history.may_be_unwritten(run.start, first.at):
                 why = f"an attempt began when it had ended as {first.state}"
                 yield StartedAfterEnd(job.id, why, (first, *run.events))
 
@@ -36,7 +37,8 @@ def nothing_runs_beyond_the_end(history: History) -> Iterator[RanBeyondEnd]:
         first = min(job.finals, key=place, default=None)
         for run in job.leased_runs if first else ():
             is_before = first is not None and before(run.start, first)
-            if first and is_before and not run.is_doubtful and run.is_running_after(first):
+            is_running = is_before and first is not None and run.is_running_after(first)
+            if first and is_running and not history.may_be_unwritten(run.start, first.at):
                 why = f"an attempt still ran when it had ended as {first.state}"
                 yield RanBeyondEnd(job.id, why, (run.start, first, *run.events[1:]))
 
@@ -52,11 +54,11 @@ def nothing_starts_after_a_cancel(history: History) -> Iterator[StartedAfterCanc
         for answer in job.answers:
             if answer.state not in ("cancelled", "cancelling"):
                 continue
-            later = [run for run in job.leased_runs if before(answer, run.start)]
-            is_run = any(
-                before(run.start, answer) and run.is_running_after(answer) and not run.is_doubtful
-                for run in job.leased_runs
-            )
+            runs = [
+                run for run in job.leased_runs if not history.may_be_unwritten(run.start, answer.at)
+            ]
+            later = [run for run in runs if before(answer, run.start)]
+            is_run = any(before(r.start, answer) and r.is_running_after(answer) for r in runs)
             on_its_way = 1 if answer.state == "cancelling" and not is_run else 0
             if len(later) > on_its_way:
                 proof = (answer, *later[on_its_way].events)
@@ -173,12 +175,13 @@ class StartedExpired(Violation):
 
 
 def what_expired_does_not_start(history: History) -> Iterator[StartedExpired]:
-    """Refuse a first attempt after a job's time to begin, counted from its acceptance."""
+    """Refuse a first attempt after a job's time to begin, counted from its acceptance; but after a
+    lease that was lost, as what was given out has begun, or may have."""
     for job in history.jobs.values():
         accepted = min(job.accepted, key=place, default=None)
-        first = next(iter(job.leased_runs), None)
+        first = next(iter(job.runs), None)
         expires_s = job.terms.expires_s
-        if expires_s is None or accepted is None or first is None:
+        if expires_s is None or accepted is None or first is None or job.lost:
             continue
         late_s = first.start.at - (accepted.at + expires_s)
         if late_s > _tolerance_s(history) and not _is_delayed(history, first):

@@ -76,7 +76,7 @@ def _is_settled(said: Limit | Rate, history: History, start: Started) -> bool:
     """Whether something was surely said before an attempt was given out."""
     made = history.jobs[start.job].made
     is_new = made is not None and before(said, made)
-    return is_new or said.at < start.at - history.bounds.grace_s
+    return is_new or said.at < history.offered_since(start)
 
 
 # --- how often ----------------------------------------------------------------------------------
@@ -92,18 +92,17 @@ def rates_hold(history: History) -> Iterator[OverRate]:
     grace_s = history.bounds.grace_s
     refills = [trouble.at for trouble in history.plane_troubles]
     for gate, rates in history.rates.items():
-        held: Rate | None = None
+        counted: Rate | None = None
         tokens, counted_at = 0.0, 0.0
         taken: list[Started] = []
         for run in _runs_behind(history, gate):
-            start, was_held = run.start, held
-            held = _rate(rates, history, start)
+            start, held = run.start, _rate(rates, history, run.start)
             if held is None or held.count is None or _was_late(history, start):
                 continue
             per_s = held.count / held.per_s
             most = held.count + grace_s * per_s
-            if held is not was_held or _is_one_between(refills, counted_at, start.at):
-                tokens, taken = most, []
+            if held is not counted or _is_one_between(refills, counted_at, start.at):
+                counted, tokens, taken = held, most, []
             tokens = min(most, tokens + (start.at - counted_at) * per_s) - 1
             counted_at = start.at
             taken = [*taken[-held.count :], start]

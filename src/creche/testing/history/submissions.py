@@ -63,7 +63,14 @@ class MetStranger(Violation):
 
 
 def who_is_met_has_the_key(history: History) -> Iterator[MetStranger]:
-    """Refuse an answer that a submission is a job with which it has no key in common."""
+    """Refuse an answer that a submission is a job with which it has no key in common; nor has any
+    submission of which nobody knows, as one that meets a job gives it its keys."""
+    open_keys = {
+        key
+        for call in history.calls.values()
+        if call.accepted is None and call.refused is None
+        for key in call.submit.terms.keys
+    }
     for job in history.jobs.values():
         calls = {call.submit.call: call for call in job.calls}
         met = {told.call: history.calls[told.call] for told in job.accepted} | calls
@@ -73,7 +80,7 @@ def who_is_met_has_the_key(history: History) -> Iterator[MetStranger]:
                 holders[key].add(name)
         for told in job.accepted:
             keys = met[told.call].submit.terms.keys
-            is_shared = any(len(holders[key]) > 1 for key in keys)
+            is_shared = any(len(holders[key]) > 1 or key in open_keys for key in keys)
             # Who has fired a job, or retried a dead one, says no keys.
             if told.call not in calls and calls and not is_shared:
                 why = "a submission was told that it is this job, and has no key of it"
@@ -131,23 +138,37 @@ class ReplacedStarted(Violation):
 
 def the_replaced_does_not_start(history: History) -> Iterator[ReplacedStarted]:
     """Refuse an attempt at a job that waited when another one took its place, or, if that is the
-    rule, at one that ran. What was offered by then may begin within the grace."""
-    grace_s = history.bounds.grace_s
+    rule, at one that ran; but where it may have been given out by then."""
     for older, newer in _with_one_key(history):
-        second = _made(newer)
-        submit = history.calls[second.call].submit
-        rule = newer.terms.on_duplicate
-        if rule not in ("replace", "cancel") or not before(_made(older), submit):
+        first, second = _made(older), _made(newer)
+        submit, rule = history.calls[second.call].submit, newer.terms.on_duplicate
+        if rule not in ("replace", "cancel") or not before(first, submit):
             continue
         runs = [run for run in older.leased_runs if not run.is_doubtful]
-        late = [run for run in runs if run.start.at > second.at + grace_s]
-        early = [run for run in runs if run not in late]
-        was_waiting = all(
-            run.until is not None and run.until.at < submit.at - grace_s for run in early
-        )
-        if late and (rule == "cancel" or was_waiting):
-            proof = (_made(older), second, late[0].start)
+        late = [run for run in runs if history.offered_since(run.start) > second.at]
+        early = [run for run in older.runs if run not in late]
+        if late and (rule == "cancel" or _waited(history, older, early, submit, second)):
+            proof = (first, second, late[0].start)
             yield ReplacedStarted(older.id, f"job {newer.id} had taken its place", proof)
+
+
+def _waited(
+    history: History, job: Job, runs: list[Run], submit: Submit, accepted: Accepted
+) -> bool:
+    """Whether a job surely waited when another was accepted: nobody had it, or it was seen to wait
+    after that. That a body has left does not show it, as the plane may not have heard of that; nor
+    does it if a lease was lost later, or was lost with a plane that was killed just then."""
+    until = accepted.at + history.bounds.grace_s
+    was_killed = any(submit.at <= trouble.at <= until for trouble in history.plane_troubles)
+    if was_killed or not all(before(lost, submit) for lost in job.lost):
+        return False
+    seen_at = [
+        saw.asked_at if saw.asked_at is not None else saw.at
+        for saw in job.saw
+        if saw.state in ("queued", "delayed", "parked") and before(saw, submit)
+    ]
+    last_at = max(seen_at, default=float("-inf"))
+    return all(run.until is not None and run.until.at < last_at for run in runs)
 
 
 def _with_one_key(history: History) -> Iterator[tuple[Job, Job]]:

@@ -127,6 +127,8 @@ class Job:
     """Whoever was told of it, also as of what was there."""
     fired: list[Fired] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+    """Leases, also of attempts whose bodies have never begun."""
     saw: list[Saw] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
     answers: list[CancelAnswered] = field(default_factory=list)
@@ -179,6 +181,8 @@ class History:
         self.fired: defaultdict[str, list[Fired]] = defaultdict(list)
         self.quiescent: Quiescent | None = None
         self.troubles: list[Gone | Back | Paused | Woken] = []
+        self.plane_troubles: list[Gone | Back | Paused | Woken] = []
+        """What was done to the plane, of which its store is a part."""
         self._begun: dict[tuple[str, str], Run] = {}
         self._gone: defaultdict[str, list[Gone]] = defaultdict(list)
         self._paused: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -201,14 +205,34 @@ class History:
         """The moment of its last event."""
         return self.events[-1].at if self.events else 0.0
 
-    @property
-    def plane_troubles(self) -> list[Gone | Back | Paused | Woken]:
-        """What was done to the plane, of which its store is a part."""
-        return [trouble for trouble in self.troubles if trouble.role in ("plane", "store")]
-
     def was_paused(self, process: str, since: float, until: float) -> bool:
         """Whether nobody could reach a process for some of this time."""
         return any(a <= until and since <= b for a, b in self._paused[process])
+
+    def offered_since(self, start: Started) -> float:
+        """Return the earliest moment at which an attempt may have been given out: the grace before
+        it began, but if nobody could reach its worker then, the grace before that."""
+        since = start.at - self.bounds.grace_s
+        for a, b in reversed(self._paused[start.process]):
+            if a <= start.at and since <= b:
+                since = a - self.bounds.grace_s
+        return since
+
+    def may_be_unwritten(self, start: Started, until_at: float = float("inf")) -> bool:
+        """Whether the plane was killed, until a moment, when the lease of an attempt may not have
+        been on disk, so that its job was free without a word. What a plane has given out arrives
+        before the next plane comes, unless its worker could not be reached."""
+        since = self.offered_since(start)
+        until_at = min(until_at, start.at + self.bounds.grace_s)
+        n = bisect_right(self.plane_troubles, until_at, key=lambda trouble: trouble.at)
+        is_paused = self.was_paused(start.process, since, start.at)
+        for trouble in (self.plane_troubles[i] for i in range(n - 1, -1, -1)):
+            is_next = isinstance(trouble, Back) and before(trouble, start)
+            if trouble.at < since or (is_next and not is_paused):
+                return False
+            if isinstance(trouble, Gone):
+                return True
+        return False
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -242,6 +266,7 @@ class History:
                     raise HistoryError(f"what has not begun cannot end: {event}")
                 self._begun[event.job, event.attempt].end = event
             case Lost():
+                self.job(event.job).lost.append(event)
                 run = self._begun.get((event.job, event.attempt))
                 if run is not None and run.lost is None:
                     run.lost = event
@@ -272,6 +297,8 @@ class History:
 
     def _take_trouble(self, event: Gone | Back | Paused | Woken) -> None:
         self.troubles.append(event)
+        if event.role in ("plane", "store"):
+            self.plane_troubles.append(event)
         if isinstance(event, Gone):
             self._gone[event.who].append(event)
         elif isinstance(event, Paused):
@@ -297,15 +324,12 @@ class History:
                 job.calls.append(self.calls[name])
 
     def _judge_runs(self) -> None:
-        deaths = [e.at for e in self.plane_troubles if isinstance(e, Gone)]
-        grace_s = self.bounds.grace_s
         for job in self.jobs.values():
             last_final = max(job.finals, key=place, default=None)
             for n, run in enumerate(job.runs, 1):
-                at = run.start.at
                 if run.end is None:
-                    run.gone = next(_after(self._gone[run.start.process], at), None)
-                run.is_doubtful = _is_one_in(deaths, at - grace_s, at + grace_s)
+                    run.gone = next(_after(self._gone[run.start.process], run.start.at), None)
+                run.is_doubtful = self.may_be_unwritten(run.start)
                 run.is_over = n < len(job.runs) or (
                     last_final is not None and before(run.start, last_final)
                 )
@@ -313,7 +337,3 @@ class History:
 
 def _after(events: list[Gone], at: float) -> Iterator[Gone]:
     yield from events[bisect_left(events, at, key=lambda event: event.at) :]
-
-
-def _is_one_in(moments: list[float], since: float, until: float) -> bool:
-    return bisect_left(moments, since) < bisect_right(moments, until)

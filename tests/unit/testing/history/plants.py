@@ -159,6 +159,13 @@ def an_expired_job_begins() -> Story:
     return Story().takes(0, "a", expires_s=60).sees(3, "a", "expired").runs(4, 5, "a")
 
 
+@breaks(h.StartedAfterEnd)
+def a_result_was_told_before_it_was_on_disk_and_the_plane_was_killed() -> Story:
+    story = Story().takes(0, "a", retries=1).runs(1, 2, "a").sees(3, "a", "succeeded")
+    story.kills(3.1, "plane", "plane").tell(3.2, h.Back, who="plane", role="plane")
+    return story.runs(3.3, 4, "a", "2")
+
+
 @breaks(h.RanBeyondEnd)
 def a_job_is_cancelled_while_its_body_runs() -> Story:
     story = Story().takes(0, "a").starts(1, "a").cancels(2, "a", "cancelling")
@@ -220,9 +227,10 @@ def a_job_that_is_submitted_again_runs_again() -> Story:
 
 
 @breaks(h.TooManyAttempts)
-def a_crash_of_the_plane_long_after_an_attempt_began_gives_it_to_another() -> Story:
+def a_plane_that_is_killed_long_after_an_attempt_began_gives_it_to_another() -> Story:
     story = Story().takes(0, "a").starts(1, "a").kills(10, "plane", "plane")
-    return story.runs(12, 13, "a", "2").ends(14, "a", "1")
+    story.tell(10.2, h.Back, who="plane", role="plane")
+    return story.runs(10.3, 13, "a", "2").ends(14, "a", "1")
 
 
 @breaks(h.RanTwice)
@@ -379,7 +387,7 @@ def a_job_begins_that_was_replaced_while_it_waited() -> Story:
 @breaks(h.ReplacedStarted)
 def a_job_is_tried_again_that_was_replaced_while_it_waited_for_that() -> Story:
     story = Story().takes(0, "a", unique_key="k", on_duplicate="replace", retries=1)
-    story.runs(1, 2, "a", outcome="failed")
+    story.runs(1, 2, "a", outcome="failed").sees(4, "a", "delayed", asked_at=3)
     return story.takes(5, "b", unique_key="k", on_duplicate="replace").runs(9, 10, "a", "2")
 
 

@@ -216,6 +216,13 @@ def test_a_job_is_replaced_while_it_waits_or_runs() -> None:
     assert accepted(story.sees(18, "f", "cancelled"))
 
 
+def test_a_job_is_replaced_after_its_body_has_left_and_before_the_plane_has_heard_of_it() -> None:
+    story = Story().takes(0, "a", unique_key="k", on_duplicate="replace", retries=1)
+    story.runs(1, 2, "a", outcome="failed").sees(4, "a", "running", asked_at=3)
+    story.takes(5, "b", unique_key="k", on_duplicate="replace")
+    assert accepted(story.runs(9, 10, "a", "2"))
+
+
 def test_two_that_replace_each_other_at_once() -> None:
     story = Story().submits(0, "a", unique_key="k", on_duplicate="replace")
     story.submits(0, "b", unique_key="k", on_duplicate="replace").accepts(1, "a").accepts(1, "b")
@@ -253,9 +260,9 @@ def test_a_worker_that_was_stopped_begins_later_what_it_was_offered() -> None:
     story = Story().tell(0, h.Rate, gate="task:t", count=1, per_s=5)
     for n in range(3):
         story.takes(1, f"{n}", task="t")
-    story.runs(2, 3, "0").tell(4, h.Paused, who="worker", role="worker")
-    story.tell(12, h.Woken, who="worker", role="worker").runs(12, 13, "1")
-    assert accepted(story.runs(12, 13, "2"))
+    story.tell(1, h.Paused, who="worker", role="worker")
+    story.tell(12, h.Woken, who="worker", role="worker").runs(12, 13, "0").runs(12, 13, "1")
+    assert accepted(story.runs(17, 18, "2"))
 
 
 def test_a_lane_in_order_and_what_has_no_place_in_it() -> None:
