@@ -12,11 +12,18 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 Role: TypeAlias = Literal["plane", "store", "worker", "client"]
 Outcome: TypeAlias = Literal["succeeded", "failed", "snoozed", "left"]
 OnDuplicate: TypeAlias = Literal["existing", "reject", "replace", "cancel"]
+
+State: TypeAlias = Literal[
+    "queued", "parked", "delayed", "running", "cancelling",
+    "succeeded", "failed", "cancelled", "lost", "expired",
+    "forgotten", "unknown",
+]  # fmt: skip
 
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost", "expired"})
 """The states in which a job has ended, and is told how."""
@@ -149,7 +156,7 @@ class CancelAnswered(Event):
     nobody ran it, `cancelling` while its body leaves, else how it had ended before."""
 
     job: str
-    state: str
+    state: State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +166,7 @@ class Saw(Event):
     have more of it judged."""
 
     job: str
-    state: str
+    state: State
     value: Any = None
     asked_at: float | None = None
 
@@ -331,6 +338,46 @@ def before(a: Event, b: Event) -> bool:
     return a.at < b.at or (a.at == b.at and a.recorder == b.recorder and a.n < b.n)
 
 
+# --- what is well said --------------------------------------------------------------------------
+
+
+def checked(event: E) -> E:
+    """Return an event of which each field says what it may.
+
+    Raises:
+        HistoryError: one does not.
+    """
+    records: list[Any] = [event]
+    if isinstance(terms := getattr(event, "terms", None), Terms):
+        records.append(terms)
+    for record in records:
+        for name, hint in _HINTS[type(record)].items():
+            value = getattr(record, name)
+            if not _fits(value, hint):
+                raise HistoryError(f"{type(event).__name__}: {name}={value!r} is not {hint}")
+    if isinstance(event, Rate) and event.per_s <= 0:
+        raise HistoryError(f"Rate: per_s={event.per_s!r} is no time")
+    return event
+
+
+_HINTS = {kind: get_type_hints(kind) for kind in (*KINDS.values(), Terms)}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        return type(value) is tuple and all(_fits(each, parts[0]) for each in value)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
 # --- lines --------------------------------------------------------------------------------------
 
 
@@ -360,12 +407,9 @@ def from_line(line: str) -> Event:
             said["terms"] = Terms(**said["terms"])
         if "moments" in said:
             said["moments"] = tuple(said["moments"])
-        event = kind(**said)
-        if not math.isfinite(event.at):
-            raise ValueError(f"at={event.at!r} is no moment")
+        return checked(kind(**said))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise HistoryError(f"no event: {error!r}: {line[:200]!r}") from None
-    return event
 
 
 def read_lines(lines: Iterable[str], name: str) -> Iterator[Event]:

@@ -22,9 +22,10 @@ class OverLimit(Violation):
 def limits_hold(history: History) -> Iterator[OverLimit]:
     """Refuse an attempt that begins where as many surely run. For the grace after a limit was
     changed the laxer one counts, as what it had let pass may not have begun."""
+    runs = _runs_by_gate(history)
     for gate, limits in history.limits.items():
         running: list[tuple[float, int, Run]] = []
-        for n, run in enumerate(_runs_behind(history, gate)):
+        for n, run in enumerate(runs[gate]):
             _let_go(running, run.start)
             most = _most(limits, history, run.start)
             if most is not None and len(running) >= most:
@@ -35,16 +36,17 @@ def limits_hold(history: History) -> Iterator[OverLimit]:
             heappush(running, (float("inf") if run.until is None else run.until.at, n, run))
 
 
-def _runs_behind(history: History, gate: str) -> list[Run]:
-    """Return the attempts that a limit counts, as they began."""
-    found = [
-        run
-        for job in history.jobs.values()
-        if gate in job.terms.gates
-        for run in job.leased_runs
-        if not run.is_doubtful
-    ]
-    return sorted(found, key=lambda run: place(run.start))
+def _runs_by_gate(history: History) -> defaultdict[str, list[Run]]:
+    """Return the attempts that limits and rates count, as they began."""
+    by_gate: defaultdict[str, list[Run]] = defaultdict(list)
+    if not history.limits and not history.rates:
+        return by_gate
+    for job in history.jobs.values():
+        for gate in job.terms.gates:
+            by_gate[gate].extend(run for run in job.leased_runs if not run.is_doubtful)
+    for runs in by_gate.values():
+        runs.sort(key=lambda run: place(run.start))
+    return by_gate
 
 
 def _let_go(running: list[tuple[float, int, Run]], start: Started) -> None:
@@ -91,11 +93,12 @@ def rates_hold(history: History) -> Iterator[OverRate]:
     the grace, so the bucket is larger by what comes back in that time."""
     grace_s = history.bounds.grace_s
     refills = [trouble.at for trouble in history.plane_troubles]
+    runs = _runs_by_gate(history)
     for gate, rates in history.rates.items():
         counted: Rate | None = None
         tokens, counted_at = 0.0, 0.0
         taken: list[Started] = []
-        for run in _runs_behind(history, gate):
+        for run in runs[gate]:
             start, held = run.start, _rate(rates, history, run.start)
             if held is None or held.count is None or _was_late(history, start):
                 continue

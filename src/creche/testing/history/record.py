@@ -19,6 +19,7 @@ from creche.testing.history.events import (
     HistoryError,
     Outcome,
     Started,
+    checked,
     place,
     read_lines,
     to_line,
@@ -65,11 +66,15 @@ class Recorder:
     def note(self, kind: type[E], /, **said: Any) -> E:
         """Record that something happens now: ``note(Saw, job=job.id, state="succeeded")``. From any
         thread; it neither waits for others nor checkpoints. When it returns, what it has written
-        outlives this process."""
+        outlives this process.
+
+        Raises:
+            HistoryError: a field says what it may not; nothing is recorded.
+        """
         said = {"process": self.process, "host": self.host, **said}
         with self._lock:
             self._n += 1
-            event = kind(at=self._clock(), recorder=self._name, n=self._n, **said)
+            event = checked(kind(at=self._clock(), recorder=self._name, n=self._n, **said))
             self._keep(event)
         return event
 

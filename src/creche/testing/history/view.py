@@ -123,6 +123,10 @@ class Job:
     id: str
     calls: list[Call] = field(default_factory=list)
     """Those that have made it, or may have."""
+    made: Submit | Fired | None = None
+    """What has made it, the first time."""
+    terms: Terms = field(default_factory=Terms)
+    """What it was submitted with."""
     accepted: list[Accepted] = field(default_factory=list)
     """Whoever was told of it, also as of what was there."""
     fired: list[Fired] = field(default_factory=list)
@@ -132,22 +136,6 @@ class Job:
     saw: list[Saw] = field(default_factory=list)
     cancels: list[Cancel] = field(default_factory=list)
     answers: list[CancelAnswered] = field(default_factory=list)
-
-    @property
-    def submits(self) -> list[Submit]:
-        """The submissions that have made it, or may have."""
-        return [call.submit for call in self.calls]
-
-    @property
-    def made(self) -> Submit | Fired | None:
-        """What has made it, the first time."""
-        made: list[Submit | Fired] = [*self.submits, *self.fired]
-        return min(made, key=place, default=None)
-
-    @property
-    def terms(self) -> Terms:
-        """What it was submitted with."""
-        return self.made.terms if self.made else Terms()
 
     @property
     def finals(self) -> list[Saw]:
@@ -322,6 +310,11 @@ class History:
             job = self.jobs[job_id]
             if name in self.calls and not job.calls and self.calls[name].submit.job is None:
                 job.calls.append(self.calls[name])
+        for job in self.jobs.values():
+            makers: list[Submit | Fired] = [*(call.submit for call in job.calls), *job.fired]
+            job.made = min(makers, key=place, default=None)
+            if job.made is not None:
+                job.terms = job.made.terms
 
     def _judge_runs(self) -> None:
         for job in self.jobs.values():
