@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from creche.testing.history.events import Started, Terms, before, place
+from creche.testing.history.events import Event, Terms, before, place
 from creche.testing.history.view import History, Run
 from creche.testing.history.violation import Violation
 
@@ -74,14 +74,21 @@ class BegunTwice(Violation):
 
 
 def attempts_begin_once(history: History) -> Iterator[BegunTwice]:
-    """Refuse two bodies of one attempt."""
+    """Refuse two bodies of one attempt; but where the first was too early and did not count, or may
+    have been lost without a word, as then the next one is called as it was."""
     for job in history.jobs.values():
-        begun: dict[str, Started] = {}
+        begun: dict[str, Run] = {}
         for run in job.runs:
-            first = begun.setdefault(run.start.attempt, run.start)
-            if first is not run.start:
-                why = f"attempt {first.attempt} has begun twice"
-                yield BegunTwice(job.id, why, (first, run.start))
+            first = begun.get(run.start.attempt)
+            if first is None or first.is_doubtful or _had_snoozed(first, run.start):
+                begun[run.start.attempt] = run
+            else:
+                why = f"attempt {run.start.attempt} has begun twice"
+                yield BegunTwice(job.id, why, (first.start, run.start))
+
+
+def _had_snoozed(run: Run, event: Event) -> bool:
+    return run.has_snoozed and run.end is not None and not before(event, run.end)
 
 
 class TooManyAttempts(Violation):
@@ -94,7 +101,7 @@ def attempts_are_counted(history: History) -> Iterator[TooManyAttempts]:
         terms = job.terms
         if terms.is_at_most_once or terms.retries is None:
             continue
-        counted = [run for run in job.runs if not (run.lost or run.is_doubtful or _snoozed(run))]
+        counted = [run for run in job.runs if not (run.lost or run.is_doubtful or run.has_snoozed)]
         if len(counted) > 1 + terms.retries:
             why = f"{len(counted)} attempts, with {terms.retries} retries"
             yield TooManyAttempts(job.id, why, tuple(run.start for run in counted))
@@ -108,13 +115,9 @@ def at_most_once_is_at_most_once(history: History) -> Iterator[RanTwice]:
     """Refuse a second attempt of such a job, whatever was lost; but after one that was too early
     for it."""
     for job in history.jobs.values():
-        counted = [run.start for run in job.runs if not _snoozed(run)]
+        counted = [run.start for run in job.runs if not run.has_snoozed]
         if job.terms.is_at_most_once and len(counted) > 1:
             yield RanTwice(job.id, f"it has begun {len(counted)} times", tuple(counted))
-
-
-def _snoozed(run: Run) -> bool:
-    return run.end is not None and run.end.outcome == "snoozed"
 
 
 # --- when they begin ----------------------------------------------------------------------------

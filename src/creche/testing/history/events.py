@@ -177,7 +177,8 @@ class Saw(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
     """The body of an attempt has begun (recorded by its first line). *attempt* is a name that no
-    other attempt at the job has. *call* is that of the submission, if the arguments say it.
+    other attempt at the job has, unless that one was too early and did not count: so the number
+    that the body is told will do. *call* is that of the submission, if the arguments say it.
     *is_reachable* is false for what cannot be told to stop, as a thread."""
 
     job: str

@@ -93,6 +93,11 @@ class Run:
         return self.lost is not None and not before(self.start, self.lost)
 
     @property
+    def has_snoozed(self) -> bool:
+        """Whether it left as it was too early, so that it does not count."""
+        return self.end is not None and self.end.outcome == "snoozed"
+
+    @property
     def events(self) -> list[Event]:
         """What is known of it."""
         return [e for e in (self.start, self.end, self.lost, self.gone) if e is not None]
@@ -171,7 +176,7 @@ class History:
         self.troubles: list[Gone | Back | Paused | Woken] = []
         self.plane_troubles: list[Gone | Back | Paused | Woken] = []
         """What was done to the plane, of which its store is a part."""
-        self._begun: dict[tuple[str, str], Run] = {}
+        self._begun: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
         self._gone: defaultdict[str, list[Gone]] = defaultdict(list)
         self._paused: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         for event in self.events:  # first, as of one moment an end may be read before its beginning
@@ -228,7 +233,7 @@ class History:
         if isinstance(event, Started):
             run = Run(event)
             self.job(event.job).runs.append(run)
-            self._begun[event.job, event.attempt] = run
+            self._begun[event.job, event.attempt].append(run)
         elif event.call in self.calls:
             raise HistoryError(f"a call of this name was made before: {event}")
         else:
@@ -250,14 +255,13 @@ class History:
             case Saw():
                 self.job(event.job).saw.append(event)
             case Ended():
-                if (event.job, event.attempt) not in self._begun:
-                    raise HistoryError(f"what has not begun cannot end: {event}")
-                self._begun[event.job, event.attempt].end = event
+                self._run_that_ended(event).end = event
             case Lost():
                 self.job(event.job).lost.append(event)
-                run = self._begun.get((event.job, event.attempt))
-                if run is not None and run.lost is None:
-                    run.lost = event
+                runs = self._begun[event.job, event.attempt]
+                begun = [run for run in runs if before(run.start, event)]
+                for run in begun[-1:] or runs[:1]:
+                    run.lost = run.lost or event
             case Limit():
                 self.limits[event.gate].append(event)
             case Rate():
@@ -283,6 +287,13 @@ class History:
             raise HistoryError(f"nobody has made call {call}: {event}")
         return self.calls[call]
 
+    def _run_that_ended(self, event: Ended) -> Run:
+        """Return the attempt of this name, or of several the one that this process has begun."""
+        runs = [run for run in self._begun[event.job, event.attempt] if run.end is None]
+        if not runs:
+            raise HistoryError(f"what has not begun cannot end: {event}")
+        return next((run for run in runs if run.start.process == event.process), runs[0])
+
     def _take_trouble(self, event: Gone | Back | Paused | Woken) -> None:
         self.troubles.append(event)
         if event.role in ("plane", "store"):
@@ -299,7 +310,8 @@ class History:
     def _name_makers(self) -> None:
         """Find out which calls have made which jobs: by the id that the client has made, by the
         answer, or by what the body found in its arguments."""
-        told = {run.start.job: run.start.call for run in self._begun.values() if run.start.call}
+        begun = (run.start for runs in self._begun.values() for run in runs)
+        told = {start.job: start.call for start in begun if start.call}
         for call in self.calls.values():
             made = call.submit.job
             if made is None and call.accepted is not None and not call.accepted.is_existing:

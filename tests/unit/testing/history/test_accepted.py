@@ -108,6 +108,14 @@ def test_retries_lost_leases_and_attempts_that_were_too_early() -> None:
     assert accepted(story.runs(8, 9, "a", "4").sees(10, "a", "succeeded").is_over(60))
 
 
+def test_an_attempt_that_did_not_count_and_the_next_one_have_one_name() -> None:
+    story = Story().takes(0, "a")
+    for n in range(3):
+        story.runs(3 * n + 1, 3 * n + 2, "a", "1", outcome="snoozed", delay_s=1)
+    story.starts(10, "a", "1").loses(11, "a", "1").runs(12, 13, "a", "2", value=2)
+    assert accepted(story.ends(14, "a", "1", value=1).sees(15, "a", "succeeded", 2).is_over(60))
+
+
 def test_a_job_without_an_end_of_its_retries() -> None:
     story = Story().takes(0, "a", retries=None)
     for n in range(9):
@@ -123,7 +131,7 @@ def test_what_is_to_run_at_most_once_and_was_too_early() -> None:
 def test_a_job_runs_twice_whose_lease_was_not_on_disk_when_the_plane_was_killed() -> None:
     story = Story().tell(0, h.Limit, gate="queue:default", most=1).takes(0.5, "a").starts(1, "a")
     story.kills(1.2, "plane", "plane").tell(2, h.Back, who="plane", role="plane")
-    story.runs(9, 10, "a", "1 again").ends(11, "a", value=1)
+    story.runs(9, 10, "a", process="other", value=1).ends(11, "a", value=2)
     assert accepted(story.sees(12, "a", "succeeded", 1).is_over(60))
 
 
