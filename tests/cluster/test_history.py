@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.fuzz.plants import planted
 
 from creche import Client, JobEnded, JobHandle, Snooze, current_job
 from creche.errors import DuplicateJob, SubmissionRefused, SubmissionUncertain
@@ -117,7 +118,7 @@ async def record_a_run(seed: int) -> list[h.Event]:
     rng, recorder = Random(seed), h.MemoryRecorder("client", clock=trio.current_time)
     work = recorded_task(recorder)
     recorder.note(h.Limit, gate="task:work", most=5)
-    with trio.fail_after(120):
+    with trio.move_on_after(120) as patience:
         async with (
             open_cluster([work], workers=2) as cluster,
             cluster.client() as client,
@@ -138,6 +139,8 @@ async def record_a_run(seed: int) -> list[h.Event]:
             recorder.note(h.Quiescent)
             for job in sorted(caller.jobs):
                 await caller.see_end(job)
+    if patience.cancelled_caught:
+        recorder.note(h.Quiescent)  # who waits still would wait for ever
     return recorder.events
 
 
@@ -173,3 +176,18 @@ async def test_what_is_changed_in_the_record_of_a_run_is_found(
     }
     for violation, those in changed.items():
         assert violation in {type(found) for found in h.check(those)}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "violation"),
+    [("lose-delayed", h.NoEnd), ("drop-parked", h.NoEnd), ("two-at-once", h.KeyIsTwoJobs)],
+)
+async def test_a_mistake_in_the_engine_is_found(
+    autojump_clock: trio.testing.MockClock, mistake: str, violation: type[h.Violation]
+) -> None:
+    for seed in range(10):
+        with planted(mistake):
+            events = await record_a_run(seed)
+        if violation in {type(found) for found in h.check(events)}:
+            return
+    raise AssertionError("ten runs have not shown it")
