@@ -31,6 +31,7 @@ from creche.store.base import (
     LedgerStore,
     NewJob,
     NewOptions,
+    OustRow,
     QueueRow,
     ScheduleRow,
     TaskRow,
@@ -88,6 +89,8 @@ class Entries:
         self.arrivals: list[Arrival] = []
         self.keys: list[KeyRow] = []
         """Of the jobs of these."""
+        self.ousts: list[OustRow] = []
+        """Whom the jobs of these replace."""
         self.lent: dict[bytes, Sequence[KeyRow]] = {}
         """Of other jobs, that somebody's submission is one with: by the id of that."""
         self.changed: dict[int, Job] = {}
@@ -139,6 +142,7 @@ class Entries:
         taken, self.arrivals = self.arrivals, []
         seqs = {arrival.job.seq for arrival in taken}
         self.keys = [row for row in self.keys if row.seq not in seqs]
+        self.ousts = []
         self.schedules.update({name: row() for name, row in self.unfired.items()})
         # What was to become of a job that has ended goes with the new one that it was to run as.
         ids = {arrival.job.id for arrival in taken}
@@ -146,6 +150,7 @@ class Entries:
         if self._batch is not None:
             self._batch.jobs = []
             self._batch.keys = self._all_keys()
+            self._batch.ousts = self.ousts
             self._batch.schedules = list(self.schedules.values())
             self._batch.verdicts = self.verdicts
         return taken
@@ -186,6 +191,7 @@ class Entries:
             schedules=list(self.schedules.values()),
             verdicts=self.verdicts,
             options=list(self.options.values()),
+            ousts=self.ousts,
         )  # fmt: skip
 
 
@@ -274,6 +280,12 @@ class Journal:
     def lend(self, submission_id: bytes, rows: Sequence[KeyRow]) -> None:
         """A job that is there has keys that somebody's submission lends it."""
         self._open.lent[submission_id] = rows
+
+    def oust(self, rows: Sequence[OustRow]) -> list[OustRow]:
+        """A job that arrives next replaces others. Return where it is said of its batch, for those
+        that it turns out to replace as well before that is tried."""
+        self._open.ousts += rows
+        return self._open.ousts
 
     def change_soon(self, job: Job) -> None:
         """A job was leased, or its time has come. Nobody waits for that to be on disk, and most

@@ -6,7 +6,8 @@ be on disk yet, is in memory until the store knows it: so two submissions with o
 find it free. What is decided is a pure function (`creche.model.unique.decide`).
 
 A job that another one replaces is cancelled when that one is on disk, and not before: a store that
-has no room takes nothing away. Who is killed between the two does it at its next start."""
+has no room takes nothing away. That it is to be is on disk with that one, until it has ended: who
+is killed between the two does it at its next start."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ from creche.model.unique import (
     is_idempotency_key,
     key_name,
 )
-from creche.store.base import KeyHolder, KeyRow, Ousted
+from creche.store.base import KeyHolder, KeyRow, Ousted, OustRow
 from creche.wire import messages as m
 from creche.wire.payload import decode_call
 
@@ -82,7 +83,7 @@ NOTHING_KNOWN = Known({}, {})
 
 class Oust(NamedTuple):
     """A job that is to be cancelled once another one is on disk: if it waits, or also if it runs.
-    Its `seq` is 0 while it has none."""
+    Its `seq` is 0 if it had none then."""
 
     id: bytes
     seq: int
@@ -115,7 +116,7 @@ class Taking:
 
     __slots__ = (
         "before", "due_at", "id", "is_committed", "is_job", "is_written", "job_id", "names",
-        "ousts", "seq", "since", "submitted_at",
+        "ousts", "said", "seq", "since", "submitted_at",
     )  # fmt: skip
 
     def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
@@ -128,6 +129,8 @@ class Taking:
         self.names: list[bytes] = []
         self.since: dict[bytes, float] = {}
         self.ousts: list[Oust] = []
+        self.said: list[OustRow] = []
+        """Where the store is told of these, once its job is on its way."""
         self.due_at: float | None = None
         self.before: dict[bytes, Taking] = {}
         """Who had the keys that it has, and is not on disk either."""
@@ -138,11 +141,9 @@ class Taking:
         self.is_written = False
         """Whether what is lent is on its way to the disk."""
 
-    @property
-    def ousted(self) -> tuple[int | None, bool]:
-        """What a `KeyRow` says of the job that it replaces."""
-        last = self.ousts[-1] if self.ousts and self.ousts[-1].seq else None
-        return (None, False) if last is None else (last.seq, last.is_running_too)
+    def oust_rows(self, ousts: Iterable[Oust]) -> list[OustRow]:
+        """Return what the store is to know of jobs that it replaces."""
+        return [OustRow(oust.id, self.seq, oust.is_running_too) for oust in ousts]
 
 
 class UniqueKeys:
@@ -310,11 +311,13 @@ class UniqueKeys:
         self.takings[taking.id] = taking
 
     def rows(self, taking: Taking, seq: int) -> list[KeyRow]:
-        """Return what the store is to know of a submission, as its job has *seq*: not of keys that
-        others have taken over while it waited for room."""
+        """Return what the store is to know of a submission's keys, as its job is on its way with
+        *seq*, and have it told whom that replaces: not of keys that others have taken over while it
+        waited for room."""
         taking.seq = seq
+        taking.said = self._core.journal.oust(taking.oust_rows(taking.ousts))
         names = [name for name in taking.names if self._newest.get(name) is taking]
-        return [KeyRow(name, seq, taking.since[name], *taking.ousted) for name in names]
+        return [KeyRow(name, seq, taking.since[name]) for name in names]
 
     def _standing(self, name: bytes, known: Known) -> _Standing | None:
         """Return who has a key."""
@@ -516,6 +519,7 @@ class UniqueKeys:
         if after is not None:
             # What it would have replaced, its successor does.
             after.ousts[:0] = taking.ousts
+            after.said += after.oust_rows(taking.ousts)
             del after.before[name]
             if before is not None:
                 after.before[name] = before

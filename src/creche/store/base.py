@@ -143,16 +143,25 @@ class Verdict(NamedTuple):
 class KeyRow(NamedTuple):
     """A job has a key from now on, whoever had it before.
 
-    `since` is when the first of the jobs came of which each has replaced the one before; `ousts` is
-    the seq of the job that this one replaces, which is cancelled once this one is stored, if it
-    waits, or, with `oust_running`, also if it runs.
+    `since` is when the first of the jobs came of which each has replaced the one before.
     """
 
     name: bytes
     seq: int
     since: float
-    ousts: int | None = None
-    oust_running: bool = False
+
+
+class OustRow(NamedTuple):
+    """The job of an id, which is cancelled now that job `by` is stored, as that one replaces it: if
+    it waits, or, with `oust_running`, also if it runs.
+
+    It is kept until that job has ended, with the attempt that it had last: one that does not wait,
+    or begins another attempt, is let go on unless `oust_running`.
+    """
+
+    id: bytes
+    by: int
+    oust_running: bool
 
 
 class NewOptions(NamedTuple):
@@ -231,6 +240,9 @@ class Batch:
     """Of jobs that have ended. What is not there, or forgotten by now, is passed over."""
     options: list[NewOptions] = field(default_factory=list)
     """Of jobs that are there; others are passed over."""
+    ousts: list[OustRow] = field(default_factory=list)
+    """By jobs that are new with this batch. What is not there, has ended, or runs and may go on is
+    passed over, and so is what a job that was there before would have replaced."""
 
 
 class Duplicate(NamedTuple):
@@ -282,7 +294,7 @@ class KeyHolder(NamedTuple):
 
 
 class Ousted(NamedTuple):
-    """An unfinished job that another one replaces, as `KeyRow` says."""
+    """An unfinished job that another one replaces, as `OustRow` says."""
 
     id: bytes
     oust_running: bool
@@ -410,8 +422,8 @@ class Recovery:
     damaged: Sequence[str] = ()
     """What else cannot be read, in sentences: what is not of jobs."""
     ousted: Sequence[Ousted] = ()
-    """What was to be cancelled when the last epoch ended: of those that are not to be when they
-    run, the ones that never began."""
+    """What was to be cancelled when the last epoch ended, in the order of the seqs: of those that
+    are not to be when they run, the ones that have begun no attempt since."""
 
 
 class Pruned(NamedTuple):

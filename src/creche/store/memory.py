@@ -131,6 +131,7 @@ class MemoryStore:
         jobs.change(changes)
         jobs.keep_tries(row for row in batch.tries if row.seq not in refused)
         jobs.end(ends)
+        self._keys.end(ends)
         self._dead.add(ends)
         for schedule in batch.schedules:
             if schedule.data is None:
@@ -139,6 +140,7 @@ class MemoryStore:
                 self._schedules[schedule.name] = schedule
         self._dead.judge(batch.verdicts)
         jobs.set_options(batch.options)
+        self._keys.oust(row for row in batch.ousts if row.by not in refused)
         duplicates = [
             Duplicate(seq, existing, jobs.state(existing)) for seq, existing in refused.items()
         ]

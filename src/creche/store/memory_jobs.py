@@ -165,6 +165,11 @@ class Jobs:
         ended = self.ended.get(seq)
         return JobState.FORGOTTEN if ended is None else ended.end.state
 
+    def attempt(self, seq: int) -> int:
+        """Return the last attempt of an unfinished job; 0: it was never leased."""
+        standing = self.unfinished[seq]
+        return standing.attempt if isinstance(standing, Change) else 0
+
     def lane(self, seq: int) -> int:
         """Return the number of a job's lane, its last one if it has ended."""
         standing: Standing | None = self.unfinished.get(seq)

@@ -211,6 +211,7 @@ class SqliteStore:
             [(seq, int(fate), at, retried_as) for seq, fate, at, retried_as in batch.verdicts],
             [tuple(key) for key in batch.keys],
             [tuple(options) for options in batch.options],
+            [tuple(oust) for oust in batch.ousts],
         )
         return [
             Duplicate(seq, existing, STATES.get(state, JobState.QUEUED))

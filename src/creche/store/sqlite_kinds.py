@@ -70,6 +70,7 @@ _KINDS: dict[str, dict[str, str]] = {
     "task": {"name": _TEXT, "declaration": _BYTES, "announced_at": _MOMENT},
     "queue": {"name": _TEXT, "settings": _BYTES},
     "schedule": {"name": _TEXT, "data": _BYTES},
+    "ousted": {"attempt": _WHOLE, "running": "{0} NOT IN (0, 1)"},
     "dead": {
         "ended_at": _MOMENT,
         "size": _WHOLE,
@@ -79,7 +80,7 @@ _KINDS: dict[str, dict[str, str]] = {
     },
 }
 _ROW_OF = {"job": "seq", "lane": "lane", "ending": "seq", "tombstone": "seq", "large": "seq",
-           "try": "seq", "dead": "seq"}  # fmt: skip
+           "try": "seq", "ousted": "seq", "dead": "seq"}  # fmt: skip
 """What tells which row of a table it is; the others have names, which may be what is damaged."""
 
 

@@ -112,6 +112,7 @@ class Ledger:
         verdicts: Sequence[Row] = (),
         keys: Sequence[Row] = (),
         options: Sequence[Row] = (),
+        ousts: Sequence[Row] = (),
     ) -> list[Row]:
         """Make a batch durable; return its duplicates as (seq, existing, state)."""
         if ends:
@@ -135,21 +136,28 @@ class Ledger:
                     ends = _without(ends, repeats)
                     tries = [row for row in tries if row[0] not in repeats]
                     keys = [row for row in keys if row[1] not in repeats]
+                    ousts = [row for row in ousts if row[1] not in repeats]
             if keys:
                 self._keys.take(keys)
             if changes:
                 self._moves.change(changes, tally)
             if tries:
                 self._moves.keep_tries(tries)
+            ousted: set[int] = set()
             if ends:
                 self._moves.end(ends, tally)
+                ousted = self._keys.end(ends[0])
             if schedules:
                 self._set_schedules(schedules)
             if verdicts:
                 self._dead.judge(verdicts)
             if options:
                 self._db.executemany("UPDATE job SET options = ?2 WHERE seq = ?1", options)
+            if ousts:
+                self._keys.oust(ousts)
             existing = standing(self._db, repeats.values()) if repeats else {}
+        if ousted:
+            self._keys.have_ended(ousted)
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
 
     def _set_queues(self, queues: Sequence[Row]) -> None:

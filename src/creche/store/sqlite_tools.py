@@ -78,8 +78,10 @@ TRIES_SINCE = 3
 """The version of the schema from which on tries are kept. An older store can be looked at too."""
 
 DEAD_SINCE = 6
-KEYS_SINCE = 7
 """The version of the schema from which on there is a set of dead jobs."""
+
+KEYS_SINCE = 7
+"""The version of the schema from which on there are unique keys, and jobs that others replace."""
 
 _WRONG_DEAD = (
     "SELECT count(*) FROM dead d"
@@ -93,6 +95,11 @@ _WRONG_TRIES = (
     "SELECT count(*) FROM (SELECT seq FROM try UNION SELECT seq FROM job WHERE tries_bytes > 0) s"
     " LEFT JOIN job j ON j.seq = s.seq WHERE j.tries_bytes IS NOT"
     " (SELECT coalesce(sum(length(outcome)), 0) FROM try WHERE try.seq = s.seq)"
+)
+
+_WRONG_OUSTED = (
+    "SELECT count(*) FROM ousted o LEFT JOIN job j ON j.seq = o.seq"
+    " WHERE j.seq IS NULL OR j.state NOT IN (1, 2, 3, 4, 5)"
 )
 
 
@@ -191,6 +198,11 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
         ).fetchone()
         if found:
             problems.append(f"{found:,} unique keys are of jobs that are not there, or are damaged")
+        (found,) = connection.execute(_WRONG_OUSTED).fetchone()
+        if found:
+            problems.append(
+                f"{found:,} jobs are to be cancelled as replaced, and have ended or are not there"
+            )
     return problems
 
 

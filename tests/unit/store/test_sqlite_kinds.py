@@ -32,7 +32,8 @@ def path(tmp_path: Path) -> str:
         tries = [(1, 1, 11, "w/1", 1.0, 2.0, b"no")]
         ledger.commit(
             [(1, "default", 2, "")], [("echo", b"x", 1.0)], jobs, (), tries, ends,
-            [("default", b"x")], [("news", b"x")], keys=[(b"k" * 16, 4, 1.0, None, False)],
+            [("default", b"x")], [("news", b"x")], keys=[(b"k" * 16, 4, 1.0)],
+            ousts=[(ids[0], 4, False)],
         )  # fmt: skip
         ledger.prune(4.0, (0, None, None, 3600.0, 10, None, None), [])
     assert verify(path) == []
