@@ -3,7 +3,8 @@ killed: told by peers that say exactly what a test wants."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import trio
 from tests.cluster.scripted import House, Peer, open_house
 from tests.cluster.test_unique_races import CANCEL, REPLACE, Slow, knows_nothing_more, unique
-from tests.cluster.test_windows import LISTENING
+from tests.cluster.test_windows import LISTENING, DiskLike
 
-from creche.errors import StoreOverLimit
-from creche.store.base import Batch
+from creche.engine.settings import PlaneSettings
+from creche.errors import StoreError, StoreOverLimit
+from creche.model.job import JobState
+from creche.store.base import Batch, JobRow
 from creche.wire import messages as m
 
 pytestmark = pytest.mark.trio
@@ -176,3 +179,102 @@ async def test_what_ran_when_it_was_to_be_replaced_goes_on_over_a_kill(
         store.is_dead = True
     async with after_the_kill(store) as (_, client):
         assert (await states(client, first))[0] == "delayed"
+
+
+async def test_nothing_stays_in_memory_of_what_is_replaced_in_the_store(
+    autojump_clock: object,
+) -> None:
+    settings = PlaneSettings(window=10)
+    async with open_house(settings, DiskLike) as house, house.client().connected() as client:
+        for number in range(30):
+            await client.submitted(number)
+        for number in range(50):
+            await client.submitted(100 + number, options={"unique": REPLACE})
+        await trio.sleep(5)
+        assert (await house.core.store.counts())[JobState.CANCELLED] == 49
+        assert knows_nothing_more(house)
+
+
+@pytest.mark.parametrize("rule", [REPLACE, DEBOUNCE], ids=["replace", "debounce"])
+async def test_a_chain_of_replacements_that_is_declined_costs_as_much_as_it_is_long(
+    autojump_clock: object, rule: dict[str, Any]
+) -> None:
+    def steps_of(call: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def counted(job_id: bytes) -> None:
+            before = sys.getprofile()
+            sys.setprofile(lambda *_: steps.append(1))
+            try:
+                call(job_id)
+            finally:
+                sys.setprofile(before)
+
+        return counted
+
+    steps: list[int] = []
+    taken: list[int] = []
+    for length in (100, 400):
+        store = Slow()
+        async with (
+            open_house(make_store=lambda store=store: store) as house,
+            house.client().connected() as client,
+        ):
+            keys = house.core.unique
+            keys.released = steps_of(keys.released)  # type: ignore[method-assign]
+            first = unique(client, 1000, rule)
+            await client.say(first)
+            await accepted(client, first)
+            store.may_commit = trio.Event()
+            await client.say(client.submit(0))
+            await trio.sleep(1)
+            for number in range(1, length):
+                await client.say(unique(client, number, rule))
+            await trio.sleep(1)
+            steps.clear()
+            store.error = StoreOverLimit("too much")
+            store.may_commit.set()
+            for _ in range(length):
+                assert (await client.hear(m.Declined)).code == "store-full"
+            taken.append(len(steps))
+            assert await states(client, first) == ["delayed" if rule is DEBOUNCE else "parked"]
+            assert knows_nothing_more(house)
+    assert taken[1] < 5 * taken[0]
+
+
+class Damaged(DiskLike):
+    """Cannot read one of its jobs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damaged = b""
+        self.asked = 0
+
+    async def find(self, ids: Collection[bytes]) -> Mapping[bytes, JobRow]:
+        self.asked += 1
+        if self.damaged in ids:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("it cannot be read")
+        return await super().find(ids)
+
+
+async def test_a_job_that_cannot_be_read_keeps_none_of_the_others_from_being_replaced(
+    autojump_clock: object,
+) -> None:
+    def options(key: str) -> dict[str, Any]:
+        return {"unique": {**DEBOUNCE, "key": key, "delay_s": 300.0}}
+
+    store = Damaged()
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        jobs = [await client.submitted(n, options=options(f"{n}")) for n in range(5)]
+        store.damaged = jobs[0].id
+        for number in range(5):
+            await client.submitted(10 + number, options=options(f"{number}"))
+        await trio.sleep(1)
+        assert await states(client, *jobs) == ["delayed", *["cancelled"] * 4]
+        store.asked = 0
+        await client.submitted(20, options=options("1"))
+        await trio.sleep(15)
+        assert store.asked < 10
+        store.damaged = b""
+        await trio.sleep(10)
+        assert await states(client, jobs[0]) == ["cancelled"]
+        assert knows_nothing_more(house)

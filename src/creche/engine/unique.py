@@ -115,8 +115,8 @@ class Taking:
     """A submission that has keys, until the store knows of it."""
 
     __slots__ = (
-        "before", "due_at", "id", "is_committed", "is_job", "is_written", "job_id", "names",
-        "ousts", "said", "seq", "since", "submitted_at",
+        "after", "before", "due_at", "id", "is_committed", "is_job", "is_written", "job_id",
+        "names", "ousts", "said", "seq", "since", "submitted_at",
     )  # fmt: skip
 
     def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
@@ -134,6 +134,8 @@ class Taking:
         self.due_at: float | None = None
         self.before: dict[bytes, Taking] = {}
         """Who had the keys that it has, and is not on disk either."""
+        self.after: dict[bytes, Taking] = {}
+        """Who has taken them over from it: the other way round."""
         self.is_committed = False
         self.is_job = True
         """Whether it is a job of its own. If not, its keys are lent to the job that it is one with:
@@ -176,6 +178,7 @@ class UniqueKeys:
         self._revived: list[Job] = []
         """Those of them that have been read back meanwhile."""
         self._is_ousting = False
+        self._has_more_to_oust = trio.Event()
 
     # --- what is said ---------------------------------------------------------------------------
 
@@ -307,6 +310,7 @@ class UniqueKeys:
             before = self._newest.get(name)
             if before is not None and not before.is_committed:
                 taking.before[name] = before
+                before.after[name] = taking
             self._newest[name] = taking
         self.takings[taking.id] = taking
 
@@ -456,6 +460,8 @@ class UniqueKeys:
                 self._tell_followers(submission_id, taking.job_id, taking.seq)
 
     def _is_known(self, taking: Taking) -> None:
+        for name, before in taking.before.items():
+            del before.after[name]
         taking.before.clear()
         taking.is_committed = True
         if not self._is_asking:
@@ -490,6 +496,8 @@ class UniqueKeys:
             this_id = released.pop()
             taking = self.takings.pop(this_id, None)
             if taking is not None:
+                for after in taking.after.values():
+                    after.ousts = [oust for oust in after.ousts if oust.id != this_id]
                 self._undo(taking)
             for session, message, asks, _ in self._followers.pop(this_id, ()):
                 session.claims.remove(len(message.payload))
@@ -504,25 +512,23 @@ class UniqueKeys:
             self._give_back(taking, name)
 
     def _give_back(self, taking: Taking, name: bytes) -> None:
-        before = taking.before.get(name)
-        if before is not None and self.takings.get(before.id) is not before:
-            before = None  # the store knows of that one
-        after = self._newest.get(name)
-        if after is taking:
-            if before is None:
+        before, after = taking.before.pop(name, None), taking.after.pop(name, None)
+        if before is not None:
+            del before.after[name]
+            if self.takings.get(before.id) is not before:
+                before = None  # the store knows of that one
+        if after is None:
+            if self._newest.get(name) is taking:
                 del self._newest[name]
-            else:
-                self._newest[name] = before
+                if before is not None:
+                    self._newest[name] = before
             return
-        while after is not None and after.before.get(name) is not taking:
-            after = after.before.get(name)
-        if after is not None:
-            # What it would have replaced, its successor does.
-            after.ousts[:0] = taking.ousts
-            after.said += after.oust_rows(taking.ousts)
-            del after.before[name]
-            if before is not None:
-                after.before[name] = before
+        del after.before[name]
+        if before is not None:
+            after.before[name], before.after[name] = before, after
+        # What it would have replaced, its successor does.
+        after.ousts[:0] = taking.ousts
+        after.said += after.oust_rows(taking.ousts)
 
     def _drop(self, taking: Taking) -> None:
         """The store knows of it."""
@@ -542,6 +548,7 @@ class UniqueKeys:
         if self.absent and not self._is_ousting:
             self._is_ousting = True
             self._core.spawn(self._oust_absent)
+        self._has_more_to_oust.set()
 
     def _oust(self, taking: Taking) -> None:
         why = f"replaced by job {id_to_text(taking.job_id)}"
@@ -574,27 +581,54 @@ class UniqueKeys:
             self._core.journal.wake()
 
     async def _oust_absent(self) -> None:
-        """Cancel them piece by piece; other work goes on between."""
+        """Cancel them piece by piece; other work goes on between. What the store cannot read is
+        tried again now and then, and keeps none of the others."""
+        unread: set[bytes] = set()
         try:
             while self.absent:
+                left = (job_id for job_id in self.absent if job_id not in unread)
+                some = list(islice(left, OUST_AT_A_TIME))
+                if not some:
+                    unread.clear()
+                    continue
+                failed = await self._oust_some(some)
+                unread |= failed
+                if len(failed) == len(some):
+                    self._has_more_to_oust = trio.Event()
+                    with trio.move_on_after(READ_AGAIN_S):
+                        await self._has_more_to_oust.wait()
+        finally:
+            self._is_ousting = False
+
+    async def _oust_some(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Cancel these; return which the store cannot read."""
+        failed: set[bytes] = set()
+        why: StoreError | None = None
+        for is_running_too in (False, True):
+            pieces = [[i for i in ids if i in self.absent and self.absent[i][1] is is_running_too]]
+            while pieces:
+                piece = pieces.pop()
                 try:
-                    for is_running_too in (False, True):
-                        some = [
-                            (job_id, why)
-                            for job_id, (why, also) in islice(self.absent.items(), OUST_AT_A_TIME)
-                            if also is is_running_too
-                        ]
-                        if some:
-                            await self._core.cancel_these(dict(some), is_running_too)
-                        for job_id, _ in some:
-                            self.absent.pop(job_id, None)
+                    await self._oust_piece(piece, is_running_too)
                 except StoreUnavailable:
                     raise
                 except StoreError as error:
-                    logger.warning("what was replaced is not cancelled yet: %s", error)
-                    await trio.sleep(READ_AGAIN_S)
-        finally:
-            self._is_ousting = False
+                    why = error
+                    if len(piece) == 1:
+                        failed.update(piece)
+                    else:
+                        pieces = [[job_id] for job_id in piece]
+        if why is not None:
+            logger.warning("%d jobs that were replaced are not cancelled yet: %s", len(failed), why)
+        self._revived = [job for job in self._revived if job.id in self.absent]
+        return failed
+
+    async def _oust_piece(self, ids: Sequence[bytes], is_running_too: bool) -> None:
+        whys = {job_id: self.absent[job_id][0] for job_id in ids if job_id in self.absent}
+        if whys:
+            await self._core.cancel_these(whys, is_running_too)
+        for job_id in whys:
+            self.absent.pop(job_id, None)
 
 
 def check_unique(options: m.Facts) -> str | None:
