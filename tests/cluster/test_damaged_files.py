@@ -353,8 +353,9 @@ OTHERS = [
         ("name", "x'ff'"), ("name", NO_TEXT), ("data", "'text'"), ("data", "5"),
         ("data", NO_TEXT))),
     *(("unique_key", column, value) for column, value in (
-        ("name", "'text'"), ("name", "5"), ("since", "'today'"), ("ousts", "'who'"),
-        ("oust_running", "'yes'"), ("seq", "999"))),
+        ("name", "'text'"), ("name", "5"), ("since", "'today'"), ("seq", "999"))),
+    *(("ousted", column, value) for column, value in (
+        ("attempt", "'first'"), ("running", "'yes'"), ("seq", "999"))),
     ("ledger", "counts", "'{'"), ("ledger", "counts", "x'ff'"), ("ledger", "kept_bytes", "'many'"),
 ]  # fmt: skip
 
@@ -373,6 +374,8 @@ async def test_a_damaged_row_that_is_of_no_job_keeps_no_job_from_running(
         await client.ask("set-queue", queue="other", paused=True, is_new=True)
         await create(client, "news", every=10_000)
         await client.submitted(1, options={"unique": {"key": "k"}})
+    if table == "ousted":
+        edit(path, "INSERT INTO ousted VALUES (1, 0, 0)")
     edit(path, f"UPDATE {table} SET {column} = {value}")
     for n in range(2):
         async with (

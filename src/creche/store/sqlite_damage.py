@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from creche.model.ids import ID_BYTES
 from creche.model.job import Fate, JobState
@@ -33,7 +33,6 @@ from creche.store.base import (
     TryRow,
 )
 
-T = TypeVar("T")
 Raw = Sequence[Any]
 
 # By number: looking a state up here costs less than making it.

@@ -132,7 +132,7 @@ class History(StoreCase):
         waiting = await store.job(job_id(1))
         assert waiting is not None
         facts = (1, job_id(1), "resize", "mail", 3, "paused", JobState.QUEUED, 0, 0, None)
-        rest = (12, None, b"payload of 1", None, 0, *(None,) * 6, ())
+        rest = (12, None, b"payload of 1", None, 0, *(None,) * 6, (), None)
         assert tuple(waiting) == (*facts, NOW + 1, None, None, *rest)
         await store.commit(Batch(changes=[change(1, attempt=2, losses=1)]))
         running = await store.job(job_id(1))
