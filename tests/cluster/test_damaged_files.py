@@ -375,7 +375,7 @@ async def test_a_damaged_row_that_is_of_no_job_keeps_no_job_from_running(
         await create(client, "news", every=10_000)
         await client.submitted(1, options={"unique": {"key": "k"}})
     if table == "ousted":
-        edit(path, "INSERT INTO ousted VALUES (1, 0, 0)")
+        edit(path, "INSERT INTO ousted VALUES (1, 7, 0)")
     edit(path, f"UPDATE {table} SET {column} = {value}")
     for n in range(2):
         async with (
