@@ -172,15 +172,21 @@ def _waited(
 
 
 def _with_one_key(history: History) -> Iterator[tuple[Job, Job]]:
-    """Go through the jobs that have a unique key, each with the next one that was accepted."""
+    """Go through the jobs that have a unique key, each with the next one that was accepted. A key
+    that a firing has is left out: it takes the key, and leaves alone who had it."""
     by_key: defaultdict[tuple[str, str], list[Job]] = defaultdict(list)
+    taken: set[tuple[str, str]] = set()
     for job in history.jobs.values():
-        key = job.terms.unique_key
-        if key is not None and any(_is_own(job, call) for call in job.calls):
-            by_key[job.terms.task, key].append(job)
-    for jobs in by_key.values():
+        if job.terms.unique_key is None:
+            continue
+        key = job.terms.task, job.terms.unique_key
+        if job.fired:
+            taken.add(key)
+        elif any(_is_own(job, call) for call in job.calls):
+            by_key[key].append(job)
+    for key, jobs in by_key.items():
         jobs.sort(key=lambda job: place(_made(job)))
-        yield from pairwise(jobs)
+        yield from pairwise(jobs) if key not in taken else ()
 
 
 def _is_own(job: Job, call: Call) -> bool:

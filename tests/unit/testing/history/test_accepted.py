@@ -231,6 +231,13 @@ def test_a_job_is_replaced_after_its_body_has_left_and_before_the_plane_has_hear
     assert accepted(story.runs(9, 10, "a", "2"))
 
 
+def test_a_firing_takes_the_key_of_a_job_that_waits_and_leaves_it_alone() -> None:
+    story = Story().takes(0, "a", task="t", unique_key="k")
+    terms = h.Terms(task="t", unique_key="k")
+    story.tell(1, h.Fired, schedule="s", moment=1.0, job="b", terms=terms).runs(1, 2, "b")
+    assert accepted(story.takes(3, "c", task="t", unique_key="k").runs(4, 5, "a").runs(6, 7, "c"))
+
+
 def test_two_that_replace_each_other_at_once() -> None:
     story = Story().submits(0, "a", unique_key="k", on_duplicate="replace")
     story.submits(0, "b", unique_key="k", on_duplicate="replace").accepts(1, "a").accepts(1, "b")
