@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
+from creche.engine.options import AT_MOST_ONCE
 from creche.engine.parks import DEFAULT_QUEUE, LaneKey, parts_of_park
 from creche.engine.schedule import check_declared
 from creche.engine.settings import Route
@@ -38,7 +39,6 @@ MAX_CATALOG_BYTES = 16 * 1024 * 1024
 MAX_COMPARED = 300
 """Names that one unknown name is compared with: each takes up to 50 us."""
 
-AT_MOST_ONCE = "at-most-once"
 _PLAIN = ("name", "queue", "priority", "delivery", "retry", "limits", "flow", "unique")
 _SHOWN = ("module", "doc", "executor")
 _SHOWN_LISTS = ("retry_on", "never_retry_on")

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from creche.engine.catalog import AT_MOST_ONCE, Catalog
+from creche.engine.catalog import Catalog
 from creche.engine.damage import Damage
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
@@ -24,7 +24,7 @@ from creche.engine.lane import Lane
 from creche.engine.lanes import Lanes
 from creche.engine.leases import Leases, make_end
 from creche.engine.limits import Limits
-from creche.engine.options import restore_options, stored_options
+from creche.engine.options import AT_MOST_ONCE, restore_options, stored_options
 from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from creche.engine.catalog import AT_MOST_ONCE
 from creche.errors import RemoteProtocolError
 from creche.model.flow import MAX_KEY_LENGTH
 from creche.model.headers import checked_headers
@@ -30,6 +29,7 @@ _OPTIONS = frozenset(
         "unique",
     }
 )
+AT_MOST_ONCE = "at-most-once"
 _DELIVERIES = ("at-least-once", AT_MOST_ONCE)
 
 CANCELLED = "cancelled"

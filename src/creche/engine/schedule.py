@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+from creche.engine.options import check_options
 from creche.errors import RemoteProtocolError
 from creche.model.ids import id_to_text
+from creche.model.limits import MAX_MOMENT
+from creche.model.priority import Priority
 from creche.model.schedule import Rule, firing_draw
 from creche.store.base import ScheduleRow
 from creche.wire import messages as m
@@ -169,16 +173,13 @@ class Schedule:
         assert row.data is not None
         problem: str | None = None
         rule: Rule | None = None
+        work, standing = Work("", b""), Standing(0.0)
+        data: dict[str, Any] = {}
         try:
-            data: dict[str, Any] = decode_value(row.data)
+            data = _read(row.data)
             work, standing = Work(*data["work"]), Standing(*data["standing"])
-        except (RemoteProtocolError, LookupError, TypeError) as error:
-            data, problem = {}, f"what the store has of it cannot be read: {error}"
-            work, standing = Work("", b""), Standing(0.0)
-        try:
-            if problem is None:
-                rule = Rule.from_data(data["rule"])
-        except ValueError as error:
+            rule = Rule.from_data(data["rule"])
+        except (RemoteProtocolError, ValueError) as error:
             problem = str(error)
         self = cls(row.name, data.get("source", "api"), rule, work, data.get("made_at", 0.0))
         self.problem = problem
@@ -221,6 +222,83 @@ class Schedule:
             "last_job": None if standing.job is None else id_to_text(standing.job),
             "payload_bytes": len(self.work.payload),
         }
+
+
+# --- what a row may say --------------------------------------------------------------------------
+
+
+def _is_moment(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MAX_MOMENT  # type: ignore[operator]
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == 16
+
+
+def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or is_right(value)
+
+
+def _all_of(*are_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    """What may be said less of: the last ones may be missing, of an earlier version."""
+    return lambda value: (
+        isinstance(value, list)
+        and 0 < len(value) <= len(are_right)
+        and all(is_right(each) for is_right, each in zip(are_right, value, strict=False))
+    )
+
+
+_SAID: dict[str, Callable[[object], bool]] = {
+    "source": lambda value: value in get_args(Source),
+    "work": _all_of(
+        _is_text,
+        _is_bytes,
+        _or_none(_is_text),
+        _or_none(lambda value: type(value) is int and value in tuple(Priority)),
+        _or_none(lambda value: isinstance(value, dict) and check_options(value) is None),
+    ),
+    "standing": _all_of(
+        _is_moment, _is_count, _is_count, _is_count, _or_none(_is_moment), _or_none(_is_moment),
+        _or_none(_is_id),
+    ),
+    "module": _is_text,
+    "declared_at": _is_moment,
+    "undeclared_at": _or_none(_is_moment),
+    "made_at": _is_moment,
+    "paused_at": _or_none(_is_moment),
+    "request": _is_bytes,
+    "rule": lambda _: True,
+}  # fmt: skip
+"""What a row says, and whether it is that: the rule is looked at by itself."""
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    """Return what a row says.
+
+    Raises:
+        RemoteProtocolError, ValueError: it is damaged; the sentence says where.
+    """
+    said = decode_value(data)
+    if not isinstance(said, dict):
+        raise ValueError("what the store has of it is damaged: it is no map")
+    for name, is_right in _SAID.items():
+        if not is_right(said.get(name)) and (name in said or name in ("work", "standing")):
+            raise ValueError(f"what the store has of it is damaged: {name} is not what it may be")
+    if "rule" not in said:
+        raise ValueError("what the store has of it is damaged: it has no rule")
+    return said
 
 
 def check_declared(declared: Any) -> dict[str, Any]:
