@@ -183,6 +183,11 @@ async def test_what_cannot_be_retried_says_why(autojump_clock: object) -> None:
                 await verb("no id")
         with pytest.raises(BadFilter, match="there is no key 'host'"):
             await client.retry_dead("host:mars")
+        # A shell, or a program, has nothing in a variable that was not set.
+        for in_bulk in (client.retry_dead, client.discard_dead):
+            for blank in ("", " "):
+                with pytest.raises(BadFilter, match="it is blank, and would mean every dead job"):
+                    await in_bulk(blank)
         await trio.sleep(100)  # it is pruned, as this plane keeps nothing
         for verb in (client.retry, client.discard):
             with pytest.raises(ResultForgotten):

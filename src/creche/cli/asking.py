@@ -30,12 +30,13 @@ _ID = re.compile(r"[0-9a-fA-F]{32}")
 
 def ids_or_filter(words: Sequence[str], *, is_all: bool, what: str) -> list[str] | Filter:
     """Return the ids that *words* are, or the filter that they make; without any, `--all` has to
-    be said.
+    be said. A blank word is none: a shell writes it for a variable that is not set.
 
     Raises:
         SettingsError: nothing is named, or ids and terms of a filter are mixed.
         BadFilter: it is no filter.
     """
+    words = [word for word in words if word.strip()]
     ids = [word for word in words if _ID.fullmatch(word.replace("-", ""))]
     if ids and len(ids) == len(words) and not is_all:
         return ids

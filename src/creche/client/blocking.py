@@ -333,7 +333,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
             self._call(lambda client: client.retry(inner, args=args, kwargs=kwargs, task=task))
         )
 
-    def retry_dead(self, filter: str = "", *, rate: float | None = None) -> int:
+    def retry_dead(self, filter: str | None = None, *, rate: float | None = None) -> int:
         """Submit again all dead jobs that *filter* means; see `Client.retry_dead`."""
         return self._call(lambda client: client.retry_dead(filter, rate=rate))
 
@@ -342,7 +342,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         inner = _inner(job)
         self._call(lambda client: client.discard(inner))
 
-    def discard_dead(self, filter: str = "") -> int:
+    def discard_dead(self, filter: str | None = None) -> int:
         """Take all dead jobs that *filter* means out of the set; see `Client.discard_dead`."""
         return self._call(lambda client: client.discard_dead(filter))
 

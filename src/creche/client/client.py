@@ -434,16 +434,17 @@ class Client(ScheduleVerbs, WorkerVerbs):
                 f"job {record['id']} is one of task {record['task']!r}, and not of {task.name!r}"
             )
 
-    async def retry_dead(self, filter: str = "", *, rate: float | None = None) -> int:
-        """Submit again all dead jobs that *filter* means, and return how many. With *rate* so many
-        of them a second are due, from now on. If it fails or is cancelled, some may be.
+    async def retry_dead(self, filter: str | None = None, *, rate: float | None = None) -> int:
+        """Submit again all dead jobs that *filter* means, and return how many; without one, all
+        there are. With *rate* so many of them a second are due, from now on. If it fails or is
+        cancelled, some may be.
 
         Raises:
-            BadFilter: *filter* is none.
+            BadFilter: *filter* is none, or blank, as a setting may be that is not set.
             SubmissionRefused: the plane takes no new jobs.
             PlaneUnreachable: no answer within the client's timeout, which each piece has.
         """
-        pieces = dead.retry_all(self.ask, dead.filter_of(filter), rate)
+        pieces = dead.retry_all(self.ask, dead.meant_dead(filter), rate)
         return sum([len(piece.jobs) async for piece in pieces])
 
     async def discard(self, job: JobHandle[Any] | str) -> None:
@@ -456,14 +457,15 @@ class Client(ScheduleVerbs, WorkerVerbs):
         """
         await dead.discard(self.ask, to_id(job))
 
-    async def discard_dead(self, filter: str = "") -> int:
-        """Take all dead jobs that *filter* means out of the set, and return how many.
+    async def discard_dead(self, filter: str | None = None) -> int:
+        """Take all dead jobs that *filter* means out of the set, and return how many; without one,
+        all there are.
 
         Raises:
-            BadFilter: *filter* is none.
+            BadFilter: *filter* is none, or blank, as a setting may be that is not set.
             PlaneUnreachable: no answer within the client's timeout, which each piece has.
         """
-        pieces = dead.discard_all(self.ask, dead.filter_of(filter))
+        pieces = dead.discard_all(self.ask, dead.meant_dead(filter))
         return sum([len(piece.jobs) async for piece in pieces])
 
     def job(self, job_id: str) -> JobHandle[Any]:

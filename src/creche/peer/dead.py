@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from creche.errors import JobNotDead, ResultForgotten, SubmissionRefused, UnknownJob
+from creche.errors import BadFilter, JobNotDead, ResultForgotten, SubmissionRefused, UnknownJob
 from creche.model.filter import Filter, Term
 from creche.model.ids import id_from_text, id_to_text
 from creche.model.job import Fate
@@ -33,6 +33,19 @@ def filter_of(text: str | Filter) -> Filter:
         BadFilter: it is none.
     """
     return text if isinstance(text, Filter) else Filter.parse(text, time.time(), None)
+
+
+def meant_dead(wanted: str | Filter | None) -> Filter:
+    """Return the filter of what is *wanted* by a verb that changes what it means; None for all. A
+    blank text is refused: it comes of a variable that is not set, and would mean all.
+
+    Raises:
+        BadFilter: it is blank, or no filter.
+    """
+    if isinstance(wanted, str) and not wanted.strip():
+        why = "it is blank, and would mean every dead job: leave it out if all are meant"
+        raise BadFilter(wanted, 1, why)
+    return Filter() if wanted is None else filter_of(wanted)
 
 
 def dead_ones(wanted: str | Filter) -> Filter:

@@ -28,6 +28,8 @@ def test_words_are_ids_or_a_filter_or_all() -> None:
     ("words", "is_all", "why"),
     [
         ([], False, "which jobs\\? Name ids, or write a filter, or give --all to retry all"),
+        ([""], False, "which jobs\\? Name ids, or write a filter, or give --all to retry all"),
+        ([" ", ""], False, "which jobs\\?"),
         (["task:x"], True, "leave the filter out, or --all"),
         ([ID, "task:x"], False, "one of them"),
         ([ID], True, "one of them"),
