@@ -35,6 +35,7 @@ from creche.errors import (
     SubmissionRefused,
     SubmissionUncertain,
     SubmitTimeout,
+    TaskDefinitionError,
     TooLarge,
     UnknownJob,
 )
@@ -133,6 +134,36 @@ async def test_when_and_how_often_travel_with_a_submission() -> None:
             assert (said.options or None) == options
 
 
+async def test_a_name_and_a_view_are_sent_with_all_that_they_say() -> None:
+    async with opened(ScriptedPlane()) as (client, plane):
+        view = resize.with_options(idempotency_key="order 17", queue="slow")
+        for call, said in [
+            (client.send(view, ["a"]), ("slow", {"idempotency_key": "order 17"})),
+            (
+                client.send(view, ["a"], queue="fast", retries=2),
+                ("fast", {"idempotency_key": "order 17", "retry": {"retries": 2}}),
+            ),
+            (
+                client.send("resize", ["a"], idempotency_key="b", countdown=5),
+                (None, {"idempotency_key": "b", "delay_s": 5}),
+            ),
+            (client.send("resize", range(2), unique=False), (None, {"unique": False})),
+        ]:
+            _, message = await together(call, plane.run())
+            assert (message.queue, message.options) == said
+        assert decode_call(message.payload) == ([0, 1], {})
+
+
+async def test_an_option_that_there_is_not_is_refused_and_not_sent() -> None:
+    async with opened(ScriptedPlane()) as (client, plane):
+        for sent, option in [("child", "idempotencykey"), (resize, "idempotencykey")]:
+            with pytest.raises(TaskDefinitionError, match=f"{option!r}: did you mean 'idempotency"):
+                await client.send(sent, ["a"], **{option: "order 17"})
+        with pytest.raises(TaskDefinitionError, match=r"no option 'count_down'.*'countdown'"):
+            await client.send("child", [1], count_down=3600)  # type: ignore[call-overload]
+        await plane.hears_nothing()
+
+
 async def test_a_moment_in_the_past_is_refused_and_nothing_is_sent() -> None:
     async with opened(ScriptedPlane()) as (client, plane):
         late = datetime.now(UTC) - timedelta(seconds=10)
@@ -184,6 +215,8 @@ async def test_a_handle_can_be_an_argument_of_another_job() -> None:
         assert decode_call(second.payload) == ([first.id], {"of": [first.id]})
 
 
+SOME_JOB = "01a3185c-5000-7000-8000-000000000001"
+
 WRONG_CALLS: dict[str, Callable[[Client], Coroutine[Any, Any, Any]]] = {
     "missing": lambda client: client.submit(resize),  # type: ignore[call-arg]
     "too many": lambda client: client.submit(resize, "a", 1, 2),  # type: ignore[call-arg]
@@ -203,6 +236,17 @@ WRONG_CALLS: dict[str, Callable[[Client], Coroutine[Any, Any, Any]]] = {
     "such a queue": lambda client: client.delay("echo", queue="bad\ud800"),
     "text for a call": lambda client: client.submit_many("echo", ["text"]),
     "a number for a call": lambda client: client.submit_many("echo", [5]),  # type: ignore[list-item]
+    "a number for a name": lambda client: client.submit_many("echo", [{1: 2}]),  # type: ignore[list-item]
+    "a number for args": lambda client: client.send("echo", 1),  # type: ignore[call-overload]
+    "text for args": lambda client: client.send("echo", "15"),
+    "a mapping for args": lambda client: client.send("echo", {"n": 1}),  # type: ignore[call-overload]
+    "a list for kwargs": lambda client: client.send("echo", [], [1]),  # type: ignore[call-overload]
+    "text for kwargs": lambda client: client.send("echo", [], "x"),  # type: ignore[call-overload]
+    "numbers for names": lambda client: client.send("echo", [], {1: 2}),  # type: ignore[dict-item]
+    "too many for a task": lambda client: client.send(resize, ["a", 1, 2]),
+    "a number to retry with": lambda client: client.retry(SOME_JOB, args=5),  # type: ignore[arg-type]
+    "text to retry with": lambda client: client.retry(SOME_JOB, args="15"),
+    "a list of names to retry with": lambda client: client.retry(SOME_JOB, kwargs=[1]),  # type: ignore[arg-type]
 }
 
 

@@ -13,7 +13,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -32,12 +31,12 @@ from creche.errors import ClientClosed, InvalidArguments, SettingsError, Unknown
 from creche.host import THIS_HOST, Host
 from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
-from creche.model.priority import Priority
 from creche.peer import dead
+from creche.peer.calls import checked_call
 from creche.peer.handle import JobHandle, to_id
 from creche.peer.link import Link
 from creche.peer.submitter import Submitter
-from creche.tasks.options import ViewOptions, submission_options
+from creche.tasks.options import PriorityLike, ViewOptions
 from creche.tasks.task import Task
 from creche.wire import messages as m
 from creche.wire.payload import encode_call
@@ -210,7 +209,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
         task: Task[..., R],
         /,
         *args: Any,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -222,7 +221,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
         task: str,
         /,
         *args: Any,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -233,7 +232,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
         task: Task[..., Any] | str,
         /,
         *args: Any,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -254,21 +253,38 @@ class Client(ScheduleVerbs, WorkerVerbs):
         }
         return await self._open().delay(task, *args, **ours, **kwargs)
 
+    @overload
+    async def send(
+        self,
+        task: Task[..., R],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> JobHandle[R]: ...
+    @overload
     async def send(
         self,
         task: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[ViewOptions],
+    ) -> JobHandle[Any]: ...
+    async def send(
+        self,
+        task: Task[..., Any] | str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
     ) -> JobHandle[Any]:
-        """Submit by name with all that a submission may say: *options* are those of
-        `Task.with_options`. No argument's name is in their way. Otherwise as `delay`.
+        """Submit by name or task with all that a submission may say: *options* are those of
+        `Task.with_options`, over those of a view. No argument's name is in their way. Otherwise as
+        `delay`.
 
         Raises:
-            TaskDefinitionError: an option cannot be; nothing was sent.
+            InvalidArguments: *args* is no sequence, or *kwargs* no mapping; nothing was sent.
+            TaskDefinitionError: an option is unknown or cannot be; nothing was sent.
         """
-        said = submission_options("send", options, time.time())
-        return await self._open().send(task, args, kwargs or {}, said)
+        return await self._open().send(task, args, kwargs, **options)
 
     @overload
     async def submit_many(
@@ -418,7 +434,7 @@ class Client(ScheduleVerbs, WorkerVerbs):
         payload = None
         facts: dict[str, Any] | None = None
         if args is not None or kwargs is not None:
-            args, kwargs = args or (), kwargs or {}
+            args, kwargs = checked_call(args, kwargs)
             payload = encode_call(args, kwargs)
             if task is not None:
                 await self._check_task(job, task)

@@ -100,6 +100,30 @@ def checked_wait(timeout: object) -> float | None:
     raise InvalidArguments(f"timeout is a number of seconds, not below 0, or None: {timeout!r:.80}")
 
 
+def checked_call(args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments of a call, which are said as two parts; None is none.
+
+    Raises:
+        InvalidArguments: one of them is no such part.
+    """
+    if args is None:
+        args = ()
+    elif type(args) not in (tuple, list):
+        if isinstance(args, str | bytes | bytearray) or not isinstance(args, Sequence):
+            raise InvalidArguments(
+                f"args are a sequence of positional arguments, as in args=[5], and not {args!r:.80}"
+            )
+        args = tuple(args)
+    if kwargs is None:
+        return args, {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise InvalidArguments(
+            "kwargs are a mapping of names with arguments, as in kwargs={'n': 5}, and not "
+            f"{kwargs!r:.80}"
+        )
+    return args, kwargs
+
+
 def parts_of(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Return the positional and the keyword arguments of one call of `submit_many`.
 
@@ -109,7 +133,7 @@ def parts_of(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if type(call) in (tuple, list):
         return call, {}
     if isinstance(call, Mapping):
-        return (), call
+        return checked_call((), call)
     if isinstance(call, Sequence) and not isinstance(call, str | bytes | bytearray):
         return tuple(call), {}
     raise InvalidArguments(

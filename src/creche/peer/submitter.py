@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 import anyio
 import anyio.lowlevel
@@ -40,9 +40,9 @@ from creche.host import THIS_HOST, Host
 from creche.model.ids import id_to_text, new_id
 from creche.model.job import JobState
 from creche.model.limits import TimeLimits
-from creche.model.priority import Priority
 from creche.peer.asking import Asking
 from creche.peer.calls import (
+    checked_call,
     checked_options,
     checked_wait,
     each_value_is_one_argument,
@@ -57,7 +57,13 @@ from creche.peer.link import Link, fresh
 from creche.peer.parent import current_parent
 from creche.peer.patience import Patience
 from creche.peer.waits import Waits
-from creche.tasks.options import SubmitOptions, check_by_clock
+from creche.tasks.options import (
+    PriorityLike,
+    SubmitOptions,
+    ViewOptions,
+    check_by_clock,
+    submission_options,
+)
 from creche.tasks.task import Task
 from creche.wire import messages as m
 from creche.wire.payload import encode_call
@@ -221,17 +227,41 @@ class Submitter:
         )
         return handle
 
+    @overload
     async def delay(
         self,
-        task: Task[..., R] | str,
+        task: Task[..., R],
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
         **kwargs: Any,
-    ) -> JobHandle[R]:
+    ) -> JobHandle[R]: ...
+    @overload
+    async def delay(
+        self,
+        task: str,
+        /,
+        *args: Any,
+        priority: PriorityLike | None = None,
+        queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        **kwargs: Any,
+    ) -> JobHandle[Any]: ...
+    async def delay(
+        self,
+        task: Task[..., Any] | str,
+        /,
+        *args: Any,
+        priority: PriorityLike | None = None,
+        queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        **kwargs: Any,
+    ) -> JobHandle[Any]:
         """Submit by name or task, fire and forget; the handle can be waited for all the same.
 
         As `submit`, but that ``priority``, ``queue``, ``countdown`` and ``eta`` belong to Creche: a
@@ -247,19 +277,72 @@ class Submitter:
             facts = task.facts_of(args, kwargs)
         return await self._submit(name, args, kwargs, options, watch=False, facts=facts)
 
+    @overload
     async def send(
-        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: SubmitOptions
+        self,
+        task: Task[..., R],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> JobHandle[R]: ...
+    @overload
+    async def send(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> JobHandle[Any]: ...
+    async def send(
+        self,
+        task: Task[..., Any] | str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
     ) -> JobHandle[Any]:
-        """Submit by name, as `delay`, with options that are checked."""
-        return await self._submit(name_of(task), args, kwargs, options, watch=False, facts={})
+        """Submit by name or task with all that a submission may say: *options* are those of
+        `Task.with_options`, over those of a view. No argument's name is in their way. Otherwise as
+        `delay`.
 
+        Raises:
+            TaskDefinitionError: an option is unknown or cannot be; nothing was sent.
+        """
+        name = name_of(task)
+        args, kwargs = checked_call(args, kwargs)
+        facts: m.Facts = {}
+        if isinstance(task, Task):
+            task = task.with_options(**options) if options else task
+            task.signature.check(args, kwargs)
+            said, facts = task.options, task.facts_of(args, kwargs)
+        else:
+            said = submission_options("send", options, self._clock())
+            if options.get("unique") is False:
+                facts = {"unique": False}
+        return await self._submit(name, args, kwargs, said, watch=False, facts=facts)
+
+    @overload
     async def submit_many(
         self,
-        task: Task[..., R] | str,
+        task: Task[..., R],
         calls: Iterable[Sequence[Any] | Mapping[str, Any]],
         *,
         watch: bool = True,
-    ) -> list[JobHandle[R]]:
+    ) -> list[JobHandle[R]]: ...
+    @overload
+    async def submit_many(
+        self,
+        task: str,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        watch: bool = True,
+    ) -> list[JobHandle[Any]]: ...
+    async def submit_many(
+        self,
+        task: Task[..., Any] | str,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        watch: bool = True,
+    ) -> list[JobHandle[Any]]:
         """Submit one job a call, in order, and return their handles when all are stored.
 
         A call is a sequence of positional arguments or a mapping of keyword arguments. With
@@ -277,7 +360,7 @@ class Submitter:
                 "and submit"
             )
         group = _Group()
-        handles: list[JobHandle[R]] = []
+        handles: list[JobHandle[Any]] = []
         is_whole = False
         with self._time_limit() as limit:
             for i, call in enumerate(calls):
@@ -364,7 +447,11 @@ class Submitter:
 
     # --- waiting and asking ---------------------------------------------------------------------
 
-    async def result(self, job: JobHandle[R] | str, timeout: float | None = None) -> R:
+    @overload
+    async def result(self, job: JobHandle[R], timeout: float | None = None) -> R: ...
+    @overload
+    async def result(self, job: str, timeout: float | None = None) -> Any: ...
+    async def result(self, job: JobHandle[Any] | str, timeout: float | None = None) -> Any:
         """Wait for a job's end and return its result; see `JobHandle.result`."""
         timeout = checked_wait(timeout)
         outcome = self._watch(job)
@@ -382,8 +469,7 @@ class Submitter:
             # The watch stays: a handle that is asked again and again finds the answer some time.
             outcome.is_promised = True
             raise ResultTimeout(str(job), timeout if timeout is not None else 0.0)
-        value: R = outcome.value(str(job))
-        return value
+        return outcome.value(str(job))
 
     async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
         """Cancel jobs; return the state each is in then, None for one the plane does not know. Very

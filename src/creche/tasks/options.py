@@ -175,11 +175,13 @@ def submission_options(where: str, given: Mapping[str, Any], now: float) -> Subm
     those of `ViewOptions`.
 
     Raises:
-        TaskDefinitionError: one cannot be, or two contradict each other; the sentence begins with
-            *where*.
+        TaskDefinitionError: one is unknown or cannot be, or two contradict each other; the
+            sentence begins with *where*.
     """
+    refuse_unknown(where, "a submission", given, list(ViewOptions.__annotations__))
     for option in BY_TASK:
-        if given.get(option) is not None:
+        # That it is unique in no way needs no task.
+        if given.get(option) is not None and not (option == "unique" and given[option] is False):
             raise TaskDefinitionError(
                 f"{where}: {option} is about the parameters of the task, which a submission by "
                 "name does not know: say it with @task, or submit the task object"
