@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from creche.client.blocking import BlockingClient, BlockingJobHandle
+    from creche.client.blocking import BlockingClient
     from creche.client.client import Client
     from creche.client.schedules import ScheduleInfo
     from creche.errors import (
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     )
     from creche.model.job import JobState
     from creche.model.priority import Priority, TaskPriority
+    from creche.peer.blocking import BlockingJobHandle
     from creche.peer.handle import JobHandle
     from creche.tasks.hooks import hook
     from creche.tasks.lifespan import Resource, lifespan
@@ -148,7 +149,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "BlockingClient": "creche.client.blocking",
-    "BlockingJobHandle": "creche.client.blocking",
+    "BlockingJobHandle": "creche.peer.blocking",
     "Client": "creche.client.client",
     "Debounce": "creche.tasks.unique",
     "HookInfo": "creche.worker.hooks",

@@ -55,6 +55,22 @@ def looks_whether_it_is_late() -> str:
     return "came to an end"
 
 
+@task(registry=Registry())
+def double(n: int) -> int:
+    return 2 * n
+
+
+@task(registry=Registry())
+def asks_its_handles(n: int) -> list[Any]:
+    verbs = current_job().blocking
+    first = verbs.submit(double, n)
+    sent = verbs.send("double", [n + 1], idempotency_key="k", priority=5)
+    again = verbs.send(double.with_options(idempotency_key="k"), [n + 1])
+    (third,) = verbs.submit_many(double, [(n + 2,)])
+    results = [job.result(timeout=60) for job in (first, sent, third)]
+    return [*results, first.status().name, verbs.cancel(third.id).name, again == sent]
+
+
 HEADERS = {"trace": "abc", "tenant": 7}
 
 
@@ -146,3 +162,9 @@ async def test_a_thread_that_asks_whether_it_is_late_has_seen_that_it_was_cancel
             await job.cancel()
             with pytest.raises(JobCancelled):
                 await job.result()
+
+
+async def test_a_handle_of_a_thread_blocks_as_those_of_a_blocking_client_do():
+    async with open_cluster([asks_its_handles, double]) as cluster, cluster.client() as client:
+        job = await client.submit(asks_its_handles, 1)
+        assert await job.result() == [2, 4, 6, "SUCCEEDED", "SUCCEEDED", True]

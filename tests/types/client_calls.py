@@ -111,6 +111,44 @@ def wrong_calls_are_rejected(client: BlockingClient) -> None:
     client.delay(len)  # type: ignore[call-overload]
     client.delay("count", priority=3.5)  # type: ignore[call-overload]
     client.submit(count, "a").result().upper()  # type: ignore[attr-defined]
+    client.submit(count.with_options(idempotency_key=5), "a")  # type: ignore[arg-type]
+    client.send("count", ["a"], idempotency="k")  # type: ignore[call-overload]
+    client.send("count", 3)  # type: ignore[call-overload]
+    client.send("count", ["a"], priority="urgent")  # type: ignore[call-overload]
+    client.send("count", ["a"], headers="x")  # type: ignore[call-overload]
+    client.delay("count", "a", priority="urgent")  # type: ignore[call-overload]
+    client.submit_many(count, [("a",)], idempotency_key="k")  # type: ignore[call-overload]
+    client.submit(count, "a").is_existing()  # type: ignore[operator]
+    client.resize_worker("w", "3")  # type: ignore[arg-type]
+
+
+async def sending_takes_names_tasks_and_the_options_of_a_view(client: Client) -> None:
+    assert_type(await client.send(count, ["a"], idempotency_key="k"), JobHandle[int])
+    assert_type(await client.send("count", ["a"], unique=False, priority=5), JobHandle[Any])
+    assert_type(await client.delay(count, "a", priority=5), JobHandle[int])
+
+
+def jobs_submit_as_clients_do() -> None:
+    verbs = current_job().blocking
+    verbs.delay("count", "a", priority=5)
+    verbs.delay("count", "a", priority="urgent")  # type: ignore[call-overload]
+    verbs.send("count", ["a"], idempotency_key="k", headers={"a": 1})
+    verbs.send("count", ["a"], idempotency="k")  # type: ignore[call-overload]
+    assert_type(verbs.result(verbs.submit(count, "a")), int)
+    assert_type(verbs.send(count, ["a"]), BlockingJobHandle[int])
+    assert_type(verbs.submit_many(count, [("a",)])[0].result(timeout=3), int)
+    assert_type(verbs.delay(count, "a").cancel(), JobState)
+
+
+async def coroutines_submit_as_clients_do() -> None:
+    client = current_job().client
+    await client.delay("count", "a", priority=5)
+    await client.delay("count", "a", priority="urgent")  # type: ignore[call-overload]
+    await client.send("count", ["a"], idempotency_key="k")
+    await client.send("count", ["a"], idempotency="k")  # type: ignore[call-overload]
+    handle = await client.submit(count.with_options(idempotency_key="k"), "a")
+    assert_type(handle, JobHandle[int])
+    assert_type(handle.is_existing, bool)
 
 
 def a_helper_of_the_users_own_keeps_the_types(

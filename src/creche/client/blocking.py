@@ -27,7 +27,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import start_blocking_portal
 
@@ -37,69 +37,15 @@ from creche.client.schedules import BlockingScheduleVerbs
 from creche.client.workers import BlockingWorkerVerbs
 from creche.errors import ClientClosed
 from creche.model.job import JobState
-from creche.model.priority import Priority
+from creche.peer.blocking import BlockingJobHandle, inner
 from creche.peer.calls import each_value_is_one_argument
-from creche.peer.handle import JobHandle, Outcome
-from creche.tasks.options import ViewOptions
+from creche.peer.handle import JobHandle
+from creche.tasks.options import PriorityLike, ViewOptions
 from creche.tasks.task import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class BlockingJobHandle(str, Generic[R]):
-    """A job's id, as text, that can be asked how the job is doing, for synchronous code.
-
-    It *is* the id: a web framework returns it as JSON, a log shows it, a dictionary finds it.
-    """
-
-    _client: BlockingClient
-    _handle: JobHandle[R]
-
-    @classmethod
-    def make(cls, client: BlockingClient, handle: JobHandle[R]) -> BlockingJobHandle[R]:
-        """Used by the client; users get handles from `submit`, `delay` or `BlockingClient.job`."""
-        made: BlockingJobHandle[R] = cls(handle.id)
-        made._client = client
-        made._handle = handle
-        return made
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        # Elsewhere, in another process say, only the id means anything.
-        return str, (self.id,)
-
-    @property
-    def id(self) -> str:
-        """The job's id as plain text."""
-        return str.__str__(self)
-
-    @property
-    def is_existing(self) -> bool:
-        """Whether it was there before its submission; see `JobHandle.is_existing`."""
-        return self._handle.is_existing
-
-    @property
-    def _known(self) -> Outcome | None:
-        """How the job ended, if that has come to this process."""
-        outcome = self._handle._outcome
-        return outcome if outcome is not None and outcome.is_known else None
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the job's end and return what the task returned; see `JobHandle.result`."""
-        outcome = self._known
-        if outcome is None or outcome.error is not None:
-            return self._client.result(self, timeout)
-        value: R = outcome.value(self.id)
-        return value
-
-    def status(self) -> JobState:
-        """Ask the plane where the job is in its life; see `JobHandle.status`."""
-        return self._client.status(self)
-
-    def cancel(self, reason: str = "") -> JobState:
-        """Cancel the job if it has not ended; see `JobHandle.cancel`."""
-        return self._client.cancel(self, reason)
 
 
 class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
@@ -177,7 +123,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         task: Task[..., R],
         /,
         *args: Any,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -189,7 +135,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         task: str,
         /,
         *args: Any,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -200,7 +146,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         task: Task[..., Any] | str,
         /,
         *args: Any,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
@@ -220,14 +166,30 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
 
         return self._handle(self._call(verb))
 
+    @overload
+    def send(
+        self,
+        task: Task[..., R],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> BlockingJobHandle[R]: ...
+    @overload
     def send(
         self,
         task: str,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[ViewOptions],
+    ) -> BlockingJobHandle[Any]: ...
+    def send(
+        self,
+        task: Task[..., Any] | str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
     ) -> BlockingJobHandle[Any]:
-        """Submit by name with all that a submission may say; see `Client.send`."""
+        """Submit by name or task with all that a submission may say; see `Client.send`."""
         return self._handle(self._call(lambda client: client.send(task, args, kwargs, **options)))
 
     @overload
@@ -289,26 +251,26 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
     def result(self, job: str, timeout: float | None = None) -> Any: ...
     def result(self, job: BlockingJobHandle[Any] | str, timeout: float | None = None) -> Any:
         """Wait for a job's end and return its result; see `JobHandle.result`."""
-        inner = _inner(job)
-        return self._call(lambda client: client.result(inner, timeout))
+        known = inner(job)
+        return self._call(lambda client: client.result(known, timeout))
 
     def status(self, job: BlockingJobHandle[Any] | str) -> JobState:
         """Ask the plane where a job is in its life; see `Client.status`."""
-        inner = _inner(job)
-        return self._call(lambda client: client.status(inner))
+        known = inner(job)
+        return self._call(lambda client: client.status(known))
 
     def cancel(self, job: BlockingJobHandle[Any] | str, reason: str = "") -> JobState:
         """Cancel a job if it has not ended, and return the state it is in then; see
         `Client.cancel`."""
-        inner = _inner(job)
-        return self._call(lambda client: client.cancel(inner, reason))
+        known = inner(job)
+        return self._call(lambda client: client.cancel(known, reason))
 
     def cancel_many(
         self, jobs: Iterable[BlockingJobHandle[Any] | str], reason: str = ""
     ) -> list[JobState | None]:
         """Cancel jobs, and return the state each is in then; None for one that is not known."""
-        inner = [_inner(job) for job in jobs]
-        return self._call(lambda client: client.cancel_many(inner, reason))
+        known = [inner(job) for job in jobs]
+        return self._call(lambda client: client.cancel_many(known, reason))
 
     def jobs(self, filter: str = "", *, limit: int = 50) -> list[dict[str, Any]]:
         """Return the jobs that *filter* means, newest first; see `Client.jobs`."""
@@ -328,9 +290,9 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
     ) -> BlockingJobHandle[Any]:
         """Submit a job again that has ended without a result, and return the new job; see
         `Client.retry`."""
-        inner = _inner(job)
+        known = inner(job)
         return self._handle(
-            self._call(lambda client: client.retry(inner, args=args, kwargs=kwargs, task=task))
+            self._call(lambda client: client.retry(known, args=args, kwargs=kwargs, task=task))
         )
 
     def retry_dead(self, filter: str | None = None, *, rate: float | None = None) -> int:
@@ -339,8 +301,8 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
 
     def discard(self, job: BlockingJobHandle[Any] | str) -> None:
         """Take a job out of the set of dead ones; see `Client.discard`."""
-        inner = _inner(job)
-        self._call(lambda client: client.discard(inner))
+        known = inner(job)
+        self._call(lambda client: client.discard(known))
 
     def discard_dead(self, filter: str | None = None) -> int:
         """Take all dead jobs that *filter* means out of the set; see `Client.discard_dead`."""
@@ -430,8 +392,8 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         arrived: SimpleQueue[str | None] = SimpleQueue()
 
         async def gather(client: Client) -> None:
-            inner = [handle._handle for handle in handles]
-            async with aclosing(client.as_completed(inner, timeout=timeout)) as ended:
+            known = [handle._handle for handle in handles]
+            async with aclosing(client.as_completed(known, timeout=timeout)) as ended:
                 async for handle in ended:
                     arrived.put(handle.id)
 
@@ -519,10 +481,6 @@ _clients: weakref.WeakSet[BlockingClient] = weakref.WeakSet()
 _runtimes: set[_Runtime] = set()
 _abandoned: list[_Runtime] = []
 """What a fork left behind is never finalized: that would act on the parent's event loop."""
-
-
-def _inner(job: BlockingJobHandle[Any] | str) -> JobHandle[Any] | str:
-    return job._handle if isinstance(job, BlockingJobHandle) else job
 
 
 def _after_fork_in_child() -> None:

@@ -16,13 +16,14 @@ from creche.errors import InvalidArguments, Refused, UnknownSchedule
 from creche.model.ids import id_to_text, new_id
 from creche.model.priority import Priority
 from creche.peer.handle import JobHandle
+from creche.tasks.options import PriorityLike
 from creche.tasks.schedules import Schedule
 from creche.tasks.task import Task
 from creche.wire.payload import encode_call
 
 if TYPE_CHECKING:
-    from creche.client.blocking import BlockingJobHandle
     from creche.client.client import Client
+    from creche.peer.blocking import BlockingJobHandle
 
 R = TypeVar("R")
 
@@ -93,7 +94,7 @@ class ScheduleVerbs(ABC):
         schedule: Schedule,
         *,
         queue: str | None = None,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         if_exists: IfExists = "refuse",
     ) -> ScheduleInfo:
         """Have the plane submit jobs of *task* by itself, and return when that is on disk.
@@ -240,7 +241,7 @@ class BlockingScheduleVerbs(ABC):
         schedule: Schedule,
         *,
         queue: str | None = None,
-        priority: Priority | str | int | None = None,
+        priority: PriorityLike | None = None,
         if_exists: IfExists = "refuse",
     ) -> ScheduleInfo:
         """Have the plane submit jobs by itself; see `Client.create_schedule`."""

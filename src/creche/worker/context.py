@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 import trio
 
@@ -18,9 +18,11 @@ from creche.model.headers import Header
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
 from creche.model.priority import Priority
+from creche.peer.blocking import BlockingJobHandle, inner
 from creche.peer.handle import JobHandle
 from creche.peer.parent import current_parent
 from creche.peer.submitter import Submitter
+from creche.tasks.options import PriorityLike, ViewOptions
 from creche.tasks.task import Task
 from creche.worker.attempt import Attempt
 
@@ -214,25 +216,51 @@ class BlockingVerbs:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
 
-    def submit(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    def submit(
+        self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> BlockingJobHandle[R]:
         """Submit a job; return when it is stored. See `Client.submit`."""
 
         async def submit() -> JobHandle[R]:
             return await self._client.submit(task, *args, **kwargs)
 
-        return self._call(submit)
+        return self._handle(self._call(submit))
 
+    @overload
     def delay(
         self,
-        task: Task[..., R] | str,
+        task: Task[..., R],
         /,
         *args: Any,
-        priority: Priority | str | None = None,
+        priority: PriorityLike | None = None,
         queue: str | None = None,
         countdown: float | None = None,
         eta: datetime | None = None,
         **kwargs: Any,
-    ) -> JobHandle[R]:
+    ) -> BlockingJobHandle[R]: ...
+    @overload
+    def delay(
+        self,
+        task: str,
+        /,
+        *args: Any,
+        priority: PriorityLike | None = None,
+        queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        **kwargs: Any,
+    ) -> BlockingJobHandle[Any]: ...
+    def delay(
+        self,
+        task: Task[..., Any] | str,
+        /,
+        *args: Any,
+        priority: PriorityLike | None = None,
+        queue: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        **kwargs: Any,
+    ) -> BlockingJobHandle[Any]:
         """Submit by name or task. See `Client.delay`."""
         ours: dict[str, Any] = {
             "priority": priority,
@@ -240,30 +268,95 @@ class BlockingVerbs:
             "countdown": countdown,
             "eta": eta,
         }
-        handle: JobHandle[R] = self._call(self._client.delay, task, *args, **ours, **kwargs)
-        return handle
+        return self._handle(self._call(self._client.delay, task, *args, **ours, **kwargs))
 
+    @overload
+    def send(
+        self,
+        task: Task[..., R],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> BlockingJobHandle[R]: ...
+    @overload
+    def send(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> BlockingJobHandle[Any]: ...
+    def send(
+        self,
+        task: Task[..., Any] | str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[ViewOptions],
+    ) -> BlockingJobHandle[Any]:
+        """Submit by name or task with all that a submission may say. See `Client.send`."""
+
+        async def send() -> JobHandle[Any]:
+            return await self._client.send(task, args, kwargs, **options)
+
+        return self._handle(self._call(send))
+
+    @overload
     def submit_many(
         self,
-        task: Task[..., R] | str,
+        task: Task[..., R],
         calls: Iterable[Sequence[Any] | Mapping[str, Any]],
         *,
         watch: bool = True,
-    ) -> list[JobHandle[R]]:
+    ) -> list[BlockingJobHandle[R]]: ...
+    @overload
+    def submit_many(
+        self,
+        task: str,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        watch: bool = True,
+    ) -> list[BlockingJobHandle[Any]]: ...
+    def submit_many(
+        self,
+        task: Task[..., Any] | str,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        watch: bool = True,
+    ) -> list[BlockingJobHandle[Any]]:
         """Submit one job a call. See `Client.submit_many`. *calls* is read in this thread."""
-        handles: list[JobHandle[R]] = self._call(
+        handles: list[JobHandle[Any]] = self._call(
             self._client.submit_many, task, list(calls), watch=watch
         )
-        return handles
+        return [self._handle(handle) for handle in handles]
 
-    def result(self, job: JobHandle[R] | str, timeout: float | None = None) -> R:
+    @overload
+    def result(
+        self, job: BlockingJobHandle[R] | JobHandle[R], timeout: float | None = None
+    ) -> R: ...
+    @overload
+    def result(self, job: str, timeout: float | None = None) -> Any: ...
+    def result(
+        self, job: BlockingJobHandle[Any] | JobHandle[Any] | str, timeout: float | None = None
+    ) -> Any:
         """Wait for a job's end, and return its result. The slot is lent meanwhile."""
-        value: R = self._call(self._client.result, job, timeout)
-        return value
+        return self._call(self._client.result, inner(job), timeout)
 
-    def cancel(self, job: JobHandle[Any], reason: str = "") -> JobState:
+    def status(self, job: BlockingJobHandle[Any] | JobHandle[Any] | str) -> JobState:
+        """Ask the plane where a job is in its life. See `Client.status`."""
+        return self._call(self._known(job).status)
+
+    def cancel(
+        self, job: BlockingJobHandle[Any] | JobHandle[Any] | str, reason: str = ""
+    ) -> JobState:
         """Cancel a job. See `JobHandle.cancel`."""
-        return self._call(job.cancel, reason)
+        return self._call(self._known(job).cancel, reason)
+
+    def _handle(self, handle: JobHandle[R]) -> BlockingJobHandle[R]:
+        return BlockingJobHandle.make(self, handle)
+
+    def _known(self, job: BlockingJobHandle[Any] | JobHandle[Any] | str) -> JobHandle[Any]:
+        known = inner(job)
+        return known if isinstance(known, JobHandle) else self._client.job(known)
 
     @property
     def _client(self) -> Submitter:
