@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 import creche
-from creche import BlockingClient
+from creche import BlockingClient, JobTimedOut, ProcessDied
 from creche.cli.app import _COMMANDS, make_app
 from creche.client.client import Client
 from creche.tasks.options import ViewOptions
 from creche.tasks.task import TaskOptions
+from creche.worker.failure import type_name
 
 TEXT = (Path(__file__).parents[2] / "docs" / "coming-from-celery.md").read_text(encoding="utf-8")
 ROWS = [
@@ -65,3 +66,8 @@ def test_what_is_imported_in_passing_is_exported() -> None:
     for name in ("JobTimedOut", "JobCancelled", "JobLost", "ProcessDied", "Retry", "Snooze"):
         assert f"`{name}" in HERE or f"raise {name}" in HERE
         assert hasattr(creche, name)
+
+
+def test_the_types_of_failures_are_those_that_clients_see() -> None:
+    types = set(re.findall(r'`"(creche\.errors\.\w+)"`', HERE))
+    assert types == {type_name(error) for error in (JobTimedOut(1), ProcessDied(1, 1))}
