@@ -120,8 +120,11 @@ async def test_what_a_worker_does_not_name_was_lost_on_the_way_and_is_offered_un
             again = await worker.hear(m.Offer)
             assert again.id == job.id
             assert token(again) != token(first)
+            assert (await client.ask("job", id=job.id))["losses"] == 0
+            await worker.finish(again)
+            await worker.hear(m.Settled)
             record = await client.ask("job", id=job.id)
-            assert record["losses"] == 0
+            assert (record["losses"], record["attempt"], again.attempt) == (0, 1, 2)
 
 
 async def test_a_job_that_loses_worker_after_worker_is_set_aside_with_its_reason(autojump_clock):
@@ -140,6 +143,9 @@ async def test_a_job_that_loses_worker_after_worker_is_set_aside_with_its_reason
         failure = Failure.from_data(decode_value(ended.outcome))
         assert failure.type == "creche.WorkerLost"
         assert "2 workers" in failure.message
+        record = await client.ask("job", id=job.id)
+        assert (record["losses"], record["attempt"]) == (2, 2)
+        assert [made["attempt"] for made in record["attempts"]] == [1]
 
 
 async def test_an_at_most_once_job_is_never_run_twice(autojump_clock):

@@ -270,11 +270,17 @@ class Core:
         started_at: float | None,
         session: Session | None = None,
         n: int = 0,
+        *,
+        number: int | None = None,
     ) -> None:
-        """A job has ended: note it, and put it on its way to the disk. No checkpoint."""
+        """A job has ended: note it, and put it on its way to the disk. *number* is that of its last
+        attempt, where it has been counted already. No checkpoint."""
         job.state = check_move(job.state, state)
         self.limits.free(job)
-        self.journal.end(job, make_end(job, state, outcome, started_at, self.now()), session, n)
+        if number is None:
+            number = job.number
+        end = make_end(job, number, state, outcome, started_at, self.now())
+        self.journal.end(job, end, session, n)
 
     def end_waiting(self, job: Job, state: JobState, outcome: bytes | None) -> None:
         """End a job that no worker has. No checkpoint."""

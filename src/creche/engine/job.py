@@ -87,6 +87,7 @@ class Job:
         self.children = 0
         """Unfinished jobs that this one's attempt has submitted."""
         self.attempt = 0
+        """The number of its lease, which grows with every offer: `number` is what people see."""
         self.losses = 0
         self.failures = 0
         """Attempts that have failed, of which each used up one of its retries."""
@@ -131,6 +132,12 @@ class Job:
         """How many attempts have come to something: failed, or been lost. What was handed back
         before it began is not counted."""
         return self.failures + self.losses
+
+    @property
+    def number(self) -> int:
+        """Which attempt the current one is, as people count them, from 1; while nobody has the job,
+        how many there were. What was handed back, or has asked to run again, is not counted."""
+        return self.tries + (self.holder is not None)
 
     @property
     def token(self) -> tuple[int, int, int]:

@@ -79,11 +79,12 @@ class Leases:
         if state is not JobState.CANCELLED:  # which was cut short, or had not begun
             session.was_wrong = False
             core.dispatch.measured(job, message.run_us)
+        number = job.number
         if state is JobState.FAILED:
             session.failed += 1
             job.failures += 1
-        now = core.now()
-        core.end(job, state, message.outcome, now - message.run_us / 1e6, session, message.n)
+        started_at = core.now() - message.run_us / 1e6
+        core.end(job, state, message.outcome, started_at, session, message.n, number=number)
 
     def try_again(self, session: Session, message: m.TryAgain) -> None:
         """An attempt has come to nothing. Whether there is another one, and when, is decided here,
@@ -102,18 +103,20 @@ class Leases:
         now = core.now()
         started_at = now - message.run_us / 1e6
         due_at = None if job.state is JobState.CANCELLING else self._next_try_at(job, message, now)
+        number = job.number
         if due_at is None:
             job.failures += message.is_counted
-            if message.is_counted:
-                core.end(job, JobState.FAILED, message.outcome, started_at, session, message.n)
-            else:
+            state: JobState = JobState.FAILED
+            outcome: bytes | None = message.outcome
+            if not message.is_counted:
                 # Who asks to run again, and is cancelled, has not failed.
-                outcome = make_cancelled(job.cancelled or "")
-                core.end(job, JobState.CANCELLED, outcome, started_at, session, message.n)
+                state, outcome = JobState.CANCELLED, make_cancelled(job.cancelled or "")
+            core.end(job, state, outcome, started_at, session, message.n, number=number)
             return
         if message.is_counted:
             job.failures += 1
-            core.journal.tried(job, _made(job, JobState.FAILED, message.outcome, started_at, now))
+            made = _made(job, number, JobState.FAILED, message.outcome, started_at, now)
+            core.journal.tried(job, made)
         job.state = check_move(job.state, JobState.DELAYED)
         job.due_at = due_at
         self._take_back(job)
@@ -262,20 +265,23 @@ class Leases:
     def _lost(self, job: Job, why: str) -> None:
         core = self._core
         self._tell(job, why)
+        number = job.number
         job.losses += 1
         job.has_begun = True
         if job.is_at_most_once and job.state is not JobState.CANCELLING:
-            core.end(job, JobState.LOST, _make_lost(why), job.leased_at)
+            core.end(job, JobState.LOST, _make_lost(why), job.leased_at, number=number)
         elif job.losses >= core.settings.max_losses and job.state is not JobState.CANCELLING:
-            outcome = Failure(
+            failure = Failure(
                 "creche.WorkerLost", f"set aside: {job.losses} workers were lost with it; {why}"
             )
-            core.end(job, JobState.FAILED, encode_value(outcome.as_data()), job.leased_at)
+            outcome = encode_value(failure.as_data())
+            core.end(job, JobState.FAILED, outcome, job.leased_at, number=number)
         else:
             if job.state is not JobState.CANCELLING:
                 lost = encode_value(Failure("creche.WorkerLost", why).as_data())
-                core.journal.tried(job, _made(job, JobState.LOST, lost, job.leased_at, core.now()))
-            self._free(job)
+                made = _made(job, number, JobState.LOST, lost, job.leased_at, core.now())
+                core.journal.tried(job, made)
+            self._free(job, number)
 
     def _tell(self, job: Job, why: str) -> None:
         worker = (job.holder or "").rpartition("/")[0]
@@ -288,11 +294,12 @@ class Leases:
             job.expires_at = self._core.submissions.expires_at(job)
         self._free(job)
 
-    def _free(self, job: Job) -> None:
-        """Give a job back to its lane when that is on disk."""
+    def _free(self, job: Job, number: int | None = None) -> None:
+        """Give a job back to its lane when that is on disk. *number* is that of its attempt, where
+        it has been counted."""
         if job.state is JobState.CANCELLING:
             outcome = make_cancelled(job.cancelled or "")
-            self._core.end(job, JobState.CANCELLED, outcome, job.leased_at)
+            self._core.end(job, JobState.CANCELLED, outcome, job.leased_at, number=number)
             return
         job.state = check_move(job.state, JobState.PARKED if job.lane.park else JobState.QUEUED)
         self._take_back(job)
@@ -355,17 +362,22 @@ def check_report(state: int) -> bool:
 
 
 def make_end(
-    job: Job, state: JobState, outcome: bytes | None, started_at: float | None, now: float
+    job: Job,
+    number: int,
+    state: JobState,
+    outcome: bytes | None,
+    started_at: float | None,
+    now: float,
 ) -> End:
-    """Return what the store keeps of a job's end."""
+    """Return what the store keeps of a job's end, and the *number* of its last attempt."""
     return End(
-        *(job.seq, state, job.attempt, job.losses, job.holder, started_at, now, outcome),
+        *(job.seq, state, number, job.losses, job.holder, started_at, now, outcome),
         job.failures,
     )
 
 
 def _made(
-    job: Job, state: JobState, outcome: bytes, started_at: float | None, now: float
+    job: Job, number: int, state: JobState, outcome: bytes, started_at: float | None, now: float
 ) -> TryRow:
-    """Return what the store keeps of an attempt that was not the last."""
-    return TryRow(job.seq, job.attempt, state, job.holder, started_at, now, outcome)
+    """Return what the store keeps of the attempt of this *number*, which was not the last."""
+    return TryRow(job.seq, number, state, job.holder, started_at, now, outcome)

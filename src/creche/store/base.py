@@ -62,6 +62,16 @@ DAMAGED_LANE = "damaged-lane-"
 number: its jobs wait there for a worker that is told to listen to it."""
 
 
+def attempt_number(state: JobState, failures: int, losses: int) -> int:
+    """Return which attempt an unfinished job is at, as people count them: those that have come to
+    nothing, and the one that runs. What was given back uncounted is none."""
+    return failures + losses + (state in LEASED)
+
+
+LEASED = frozenset({JobState.RUNNING, JobState.CANCELLING})
+"""The states of jobs that a worker has."""
+
+
 class NewJob(NamedTuple):
     """A job as it arrives, unfinished: attempt 0, without a holder. `seq` is new and greater than
     0; `options` is CBOR or None; `submitted_at` and all moments are UTC seconds."""
@@ -83,7 +93,8 @@ class NewJob(NamedTuple):
 
 class Change(NamedTuple):
     """All that can change in an unfinished job, as it is now. `holder` names the worker process
-    that has the lease (None when nobody has), `epoch` the one in which it was given."""
+    that has the lease (None when nobody has), `epoch` the one in which it was given, and `attempt`
+    its number: it grows with every lease, counted or not."""
 
     seq: int
     state: JobState
@@ -100,7 +111,8 @@ class Change(NamedTuple):
 
 
 class End(NamedTuple):
-    """An unfinished job has ended. `outcome` is its encoded result or failure, None for neither."""
+    """An unfinished job has ended. `outcome` is its encoded result or failure, None for neither;
+    `attempt` which attempt was its last, as people count them, 0 if there was none."""
 
     seq: int
     state: JobState
@@ -115,7 +127,7 @@ class End(NamedTuple):
 
 class TryRow(NamedTuple):
     """An attempt that was not a job's last: it FAILED and the job is tried again, or it was LOST.
-    Of one job, `MAX_TRIES` are kept, the newest ones."""
+    `attempt` is its number, as people count them. Of one job, `MAX_TRIES` are kept, the newest."""
 
     seq: int
     attempt: int
@@ -345,6 +357,7 @@ class JobRecord(NamedTuple):
 
     `queue`, `priority` and `park` are those of the job's lane, its last one if it has ended. While
     it is unfinished, `started_at` is the moment of its lease. A forgotten job has no payload.
+    `attempt` is the number of its current or last attempt, as `attempt_number` has it.
     """
 
     seq: int

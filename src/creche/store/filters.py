@@ -14,7 +14,7 @@ from creche.model.failure import Failure
 from creche.model.filter import Filter, Term, error_text, worker_of
 from creche.model.ids import ID_BYTES
 from creche.model.job import JobState
-from creche.store.base import MAX_ERROR
+from creche.store.base import LEASED, MAX_ERROR
 from creche.wire.payload import decode_value
 
 
@@ -69,6 +69,9 @@ def _worker_of(holder: bytes | None) -> str:
     return worker_of(None if holder is None else holder.decode("utf-8", "replace"))
 
 
+ATTEMPT = f"j.failures + j.losses + (j.state IN ({', '.join(str(int(s)) for s in LEASED)}))"
+"""`attempt_number` of an unfinished job."""
+
 # Only one of e and t is there, and none while the job is unfinished.
 _FIELDS = {
     "task": "j.task",
@@ -79,7 +82,7 @@ _FIELDS = {
     "started": "CASE WHEN j.ending IS NULL THEN j.leased_at"
     " ELSE coalesce(e.started_at, t.started_at) END",
     "ended": "coalesce(e.ended_at, t.ended_at)",
-    "attempt": "CASE WHEN j.ending IS NULL THEN j.attempt ELSE coalesce(e.attempt, t.attempt) END",
+    "attempt": f"CASE WHEN j.ending IS NULL THEN {ATTEMPT} ELSE coalesce(e.attempt, t.attempt) END",
     "losses": "CASE WHEN j.ending IS NULL THEN j.losses ELSE coalesce(e.losses, t.losses) END",
 }
 

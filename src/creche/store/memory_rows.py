@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from creche.store.base import Change, JobRecord, JobRow, LaneRow, NewJob
+from creche.store.base import Change, JobRecord, JobRow, LaneRow, NewJob, attempt_number
 from creche.store.filters import error_of
 from creche.store.memory_dead import DeadJobs
 from creche.store.memory_jobs import Jobs
@@ -41,7 +41,8 @@ def record(jobs: Jobs, dead: DeadJobs, lane: LaneRow, seq: int) -> JobRecord:
     job = jobs.rows[seq]
     if seq in jobs.unfinished:
         row = job_row(jobs, seq)
-        attempt, losses, holder, failures = row.attempt, row.losses, row.holder, row.failures
+        losses, holder, failures = row.losses, row.holder, row.failures
+        attempt = attempt_number(row.state, failures, losses)
         due_at, expires_at = row.due_at, row.expires_at
         started_at, ended_at, outcome = row.leased_at, None, None
     else:

@@ -15,7 +15,7 @@ from typing import Any
 
 from creche.errors import StoreError
 from creche.model.filter import Filter
-from creche.store.filters import ERROR_OF, Condition, add_functions, conditions
+from creche.store.filters import ATTEMPT, ERROR_OF, Condition, add_functions, conditions
 from creche.store.sqlite_file import describe
 from creche.store.sqlite_rows import Row, all_rows
 from creche.store.sqlite_tally import jobs_by_state
@@ -39,22 +39,22 @@ _UNFINISHED = frozenset({1, 2, 3, 4, 5})
 _LEASED = frozenset({4, 5})
 
 # A `JobRecord`, in its order. Only one of e and t is there, and none while the job is unfinished.
-_RECORD = """
+_RECORD = f"""
 SELECT j.seq, j.id, j.task, l.queue, l.priority, coalesce(l.park, ''), j.state,
-  CASE WHEN j.ending IS NULL THEN j.attempt ELSE coalesce(e.attempt, t.attempt) END,
+  CASE WHEN j.ending IS NULL THEN {ATTEMPT} ELSE coalesce(e.attempt, t.attempt) END,
   CASE WHEN j.ending IS NULL THEN j.losses ELSE coalesce(e.losses, t.losses) END,
   CASE WHEN j.ending IS NULL THEN j.holder ELSE coalesce(e.holder, t.holder) END,
   j.submitted_at,
   CASE WHEN j.ending IS NULL THEN j.leased_at ELSE coalesce(e.started_at, t.started_at) END,
-  coalesce(e.ended_at, t.ended_at), j.payload_bytes, e.outcome_bytes, {payload}, {outcome},
+  coalesce(e.ended_at, t.ended_at), j.payload_bytes, e.outcome_bytes, {{payload}}, {{outcome}},
   CASE WHEN j.ending IS NULL THEN j.failures ELSE coalesce(e.failures, t.failures) END,
-  j.due_at, j.expires_at, j.options, {error}, d.fate, d.retried_as
-FROM job j {index}
+  j.due_at, j.expires_at, j.options, {{error}}, d.fate, d.retried_as
+FROM job j {{index}}
 LEFT JOIN lane l ON l.lane = j.lane
 LEFT JOIN ending e ON e.n = j.ending AND j.state <> 20
 LEFT JOIN tombstone t ON t.n = j.ending AND j.state = 20
 LEFT JOIN dead d ON d.seq = j.seq
-{large} WHERE {where}
+{{large}} WHERE {{where}}
 """
 
 

@@ -113,7 +113,8 @@ class History(StoreCase):
             ),
         ]
         lanes = [LaneRow(1, "default", 2, ""), LaneRow(2, "mail", 0, "")]
-        changes = [change(2, attempt=2)]
+        # The lease's own number counts for nothing.
+        changes = [change(2, attempt=7, failures=1)]
         await store.commit(Batch(lanes=lanes, jobs=jobs, changes=changes, ends=ends))
         for text, seqs in TERMS:
             page = await store.jobs(Filter.parse(text))
@@ -134,7 +135,7 @@ class History(StoreCase):
         facts = (1, job_id(1), "resize", "mail", 3, "paused", JobState.QUEUED, 0, 0, None)
         rest = (12, None, b"payload of 1", None, 0, *(None,) * 6, (), None)
         assert tuple(waiting) == (*facts, NOW + 1, None, None, *rest)
-        await store.commit(Batch(changes=[change(1, attempt=2, losses=1)]))
+        await store.commit(Batch(changes=[change(1, attempt=5, losses=1)]))
         running = await store.job(job_id(1))
         assert running == waiting._replace(
             state=JobState.RUNNING, attempt=2, losses=1, holder="w1", started_at=NOW + 100.5
