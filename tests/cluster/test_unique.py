@@ -19,6 +19,7 @@ from creche import (
     JobCancelled,
     JobFailed,
     JobState,
+    Refused,
     ResultForgotten,
     SubmissionRefused,
     Throttle,
@@ -412,6 +413,20 @@ async def test_a_key_of_code_needs_the_task(
             await client.delay("work", 71)
         with pytest.raises(InvalidArguments, match="its unique key cannot be told: TypeError"):
             await client.submit(one, "a")
+
+
+async def test_a_schedule_of_a_task_with_a_key_of_code_is_refused_and_does_not_run_without_one(
+    autojump_clock: object, make_store: Callable[[], Any]
+) -> None:
+    one = work(unique=lambda what, other=None: what // 10)
+    rule = Schedule(every=60, args=(71,))
+    async with open_cluster([one], make_store=make_store) as cluster, cluster.client() as client:
+        with pytest.raises(Refused, match=r"computes its unique key in code.*name parameters"):
+            await client.create_schedule("by name", "work", rule)
+        for view in (one, one.with_options(priority="high"), work(limit=1, key=lambda what: what)):
+            with pytest.raises(InvalidArguments, match=r"computes a key in code.*name parameters"):
+                await client.create_schedule("by task", view, rule)
+        assert await client.schedules() == []
 
 
 async def test_a_view_can_say_otherwise(

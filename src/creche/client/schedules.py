@@ -305,6 +305,7 @@ def _work(task: Task[..., Any] | str, schedule: Schedule | None) -> dict[str, An
                 f"task {task.name!r}: a schedule has its own rule for firings that overlap: leave "
                 "idempotency_key, unique, debounce and throttle out of with_options"
             )
+        _check_keys(task)
         if schedule is not None:
             task.signature.check(schedule.args, schedule.kwargs)
         extras = {
@@ -319,6 +320,19 @@ def _work(task: Task[..., Any] | str, schedule: Schedule | None) -> dict[str, An
             "options": {key: value for key, value in extras.items() if value} or None,
         }
     return work if schedule is None else {**work, "payload": _payload(schedule)}
+
+
+def _check_keys(task: Task[..., Any]) -> None:
+    """Raise if the plane cannot tell the keys of a task's jobs when it submits them by itself."""
+    for option, needs_code in (
+        ("key=", task.flow.said.needs_code),
+        ("unique=", task.unique is not None and task.unique.rule.needs_code),
+    ):
+        if needs_code:
+            raise InvalidArguments(
+                f"task {task.name!r} computes a key in code, which the plane does not have when it "
+                f"submits by a schedule: let {option} name parameters"
+            )
 
 
 def _parsed(priority: Priority | str | int) -> Priority:

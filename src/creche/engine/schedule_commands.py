@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from creche.engine.limits import Limits
 from creche.engine.options import check_options
 from creche.engine.questions import BadQuestion
 from creche.engine.refusals import MAX_NAME
@@ -78,7 +77,7 @@ class ScheduleCommands:
     async def _create(self, params: m.Facts) -> dict[str, Any]:
         name = _name(params, "name")
         rule, request = _rule(params), _id(params, "request")
-        work = _work(params, self._core.limits)
+        work = _work(params, self._core)
         self._check_writable()
         schedules = self._core.schedules
         existing = schedules.by_name.get(name)
@@ -109,7 +108,7 @@ class ScheduleCommands:
             )
         work = schedule.work._asdict()
         said = {key: params[key] for key in work if key in params}
-        changed = _work({**work, **said}, self._core.limits)
+        changed = _work({**work, **said}, self._core)
         rule = _rule(params) if "rule" in params else schedule.rule
         if rule is None:
             raise BadQuestion(
@@ -224,7 +223,7 @@ def _rule(params: m.Facts) -> Rule:
         raise BadQuestion(str(error), "bad-schedule") from None
 
 
-def _work(params: m.Facts, limits: Limits) -> Work:
+def _work(params: m.Facts, core: Core) -> Work:
     task, payload, queue = _name(params, "task"), params.get("payload"), params.get("queue")
     priority, options = params.get("priority"), params.get("options")
     if not isinstance(payload, bytes):
@@ -241,7 +240,7 @@ def _work(params: m.Facts, limits: Limits) -> Work:
     if options is not None:
         _check_open(options)
     message = m.Submit(0, b"", task, queue, priority, payload, 0, options)
-    refusal = limits.refusal(message)
+    refusal = core.limits.refusal(message) or core.unique.refusal(task)
     if refusal is not None:
         raise BadQuestion(refusal[1], refusal[0])
     return Work(task, payload, queue, priority, options or None)

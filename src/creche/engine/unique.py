@@ -283,6 +283,16 @@ class UniqueKeys:
         self._take(taking)
         return False
 
+    def refusal(self, task: str) -> tuple[str, str] | None:
+        """Return why a schedule's jobs of *task* cannot be one with others, None if they can."""
+        rule = self._rules.get(task)
+        if rule is None or not rule.needs_code:
+            return None
+        return "bad-key", (
+            f"task {task!r} computes its unique key in code, which the plane does not have when it "
+            "submits by a schedule: let unique= name parameters"
+        )
+
     def take_over(self, message: m.Submit) -> None:
         """The plane itself submits a job, by a schedule or once more: it has its keys from now on,
         if it has any, whoever had them before."""
