@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +37,7 @@ from creche.cli.options import (
     Seconds,
     SecondsOrNone,
 )
-from creche.cli.output import has_colour, say
+from creche.cli.output import say, say_bold
 from creche.cli.processes import (
     ParentPipe,
     argv,
@@ -522,11 +521,6 @@ def _bind_once(family: int, address: Any) -> tuple[str, int]:
 
 
 def _print_banner(running: Running, store: str, page: _Page | None, local: _LocalWorkers) -> None:
-    is_coloured = has_colour(sys.stderr)
-
-    def bold(text: str) -> str:
-        return f"\x1b[1m{text}\x1b[0m" if is_coloured else text
-
     facts = [("page", page.url)] if page is not None else []
     facts += [("plane", address) for address in running.addresses]
     facts.append(("store", f"{store} (epoch {running.epoch})"))
@@ -537,9 +531,8 @@ def _print_banner(running: Running, store: str, page: _Page | None, local: _Loca
     else:
         command = f"creche worker{_connect_option(running)} --task-modules ..."
         facts.append(("workers", f"none here: `{command}` joins"))
-    lines = [bold(f"creche {__version__} is ready"), ""]
-    lines += [f"  {name:<8}{value}" for name, value in facts]
-    lines += ["", "  Ctrl-C stops it.", ""]
+    say_bold(f"creche {__version__} is ready")
+    lines = ["", *(f"  {name:<8}{value}" for name, value in facts), "", "  Ctrl-C stops it.", ""]
     say("", "\n".join(lines))
 
 

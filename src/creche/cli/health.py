@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, Seconds
-from creche.cli.output import moment_text, print_json, wrapped
+from creche.cli.output import moment_text, print_json, printable, wrapped
 
 
 async def health(
@@ -54,7 +54,7 @@ async def _worker_health(name: str, url: str, timeout_s: float, ready: bool, as_
     if as_json:
         print_json({"worker": row})
     else:
-        print(f"worker {name} is {state}")
+        print(f"worker {printable(name)} is {state}")
     is_well = state == "connected" or (state in _ON_THE_WAY and not ready)
     return Exit.DONE if is_well else Exit.FAILED
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
-from creche.cli.output import bytes_text, moment_text, print_facts, print_json
+from creche.cli.output import bytes_text, moment_text, print_facts, print_json, printable_lines
 from creche.cli.table import Column, print_table
 from creche.cli.values import as_json_data, to_json
 from creche.cli.waiting import held_up_lines
@@ -81,9 +81,9 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
     print_facts(facts)
     if traceback:
         print()
-        print(traceback)
+        print(printable_lines(traceback))
         for note in notes:
-            print(f"note: {note}")
+            print(printable_lines(f"note: {note}"))
     return Exit.DONE
 
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from creche.cli.output import has_colour, wrapped
+from creche.cli.output import has_colour, printable_lines, wrapped
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
@@ -23,7 +23,10 @@ class _Lines(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = record.levelname.lower()
         room = record.name.removeprefix("creche.")
-        text = wrapped(f"{clock} {level} {room}: {record.getMessage()}", sys.stderr)
+        said = record.getMessage()
+        if room != record.name:  # we name what others chose; what they log is theirs
+            said = printable_lines(said)
+        text = wrapped(f"{clock} {level} {room}: {said}", sys.stderr)
         colour = _COLOURS.get(record.levelno)
         if self._is_coloured and colour is not None:
             # Afterwards: colours take no columns.

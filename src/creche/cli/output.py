@@ -23,14 +23,25 @@ def has_colour(stream: TextIO) -> bool:
 
 def say(kind: str, text: str) -> None:
     """Print *text* on stderr, as an ``error``, ``warning``, ``hint`` or ``note``; or plain, where
-    *kind* is empty (a line that begins with one of these words gets its colour)."""
-    line = f"{kind}: {text}" if kind else text
+    *kind* is empty (a line that begins with one of these words gets its colour). What others wrote
+    in it is written out where a terminal would obey it."""
+    line = printable_lines(f"{kind}: {text}" if kind else text)
     word, colon, _ = line.partition(":")
     code = _KINDS.get(word) if colon else None
     if code is not None:
         line = wrapped(line, sys.stderr)
         if has_colour(sys.stderr):
             line = f"\x1b[{code}m{word}:\x1b[0m{line.removeprefix(word + ':')}"
+    _write(line)
+
+
+def say_bold(text: str) -> None:
+    """Print *text* on stderr, bold where that is welcome."""
+    text = printable_lines(text)
+    _write(f"\x1b[1m{text}\x1b[0m" if has_colour(sys.stderr) else text)
+
+
+def _write(line: str) -> None:
     with suppress(OSError):  # its terminal is closed: nobody is left to be told
         print(line, file=sys.stderr, flush=True)
 
@@ -77,6 +88,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return the same, with its lines and tabs as they are: of what has several, as tracebacks."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def moment_text(at: float | None, *, is_short: bool = False) -> str:

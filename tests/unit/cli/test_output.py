@@ -109,6 +109,28 @@ def test_control_characters_of_others_are_written_out() -> None:
     assert printable("a\x1b[31mb\nc\té") == "a\\x1b[31mb\\nc\\té"
 
 
+def test_what_is_said_of_others_commands_no_terminal_and_keeps_its_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, text in [("error", "job x failed: V: a\x1b[2Jb"), ("", "a\n\tb\x07\r\x9bc")]:
+        say(kind, text)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    say("error", "queue 'a\x1b]0;mine\x07'")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: job x failed: V: a\\x1b[2Jb",
+        "a",
+        "\tb\\x07\\r\\x9bc",
+        "\x1b[1;31merror:\x1b[0m queue 'a\\x1b]0;mine\\x07'",
+    ]
+
+
+def test_a_log_line_commands_no_terminal() -> None:
+    record = logging.LogRecord("creche.plane", logging.INFO, "", 1, "a\x1b[2J\nb", None, None)
+    assert _Lines(is_coloured=False).format(record)[8:] == " info plane: a\\x1b[2J\nb"
+
+
 def test_sizes_and_moments_are_for_people() -> None:
     assert [bytes_text(n) for n in (None, 5, 2048, 3 * 1024**2, 5 * 1024**4)] == [
         *("-", "5 B", "2.0 KiB", "3.0 MiB", "5120.0 GiB")
