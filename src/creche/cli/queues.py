@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeAlias
 
 from cyclopts import App, Parameter
@@ -27,12 +27,12 @@ app = App(name="queues", help="List, pause and limit queues.")
 _COLUMNS = (
     Column("QUEUE", cell("queue"), narrow=Narrow.FOLDED),
     Column("PRIORITY", cell("priority")),
-    Column("PARKED", cell("parked"), 1, Narrow.CUT),
-    Column("STATE", cell("state"), 2),
+    Column("PARKED", cell("parked"), 2, Narrow.CUT),
+    Column("STATE", cell("state"), 1, Narrow.CUT),
     Column("READY", cell("ready"), is_number=True),
     Column("STORED", cell("stored"), is_number=True),
     Column("DELAYED", cell("delayed"), 3, is_number=True),
-    Column("WINDOW", cell("window"), 2, is_number=True),
+    Column("WINDOW", cell("window"), 4, is_number=True),
 )
 
 
@@ -48,7 +48,7 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
     if as_json:
         print_json(answer)
     else:
-        print_table(_COLUMNS, _lanes(answer["queues"]), empty="no queues yet: none was used")
+        print_table(_COLUMNS, lane_rows(answer["queues"]), empty="no queues yet: none was used")
         if left_out := answer["lanes_left_out"]:
             say("", f"and {left_out:,} more lanes, by name behind these")
     return Exit.DONE
@@ -107,7 +107,8 @@ async def limit(
     return Exit.DONE
 
 
-def _lanes(queues: list[dict[str, Any]]) -> Iterator[Row]:
+def lane_rows(queues: Iterable[Row]) -> Iterator[Row]:
+    """Yield a row for each lane; one for a queue that has none, of which something was said."""
     for queue in queues:
         nothing = {"priority": "", "parked": "", "ready": "", "stored": "", "delayed": ""}
         for lane in queue["lanes"] or [{**nothing, "window": "", "shut": False}]:

@@ -80,6 +80,29 @@ def fit(columns: Sequence[Column], widest: Sequence[int], width: int) -> dict[in
     return least
 
 
+def drawn_lines(
+    columns: Sequence[Column], rows: Iterable[Row], width: int | None
+) -> tuple[list[str], list[str]]:
+    """Return the lines of a table that is drawn anew again and again, none of which goes on in the
+    next, and the titles of the columns that *width* has no room for; None: it has room for all."""
+    from rich.cells import cell_len, set_cell_size
+
+    cells = [[printable(column.text(row)) for column in columns] for row in rows]
+    lines = [[column.title for column in columns], *cells]
+    widest = [max(cell_len(line[i]) for line in lines) for i in range(len(columns))]
+    widths = dict(enumerate(widest)) if width is None else fit(columns, widest, width)
+
+    def sized(text: str, i: int) -> str:
+        size = cell_len(text)
+        if size > widths[i]:
+            return set_cell_size(text, widths[i] - 1) + "…"
+        room = " " * (widths[i] - size)
+        return room + text if columns[i].is_number else text + room
+
+    drawn = [(" " * GAP).join(sized(line[i], i) for i in widths).rstrip() for line in lines]
+    return drawn, [column.title for i, column in enumerate(columns) if i not in widths]
+
+
 def _total(widths: Mapping[int, int]) -> int:
     return sum(widths.values()) + GAP * (len(widths) - 1)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Annotated, Any, NamedTuple
 
 import trio
@@ -15,7 +17,8 @@ from creche.cli.connection import open_client
 from creche.cli.exits import Exit
 from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json
 from creche.cli.output import print_json, printable
-from creche.cli.queues import state_text
+from creche.cli.queues import lane_rows
+from creche.cli.table import Column, Narrow, Row, cell, drawn_lines
 from creche.client.client import Client
 
 MIN_HZ, MAX_HZ = 0.2, 10.0
@@ -58,7 +61,8 @@ async def top(
             if as_json:
                 print_json({**view, "running": running})
             else:
-                print("\n".join(frame(Seen(view, running, time.time()), None)))
+                width = get_terminal_size().columns if sys.stdout.isatty() else None
+                print("\n".join(frame(Seen(view, running, time.time()), None, width)))
             return Exit.DONE
         await _watch(client, hz)
     return Exit.DONE
@@ -123,22 +127,21 @@ def _styled(line: str) -> Any:
 def frame(
     seen: Seen, before: Seen | None, width: int | None = None, height: int | None = None
 ) -> list[str]:
-    """Return the lines that show *seen*, with rates since *before*; cut to a terminal of *width*
-    and *height*, where those are known."""
-    view = seen.view
-    sections = [
-        _table(
-            ("QUEUE", "PRIORITY", "PARKED", "STATE", "READY", "STORED", "DELAYED"), _lanes(view), 4
-        ),
-        _table(
-            ("WORKER", "STATE", "RUNNING", "SLOTS", "DONE", "FAILED", "DONE/S"),
-            _workers(seen, before),
-            2,
-        ),
-        _table(("RUNNING", "TASK", "ATTEMPT", "WORKER", "FOR"), _jobs(seen), 9),
-    ]
-    lines = _head(seen, before)
-    left = None if height is None else height - len(lines)
+    """Return the lines that show *seen*, with rates since *before*; fitted to a terminal of
+    *width* and *height*, where those are known."""
+    sections: list[list[str]] = []
+    gone: list[str] = []
+    for columns, rows in (
+        (_LANES, lane_rows(seen.view["queues"])),
+        (_WORKERS, _workers(seen, before)),
+        (_JOBS, _jobs(seen)),
+    ):
+        drawn, left_out = drawn_lines(columns, rows, width)
+        sections.append(drawn)
+        gone += left_out
+    lines = [line for text in _head(seen, before) for line in _broken(printable(text), width)]
+    end = _broken(f"no room for {', '.join(gone)}: a wider terminal has all", width) if gone else []
+    left = None if height is None else height - len(lines) - len(end)
     for place, section in enumerate(sections):
         # Each has its share of what is left, and the last one all of it.
         room = None if left is None else left // (len(sections) - place)
@@ -146,8 +149,21 @@ def frame(
         lines += shown
         if left is not None:
             left -= len(shown)
-    lines = [printable(line) for line in lines]
-    return lines if width is None else [line[:width] for line in lines]
+    return [_ended(line, width) for line in [*lines, *end][:height]]
+
+
+def _ended(line: str, width: int | None) -> str:
+    """Return a line that says where it is cut: some columns have to be whole, and may not fit."""
+    from rich.cells import cell_len, set_cell_size
+
+    if width is None or cell_len(line) <= width:
+        return line
+    return set_cell_size(line, width - 1) + "…"
+
+
+def _broken(text: str, width: int | None) -> list[str]:
+    """Return *text* in lines of *width*, broken between words."""
+    return [text] if width is None else wrap(text, width, subsequent_indent="  "[: width - 1])
 
 
 def _cut(lines: list[str], room: int | None) -> list[str]:
@@ -167,7 +183,16 @@ def _head(seen: Seen, before: Seen | None) -> list[str]:
     counts = health["jobs"]
     waiting = ", ".join(
         f"{counts[word]:,} {word}"
-        for word in ("queued", "parked", "delayed", "running", "cancelling", "failed")
+        for word in (
+            "queued",
+            "parked",
+            "delayed",
+            "running",
+            "cancelling",
+            "failed",
+            "lost",
+            "expired",
+        )
         if counts.get(word)
     )
     done, failed = _rate(seen, before, "done"), _rate(seen, before, "failed")
@@ -196,29 +221,50 @@ def _rate(seen: Seen, before: Seen | None, key: str, worker: str | None = None) 
     return sum(made) / (seen.at - before.at) if made else None
 
 
-def _lanes(view: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    for queue in view["queues"]:
-        for lane in queue["lanes"]:
-            counts = (f"{lane[key]:,}" for key in ("ready", "stored", "delayed"))
-            parked, state = lane["parked"] or "-", state_text(queue, lane) or "-"
-            yield queue["queue"], lane["priority"], parked, state, *counts
+def _count(key: str) -> Callable[[Row], str]:
+    def make(row: Row) -> str:
+        value = row[key]
+        return f"{value:,}" if isinstance(value, int) else "-"
+
+    return make
 
 
-def _workers(seen: Seen, before: Seen | None) -> Iterator[Sequence[str]]:
+_LANES = (
+    Column("QUEUE", cell("queue"), 0, Narrow.CUT),
+    Column("PRIORITY", cell("priority")),
+    Column("PARKED", cell("parked"), 2, Narrow.CUT),
+    Column("STATE", cell("state"), 1, Narrow.CUT),
+    Column("READY", _count("ready"), is_number=True),
+    Column("STORED", _count("stored"), 3, is_number=True),
+    Column("DELAYED", _count("delayed"), 4, is_number=True),
+)
+_WORKERS = (
+    Column("WORKER", cell("name"), 0, Narrow.CUT),
+    Column("STATE", cell("state")),
+    Column("RUNNING", _count("running"), is_number=True),
+    Column("SLOTS", _count("slots"), is_number=True),
+    Column("DONE", _count("done"), 2, is_number=True),
+    Column("FAILED", _count("failed"), 1, is_number=True),
+    Column("DONE/S", cell("rate"), 3, is_number=True),
+)
+_JOBS = (
+    Column("RUNNING", cell("id")),
+    Column("TASK", cell("task"), 0, Narrow.CUT),
+    Column("ATTEMPT", cell("attempt"), 2, is_number=True),
+    Column("WORKER", cell("worker"), 1, Narrow.CUT),
+    Column("FOR", cell("since")),
+)
+
+
+def _workers(seen: Seen, before: Seen | None) -> Iterator[Row]:
     for worker in seen.view["workers"]:
         rate = _rate(seen, before, "done", worker["name"])
-        yield (
-            worker["name"],
-            worker["state"],
-            *(f"{worker[key]:,}" for key in ("running", "slots", "done", "failed")),
-            "-" if rate is None else f"{rate:,.0f}",
-        )
+        yield {**worker, "rate": None if rate is None else f"{rate:,.0f}"}
 
 
-def _jobs(seen: Seen) -> Iterator[Sequence[str]]:
+def _jobs(seen: Seen) -> Iterator[Row]:
     for job in sorted(seen.running, key=lambda job: job["started_at"] or seen.at):
-        since = _span(seen.at - (job["started_at"] or seen.at))
-        yield job["id"], job["task"], str(job["attempt"]), job["worker"] or "-", since
+        yield {**job, "since": _span(seen.at - (job["started_at"] or seen.at))}
 
 
 def _span(seconds: float) -> str:
@@ -231,16 +277,3 @@ def _span(seconds: float) -> str:
     if s < 86400:
         return f"{s // 3600} h {s % 3600 // 60} min"
     return f"{s // 86400} d {s % 86400 // 3600} h"
-
-
-def _table(titles: Sequence[str], rows: Iterator[Sequence[str]], first_number: int) -> list[str]:
-    """Return the lines of a table; from column *first_number* on its cells stand to the right."""
-    lines = [titles, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
-    return [
-        "  ".join(
-            cell.rjust(width) if i >= first_number else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]

@@ -55,8 +55,8 @@ def test_it_shows_lanes_workers_and_what_runs_longest_first() -> None:
         "box-2   connected        0      4    10       2       -",
         "",
         "RUNNING  TASK    ATTEMPT  WORKER  FOR",
-        "id-90    resize  2        box-1   1 min 30 s",
-        "id-5     resize  1        box-1   5 s",
+        "id-90    resize        2  box-1   1 min 30 s",
+        "id-5     resize        1  box-1   5 s",
     ]
 
 
@@ -92,6 +92,36 @@ def test_it_fits_any_terminal_and_says_what_it_leaves_out() -> None:
     lines = frame(Seen(many, jobs, NOW), None, 80, 24)
     assert "... and 194 more" in lines
     assert any(line.startswith("... and ") for line in lines[-1:])
+
+
+def test_on_80_columns_nothing_is_cut_in_silence() -> None:
+    """Some columns make room, which is said; a text that is cut says so; words stay whole."""
+    view = a_view(workers=[a_worker("a-machine-with-a-long-name.example.org/local-1")])
+    (queue,) = view["queues"]
+    queue |= {"queue": "q" * 70, "paused": True, "rate": "100/m"}
+    view["health"]["jobs"] = dict.fromkeys(
+        ("queued", "parked", "delayed", "running", "cancelling", "failed", "lost", "expired"), 10**6
+    )
+    job = a_job(5, id="01a3185c-5000-7000-8000-000000000001", task="t" * 50, worker="w" * 50)
+    lines = frame(Seen(view, [job], NOW), None, 80)
+    assert all(len(line) <= 80 for line in lines)
+    (lane,) = [line for line in lines if " normal " in line]
+    assert "…" in lane
+    assert "  paused, 100/m  " in lane
+    (running,) = [line for line in lines if line.startswith(job["id"])]
+    assert running.count("…") == 2
+    assert running.endswith("  5 s")
+    for word in ("1,000,000 lost", "1,000,000 expired"):
+        assert word in " ".join(line.strip() for line in lines)
+    narrow = frame(Seen(view, [job], NOW), None, 60)
+    assert all(len(line) <= 60 for line in narrow)
+    assert any(line.startswith("no room for ") for line in narrow)
+
+
+def test_a_queue_that_is_paused_before_its_first_job_is_shown() -> None:
+    new = {"queue": "new", "lanes": [], "paused": True, "limit": None, "rate": None}
+    view = a_view(queues=[new])
+    assert frame(Seen(view, [], NOW), None)[4].split() == ["new", *"--", "paused", *"---"]
 
 
 def test_what_others_named_cannot_command_the_terminal() -> None:
