@@ -401,6 +401,25 @@ async def test_a_submission_by_name_is_unique_as_its_task_says(
         assert (await client.submit(one, big, other=2)).id == first.id
 
 
+async def test_a_call_that_has_nothing_where_its_key_should_be_is_a_job_of_its_own(
+    autojump_clock: object, make_store: Callable[[], Any]
+) -> None:
+    """Of three orders, none may be lost for having no customer."""
+    one = work(unique="what.customer.id")
+    async with open_cluster([one], make_store=make_store) as cluster, cluster.client() as client:
+        jobs = [
+            await client.submit(one, {"sku": "apple"}),
+            await client.submit(one, {"sku": "pear", "customer": 5}),
+            await client.delay("work", {"sku": "plum"}),
+            await client.send("work", [{"sku": "fig"}]),
+            *await client.submit_many("work", [({"sku": "nut"},)]),
+        ]
+        assert len(set(jobs)) == 5
+        assert not any(job.is_existing for job in jobs)
+        named = await client.submit(one, {"customer": {"id": None}})
+        assert (await client.delay("work", {"customer": {"id": None}})).id == named.id
+
+
 async def test_a_key_of_code_needs_the_task(
     autojump_clock: object, make_store: Callable[[], Any]
 ) -> None:

@@ -686,7 +686,7 @@ def _rule_of(states: tuple[str, ...] | None, *others: Any) -> Rule:
 
 
 def _key_of(rule: Rule, message: m.Submit) -> str | None:
-    """Return the key of a submission by name, None if its arguments are none."""
+    """Return the key of a submission by name, None if it has none, or its arguments are none."""
     if rule.needs_code:
         raise BadKey(
             f"task {message.task!r} computes its unique key in code, which a submission by name "

@@ -120,14 +120,18 @@ class Rule:
         """Whether the key can only be computed by who has the task's code."""
         return any(part.is_code for part in self.by)
 
-    def key_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """Return the key of a call: equal for calls that are one, and short.
+    def key_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        """Return the key of a call: equal for calls that are one, and short. None for one that has
+        nothing where the key is to be found: of such calls, each is for itself.
 
         Raises:
             ValueError: an argument is of a kind that cannot be told from others.
         """
         room = Room()
-        parts = [f"{_name(part)}={part.of(args, kwargs, room.text)}" for part in self.by]
+        values = [part.of(args, kwargs, room.text) for part in self.by]
+        if not all(values):  # an empty text is no value's
+            return None
+        parts = [f"{_name(part)}={value}" for part, value in zip(self.by, values, strict=True)]
         if self.rest:
             named = {part.parameter for part in self.by if not _is_placed(part, args)}
             placed = [part.position for part in self.by if part.position is not None]

@@ -129,7 +129,8 @@ def key_in(
         try:
             default = Key(name, 0, path).of([found.default], {}, text_of)
         except ValueError:
-            default = ""
+            # It is always the same one: no value is written like that.
+            default = "" if text_of is None else "default"
     return Key(name, position, path, default)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from creche.errors import InvalidArguments, TaskDefinitionError
 from creche.model.flow import Key, shortened
@@ -113,15 +113,19 @@ class TaskUnique(NamedTuple):
         by = [key_without(where, part, parameters, left_out) for part in kept]
         return self._replace(rule=replace(self.rule, by=tuple(by)))
 
-    def said(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a submission says of it: its key, and the rule for it.
+    def said(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any] | Literal[False]:
+        """Return what a submission says of it: its key, and the rule for it; or that it has none,
+        as there is nothing in its arguments where the key is to be found.
 
         Raises:
             InvalidArguments: the key cannot be told from these arguments.
         """
-        return {"key": self._key_of(task, args, kwargs), **self.told}
+        key = self._key_of(task, args, kwargs)
+        return False if key is None else {"key": key, **self.told}
 
-    def _key_of(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    def _key_of(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         try:
             if self.function is None:
                 return self.rule.key_of(args, kwargs)

@@ -78,7 +78,11 @@ def test_a_key_names_its_parts_and_what_is_left_out_has_its_default():
     assert rule.key_of(["ann", {"id": [7]}], {}) == "user='ann', order.id.0=7"
     assert rule.key_of([], {"order": {"id": [7]}, "user": "ann"}) == "user='ann', order.id.0=7"
     assert rule.key_of(["ann"], {}) == "user='ann', order.id.0=3"
-    assert rule.key_of(["ann", 5], {}) == "user='ann', order.id.0="
+    # Two calls that have nothing there are not one for that.
+    assert rule.key_of(["ann", 5], {}) is None
+    assert rule.key_of(["ann", {"id": []}], {}) is None
+    assert rule.key_of(["ann", {"id": [None]}], {}) == "user='ann', order.id.0=null"
+    assert rule.key_of(["", {"id": [""]}], {}) == "user='', order.id.0=''"
     assert Rule().key_of([1, 2], {"a": 3}) == ""
 
 

@@ -179,3 +179,20 @@ def test_a_submission_that_cannot_be_is_refused():
         with pytest.raises(TaskDefinitionError, match=f"{option} is about the parameters"):
             submission_options("here", {option: 5}, 0.0)
     assert submission_options("here", {"idempotency_key": "a"}, 0.0).idempotency_key == "a"
+
+
+def test_a_default_that_is_no_value_tells_calls_apart_from_those_with_another() -> None:
+    @task(unique=True, registry=Registry())
+    def send(to: str, how: object = object()) -> None: ...
+
+    assert send.facts_of(["ann"], {}) == send.facts_of([], {"to": "ann"})
+    assert send.facts_of(["ann"], {})["unique"]["key"] == "to='ann', how=default"
+    assert send.facts_of(["ann", "default"], {})["unique"]["key"] == "to='ann', how='default'"
+
+
+def test_a_call_that_has_nothing_where_its_key_should_be_says_that_it_has_none() -> None:
+    @task(unique="order.id", registry=Registry())
+    def ship(order: dict[str, int]) -> None: ...
+
+    assert ship.facts_of([{"id": 5}], {})["unique"]["key"] == "order.id=5"
+    assert ship.facts_of([{}], {}) == {"unique": False}
