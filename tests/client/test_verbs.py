@@ -230,6 +230,8 @@ WRONG_CALLS: dict[str, Callable[[Client], Coroutine[Any, Any, Any]]] = {
     "long name": lambda client: client.delay("x" * 201),
     "no text for a queue": lambda client: client.delay("echo", queue=5),  # type: ignore[call-overload]
     "no queue": lambda client: client.delay("echo", queue=""),
+    "a queue of two words": lambda client: client.delay("echo", queue="a b"),
+    "a queue that commands a terminal": lambda client: client.delay("echo", queue="a\x1b[2J"),
     "a number that is no priority": lambda client: client.delay("echo", priority=11),
     "no such priority": lambda client: client.delay("echo", priority="urgent"),
     "a name that UTF-8 cannot carry": lambda client: client.delay("bad\ud800"),

@@ -9,9 +9,13 @@ from creche.channel.memory import Fate, Faults
 from creche.engine.children import Child
 from creche.engine.scaling import Load, Pool, Scale
 from creche.errors import Refused
+from creche.store.base import QueueRow
+from creche.store.memory import MemoryStore
+from creche.tasks.options import SubmitOptions
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.testing.cluster import Cluster, open_cluster
+from creche.wire.payload import encode_value
 
 pytestmark = pytest.mark.trio
 
@@ -211,3 +215,30 @@ async def test_a_client_drains_resizes_resumes_and_stops_a_worker(autojump_clock
         with trio.fail_after(5):
             await worker.has_left.wait()
         assert await client.workers() == []
+
+
+@pytest.mark.parametrize("queue", ["a b", "a,b", "a\x1b[2Jb", ""])
+async def test_a_new_queue_is_named_as_one_can_be(autojump_clock, queue):
+    async with open_cluster([nap]) as cluster, cluster.client() as client:
+        for more in ({"paused": True}, {"limit": 5}):
+            with pytest.raises(Refused) as refused:
+                await client.ask("set-queue", {"queue": queue, "is_new": True, **more})
+            assert refused.value.code == ("bad-queue" if queue else "bad-question")
+        view = await client.ask("queues")
+        assert queue not in [each["queue"] for each in view["queues"]]
+
+
+async def test_a_queue_of_an_older_store_works_whatever_its_name(autojump_clock):
+    store = MemoryStore()
+    async with open_cluster([nap], workers=0, make_store=lambda: store) as cluster:
+        # As a plane took it that did not look at names.
+        await cluster.kill_plane()
+        store._queues["two words"] = QueueRow("two words", encode_value({"paused": True}))
+        await cluster.start_plane()
+        await cluster.add_worker("a", queues=("two words",))
+        async with cluster.client() as client:
+            job = await client._open()._submit(
+                "nap", (1,), {}, SubmitOptions(queue="two words"), watch=True, facts={}
+            )
+            await client.resume_queue("two words")
+            assert await job.result() == 1

@@ -53,6 +53,7 @@ from creche.engine.plane import Running, run_plane
 from creche.engine.scaling import Pool, Scale
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings, Route
 from creche.errors import ListenError, SettingsError
+from creche.model.names import why_no_queue
 from creche.store.base import Durability, Retention
 from creche.store.urls import check_free, make_store
 from creche.tasks.options import AsyncExecutor
@@ -208,10 +209,12 @@ def _warn_of_unused(options: Sequence[str]) -> None:
 
 def _route(text: str) -> Route:
     pattern, equals, queue = (part.strip() for part in text.partition("="))
-    if not (pattern and equals and queue) or any(c.isspace() for c in queue):
+    if not (pattern and equals and queue):
         raise SettingsError(
             f"--routes: {text!r} is no route: write PATTERN=QUEUE, as in 'mail.*=emails'"
         )
+    if (wrong := why_no_queue(queue)) is not None:
+        raise SettingsError(f"--routes: {wrong}")
     return Route(pattern, queue)
 
 

@@ -42,6 +42,7 @@ from creche.cli.processes import (
 )
 from creche.cli.systemd import Manager
 from creche.errors import ClientClosed, PlaneUnreachable, SettingsError
+from creche.model.names import why_no_queue
 from creche.tasks import LoadReport, load, task_registry
 from creche.tasks.options import AsyncExecutor
 from creche.tasks.schedules import why_over
@@ -117,8 +118,8 @@ async def worker(
     if not task_modules:
         raise SettingsError("which tasks? --task-modules names the modules they are in")
     for queue in queues or ():
-        if any(character.isspace() for character in queue):
-            raise SettingsError(f"--queues: a queue's name has no spaces, as {queue!r} has")
+        if (wrong := why_no_queue(queue)) is not None:
+            raise SettingsError(f"--queues: {wrong}")
 
     def make() -> Worker:
         return Worker(

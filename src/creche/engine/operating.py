@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from creche.engine.conversation import MAX_SLOTS
 from creche.engine.questions import BadQuestion
-from creche.engine.refusals import MAX_NAME
 from creche.engine.sessions import Session
 from creche.model.flow import QueueSettings
+from creche.model.names import MAX_NAME, why_no_queue
 from creche.wire import messages as m
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Operating:
         known = self._known_queues()
         if queue not in known and not params.get("is_new"):
             raise BadQuestion(_unknown("queue", queue, known), "unknown-queue")
+        wrong = None if queue in known else why_no_queue(queue)
+        if wrong is not None:
+            raise BadQuestion(wrong, "bad-queue")
         said = core.limits.queues.get(queue, NOTHING_SAID)
         try:
             changes = {name: params[name] for name in ("paused", "limit", "rate") if name in params}

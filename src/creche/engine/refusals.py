@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from creche.engine.options import check_options
 from creche.model.ids import made_at
+from creche.model.names import MAX_NAME, why_no_queue
 from creche.wire import messages as m
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from creche.engine.settings import PlaneSettings
 
 STOPPING = ("stopping", "the plane is stopping: submit again when it is back")
-MAX_NAME = 200
 
 
 def refusal(core: Core, session: Session, message: m.Submit) -> tuple[str, str] | None:
@@ -32,14 +32,25 @@ def refusal(core: Core, session: Session, message: m.Submit) -> tuple[str, str] 
         return "too-large", f"a payload may have {limit:,} bytes, not {len(message.payload):,}"
     if not 0 < len(message.task) <= MAX_NAME:
         return "bad-task", f"a task's name has 1 to {MAX_NAME} characters"
-    if message.queue is not None and not 0 < len(message.queue) <= MAX_NAME:
-        return "bad-queue", f"a queue's name has 1 to {MAX_NAME} characters"
+    if message.queue is not None:
+        wrong = queue_refusal(core, message.queue)
+        if wrong is not None:
+            return wrong
     if message.flags & m.RESENT and made_at(message.id) <= core.unknown_until:
         # Its tombstone may be gone by now, so nobody can tell whether it ran.
         return "uncertain", "sent again too late to tell whether it was accepted: not run"
     if message.options is None:
         return None
     return check_options(message.options) or _limits_refusal(core, message)
+
+
+def queue_refusal(core: Core, queue: str) -> tuple[str, str] | None:
+    """Return why nothing can go to *queue*; None if it can. One that is there stays: an older store
+    may have it."""
+    if queue in core.lanes.queues or queue in core.limits.queues:
+        return None
+    wrong = why_no_queue(queue)
+    return None if wrong is None else ("bad-queue", wrong)
 
 
 def _limits_refusal(core: Core, message: m.Submit) -> tuple[str, str] | None:

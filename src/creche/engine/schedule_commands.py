@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from creche.engine.options import check_options
 from creche.engine.questions import BadQuestion
-from creche.engine.refusals import MAX_NAME
+from creche.engine.refusals import queue_refusal
 from creche.engine.schedule import MAX_SCHEDULE_BYTES, Schedule, Work
 from creche.model.ids import ID_BYTES
+from creche.model.names import MAX_NAME
 from creche.model.priority import Priority
 from creche.model.schedule import Rule
 from creche.wire import messages as m
@@ -233,8 +234,11 @@ def _work(params: m.Facts, core: Core) -> Work:
             f"a schedule's arguments may have {MAX_SCHEDULE_BYTES:,} bytes, not {len(payload):,}",
             "too-large",
         )
-    if queue is not None:
-        _name(params, "queue")
+    if queue is not None and not isinstance(queue, str):
+        raise BadQuestion("queue is the name of a queue")
+    refused = None if queue is None else queue_refusal(core, queue)
+    if refused is not None:
+        raise BadQuestion(refused[1], refused[0])
     if priority is not None and (type(priority) is not int or not 0 <= priority < len(Priority)):
         raise BadQuestion(f"priority is a whole number from 0 to {len(Priority) - 1}")
     if options is not None:

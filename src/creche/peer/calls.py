@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from creche.errors import InvalidArguments, TaskDefinitionError
+from creche.model.names import why_no_queue
 from creche.model.priority import Priority
 from creche.tasks.options import MAX_NAME_LENGTH, SubmitOptions, check_time
 from creche.tasks.task import Task
@@ -62,6 +63,18 @@ def _checked_name(what: str, name: object) -> str:
     return str(name)
 
 
+def checked_queue(name: object) -> str:
+    """Return the name of a queue.
+
+    Raises:
+        InvalidArguments: no queue can be named so.
+    """
+    wrong = why_no_queue(name)
+    if wrong is not None:
+        raise InvalidArguments(wrong)
+    return str(name)
+
+
 def checked_options(
     queue: str | None,
     priority: Priority | str | int | None,
@@ -79,7 +92,7 @@ def checked_options(
     except (ValueError, TaskDefinitionError) as error:
         raise InvalidArguments(str(error)) from None
     return SubmitOptions(
-        queue=None if queue is None else _checked_name("a queue's name", queue),
+        queue=None if queue is None else checked_queue(queue),
         priority=urgency,
         countdown=countdown,
         eta=eta,

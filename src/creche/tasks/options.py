@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 from creche.errors import TaskDefinitionError
 from creche.model.headers import Header, checked_headers
 from creche.model.limits import TimeLimits
+from creche.model.names import why_no_queue
 from creche.model.priority import Priority
 from creche.model.retry import MAX_DELAY_S, RetryPolicy
 from creche.model.unique import MAX_IDEMPOTENCY_KEY, is_idempotency_key
@@ -143,13 +144,9 @@ def make_options(where: str, given: Mapping[str, Any]) -> SubmitOptions:
         TaskDefinitionError: one cannot be what it is given for; the sentence begins with *where*.
     """
     queue, priority, delivery = given.get("queue"), given.get("priority"), given.get("delivery")
-    if queue is not None:
-        queue = check_name(where, "queue", queue)
-        # Workers are told their queues as a list with commas.
-        if "," in queue or any(character.isspace() for character in queue):
-            raise TaskDefinitionError(
-                f"{where}: a queue's name has no spaces and no commas, as {queue!r} has"
-            )
+    wrong = None if queue is None else why_no_queue(queue)
+    if wrong is not None:
+        raise TaskDefinitionError(f"{where}: {wrong}")
     if priority is not None:
         try:
             priority = Priority.parse(cast(Priority, priority))

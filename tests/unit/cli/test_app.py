@@ -79,7 +79,10 @@ def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str])
         (["submit", "a", "--tiemout", "3"], "(did you mean '--timeout'?)"),
         (["submit", "a", "1", "--args", "2"], "--args"),
         (["worker"], "which tasks?"),
-        (["worker", "--task-modules", "x", "--queues", "a b,c"], "no spaces, as 'a b' has"),
+        (
+            ["worker", "--task-modules", "x", "--queues", "a b,c"],
+            "no spaces and no commas, as 'a b' has",
+        ),
         (["queues", "limit", "a", "--running", "9999999"], "--running: a limit is a whole number"),
         (["jobs", "ls", "--state", "odd"], "is no job state"),
         (["control-plane", "--no-gui", "--grace", "5"], "keep-alive"),

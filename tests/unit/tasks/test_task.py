@@ -196,7 +196,10 @@ REFUSED: dict[str, tuple[Callable[[Registry], object], str]] = {
     "delivery": (wants_options(delivery="exactly-once"), "use 'at-least-once' or 'at-most-once'"),
     "queue-comma": (wants_options(queue="a,b"), "no spaces and no commas, as 'a,b' has"),
     "queue-space": (wants_options(queue="a b"), "no spaces and no commas, as 'a b' has"),
-    "queue-type": (wants_options(queue=7), "its queue is 7, which is not text"),
+    "queue-type": (
+        wants_options(queue=7),
+        "a text of 1 to 200 printable characters, and not 7",
+    ),
     "name-empty": (wants(resize_image, ""), "its name is '': use 1 to 200 printable characters"),
     "name-space": (wants(resize_image, " a"), "without spaces around them"),
     "name-long": (wants(resize_image, "x" * (MAX_NAME_LENGTH + 1)), "(201 characters)"),
@@ -272,7 +275,10 @@ def test_a_view_is_given_only_what_a_submission_can_carry(registry: Registry) ->
 
     with pytest.raises(TaskDefinitionError, match=r"task 'resize_image': 'soon' is no priority"):
         made.with_options(priority="soon")
-    with pytest.raises(TaskDefinitionError, match=r"its queue is ''"):
+    with pytest.raises(
+        TaskDefinitionError,
+        match=r"queue's name .* printable characters, and not ''",
+    ):
         made.with_options(queue="")
 
 
