@@ -268,7 +268,9 @@ async def test_many_dead_jobs_are_retried_by_a_filter_at_a_set_rate(
         assert {host.partition("-")[0] for _, host in began} == {"mars"}
         assert len(began) == len({host for _, host in began}) == 65
         assert len(await client.dead_jobs(limit=5000)) == 65
-        assert await client.retry_dead() == 65
+        with pytest.raises(InvalidArguments, match="rate: '50' is no rate: write a number"):
+            await client.retry_dead(rate="50")
+        assert await client.retry_dead(rate="6000/m") == 65
         assert await client.retry_dead() == 0
 
 

@@ -295,7 +295,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
             self._call(lambda client: client.retry(known, args=args, kwargs=kwargs, task=task))
         )
 
-    def retry_dead(self, filter: str | None = None, *, rate: float | None = None) -> int:
+    def retry_dead(self, filter: str | None = None, *, rate: float | str | None = None) -> int:
         """Submit again all dead jobs that *filter* means; see `Client.retry_dead`."""
         return self._call(lambda client: client.retry_dead(filter, rate=rate))
 

@@ -450,17 +450,20 @@ class Client(ScheduleVerbs, WorkerVerbs):
                 f"job {record['id']} is one of task {record['task']!r}, and not of {task.name!r}"
             )
 
-    async def retry_dead(self, filter: str | None = None, *, rate: float | None = None) -> int:
+    async def retry_dead(
+        self, filter: str | None = None, *, rate: float | str | None = None
+    ) -> int:
         """Submit again all dead jobs that *filter* means, and return how many; without one, all
-        there are. With *rate* so many of them a second are due, from now on. If it fails or is
-        cancelled, some may be.
+        there are. With *rate* so many of them a second are due, from now on; a text says it
+        as elsewhere: ``100/m``. If it fails or is cancelled, some may be.
 
         Raises:
             BadFilter: *filter* is none, or blank, as a setting may be that is not set.
+            InvalidArguments: *rate* is none.
             SubmissionRefused: the plane takes no new jobs.
             PlaneUnreachable: no answer within the client's timeout, which each piece has.
         """
-        pieces = dead.retry_all(self.ask, dead.meant_dead(filter), rate)
+        pieces = dead.retry_all(self.ask, dead.meant_dead(filter), dead.per_second(rate))
         return sum([len(piece.jobs) async for piece in pieces])
 
     async def discard(self, job: JobHandle[Any] | str) -> None:

@@ -12,10 +12,19 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from creche.errors import BadFilter, JobNotDead, ResultForgotten, SubmissionRefused, UnknownJob
+from creche.errors import (
+    BadFilter,
+    InvalidArguments,
+    JobNotDead,
+    ResultForgotten,
+    SubmissionRefused,
+    UnknownJob,
+)
 from creche.model.filter import Filter, Term
+from creche.model.flow import Rate
 from creche.model.ids import id_from_text, id_to_text
 from creche.model.job import Fate
+from creche.model.maps import is_number
 
 Ask: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
@@ -46,6 +55,21 @@ def meant_dead(wanted: str | Filter | None) -> Filter:
         why = "it is blank, and would mean every dead job: leave it out if all are meant"
         raise BadFilter(wanted, 1, why)
     return Filter() if wanted is None else filter_of(wanted)
+
+
+def per_second(rate: object) -> float | None:
+    """Return how many jobs a second are meant by a number of them, or by a text as ``50/s``.
+
+    Raises:
+        InvalidArguments: it is neither.
+    """
+    if rate is None or is_number(rate):
+        return rate
+    try:
+        said = Rate.parse(rate)
+    except ValueError as error:
+        raise InvalidArguments(f"rate: {error}") from None
+    return said.count / said.per_s
 
 
 def dead_ones(wanted: str | Filter) -> Filter:
