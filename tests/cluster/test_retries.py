@@ -314,13 +314,13 @@ async def test_a_report_is_settled_when_the_next_try_is_on_disk_and_said_twice_c
 
 
 async def test_an_attempt_that_runs_at_most_once_is_not_tried_again_but_may_snooze(autojump_clock):
-    once = {**RETRYING, "delivery": "at-most-once"}
+    once = {"delivery": "at-most-once"}
     async with (
         open_house(patient()) as house,
         house.client().connected() as client,
         house.worker().connected(**LISTENING) as worker,
     ):
-        await worker.ready("echo", slots=1)
+        await worker.say(m.Announce([{"name": "echo", **RETRYING}]), m.Capacity(1, 0))
         job = await client.submitted(1, options=once)
         await worker.try_again(await worker.hear(m.Offer), 5_000_000, is_counted=False)
         await worker.try_again(await worker.hear(m.Offer, 100))

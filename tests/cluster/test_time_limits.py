@@ -418,6 +418,79 @@ async def test_a_soft_limit_that_is_never_reached_is_declined(
         await client.submitted(3, options={"limits": {"expires_s": 100}})
 
 
+@pytest.mark.parametrize(
+    ("announced", "options", "why"),
+    [
+        (
+            {"expires_s": 5.0},
+            {"delay_s": 10},
+            "in 10 s, and has expired by then: after 5 s, as its",
+        ),
+        ({"expires_s": 5.0}, {"due_at": 10}, "in 10 s, and has expired by then: after 5 s, as its"),
+        (None, {"due_at": 10, "limits": {"expires_s": 5}}, "has expired by then: after 5 s"),
+        (None, {"delay_s": 10, "limits": {"deadline_at": 5}}, "its deadline has passed by then"),
+    ],
+)
+async def test_a_moment_that_is_too_late_for_the_job_is_declined_whoever_knows_of_the_limit(
+    autojump_clock, announced, options, why
+):
+    async with (
+        open_house() as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.say(m.Announce([{"name": "echo", "limits": announced}]), m.Capacity(1, 0))
+        await trio.sleep(1)
+        now = house.core.now()
+        if "due_at" in options:
+            options = {**options, "due_at": now + 10}
+        if "deadline_at" in (options.get("limits") or {}):
+            options = {**options, "limits": {"deadline_at": now + 5}}
+        await client.say(client.submit(1, options=options))
+        declined = await client.hear(m.Declined)
+        assert declined.code == "bad-limits"
+        assert why in declined.why
+        await client.submitted(2, options={"delay_s": 4})
+        await client.submitted(3, options={"due_at": now + 4})
+
+
+@pytest.mark.parametrize(
+    ("announced", "options", "why"),
+    [
+        ({"delivery": "at-most-once"}, {"retry": {"retries": 2}}, "runs at most once, and is not"),
+        ({}, {"retry": {"backoff": 2}}, "backoff without retries: task 'echo' says none either"),
+    ],
+)
+async def test_retries_that_are_none_are_declined(autojump_clock, announced, options, why):
+    async with (
+        open_house() as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.say(m.Announce([{"name": "echo", **announced}]), m.Capacity(1, 0))
+        await trio.sleep(1)
+        await client.say(client.submit(1, options=options))
+        declined = await client.hear(m.Declined)
+        assert declined.code == "bad-retry"
+        assert why in declined.why
+        await client.submitted(2, options={"retry": {"retries": 0}})
+        await client.submitted(3, task="other", options={"retry": {"backoff": 2}})
+
+
+async def test_of_a_task_that_has_retries_their_delay_alone_may_be_said(autojump_clock):
+    async with (
+        open_house() as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.say(m.Announce([{"name": "echo", "retry": {"retries": 2}}]), m.Capacity(1, 0))
+        await trio.sleep(1)
+        await client.submitted(1, options={"retry": {"backoff": 20.0, "jitter": 0}})
+        await worker.try_again(await worker.hear(m.Offer))
+        await worker.hears_nothing(m.Offer, 19)
+        await worker.hear(m.Offer)
+
+
 async def test_a_job_that_snoozes_past_its_deadline_expires(autojump_clock):
     limits = {"limits": {"deadline_at": wall_clock_at(50.0)}}
     async with (

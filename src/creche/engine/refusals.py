@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from creche.engine.catalog import AT_MOST_ONCE
 from creche.engine.options import check_options
 from creche.model.ids import made_at
 from creche.model.names import MAX_NAME, why_no_queue
@@ -41,7 +42,12 @@ def refusal(core: Core, session: Session, message: m.Submit) -> tuple[str, str] 
         return "uncertain", "sent again too late to tell whether it was accepted: not run"
     if message.options is None:
         return None
-    return check_options(message.options) or _limits_refusal(core, message)
+    return (
+        check_options(message.options)
+        or _limits_refusal(core, message)
+        or _times_refusal(core, message, message.options)
+        or _retry_refusal(core, message, message.options)
+    )
 
 
 def queue_refusal(core: Core, queue: str) -> tuple[str, str] | None:
@@ -71,6 +77,44 @@ def _limits_refusal(core: Core, message: m.Submit) -> tuple[str, str] | None:
     )
     why = f"soft_timeout ({soft_s:g} s) has to come before timeout ({hard_s:g} s)"
     return "bad-limits", f"{why}: {announced}" if announced else why
+
+
+def _times_refusal(core: Core, message: m.Submit, options: m.Facts) -> tuple[str, str] | None:
+    """Return how the moment at which a submission may run is too late for it; None if it is not."""
+    delay_s, due_at = options.get("delay_s"), options.get("due_at")
+    if not delay_s and not due_at:
+        return None
+    limits = options.get("limits") or {}
+    wait_s = delay_s or (due_at or 0.0) - core.now()
+    when = f"in {wait_s:,.3g} s"
+    expires_s = limits.get("expires_s")
+    whose = ""
+    if expires_s is None:
+        expires_s, whose = core.catalog.defaults(message.task).expires_s, " as its task says,"
+    if expires_s is not None and wait_s >= expires_s:
+        why = f"it may run {when}, and has expired by then: after {expires_s:g} s,{whose}"
+        return "bad-limits", why.rstrip(",")
+    deadline_at = limits.get("deadline_at")
+    if deadline_at is not None and core.now() + wait_s >= deadline_at:
+        return "bad-limits", f"it may run {when}, and its deadline has passed by then"
+    return None
+
+
+def _retry_refusal(core: Core, message: m.Submit, options: m.Facts) -> tuple[str, str] | None:
+    """Return why the retries that a submission says are none; None if they are."""
+    said = options.get("retry")
+    if not said:
+        return None
+    announced = core.catalog.defaults(message.task)
+    delivery = options.get("delivery") or announced.delivery
+    if delivery == AT_MOST_ONCE and said.get("retries"):
+        return "bad-retry", (
+            f"task {message.task!r} runs at most once, and is not tried again: leave retries out"
+        )
+    if message.task in core.catalog and "retries" not in {**(announced.retry or {}), **said}:
+        given = ", ".join(said)
+        return "bad-retry", f"{given} without retries: task {message.task!r} says none either"
+    return None
 
 
 def credit_refusal(settings: PlaneSettings) -> tuple[str, str]:

@@ -184,13 +184,14 @@ def submission_options(where: str, given: Mapping[str, Any], now: float) -> Subm
                 "name does not know: say it with @task, or submit the task object"
             )
     options = make_options(where, given)
-    check_together(where, options)
+    check_together(where, options, is_whole=False)
     check_by_clock(where, options, now)
     return options
 
 
-def check_together(where: str, options: SubmitOptions) -> None:
-    """Raise for options that contradict each other: what holds, wherever each was said.
+def check_together(where: str, options: SubmitOptions, *, is_whole: bool = True) -> None:
+    """Raise for options that contradict each other: what holds, wherever each was said. Not
+    *is_whole*: a task that is not known here may say more.
 
     Raises:
         TaskDefinitionError: they do.
@@ -215,6 +216,8 @@ def check_together(where: str, options: SubmitOptions) -> None:
         )
     policy = options.retry
     if not policy:
+        return
+    if policy.get("retries") is None and not is_whole:
         return
     if policy.get("retries") is None:
         said = ", ".join(policy)
