@@ -10,6 +10,8 @@ import trio
 from creche import JobState
 from creche.cli.exits import Exit
 from creche.cli.submit import wait_and_print
+from creche.cli.top import look
+from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.testing.cluster import open_cluster
@@ -25,6 +27,31 @@ async def long() -> None:
 @task(retries=3, backoff=60, jitter=0, registry=Registry())
 async def flaky() -> None:
     raise ConnectionError("no route\nto there")
+
+
+async def test_who_looks_on_looks_on_when_the_plane_is_back(autojump_clock):
+    store = MemoryStore()
+    async with (
+        open_cluster([long], make_store=lambda: store) as cluster,
+        cluster.client() as client,
+    ):
+        await client.submit(long)
+        views = []
+
+        def draw(seen, _, is_gone) -> None:
+            views.append((seen.view["health"]["epoch"], len(seen.running), is_gone))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look, client, 2.0, draw)
+            await trio.sleep(10)
+            assert views[-1] == (1, 1, False)
+            await cluster.kill_plane()
+            await trio.sleep(120)
+            assert views[-1] == (1, 1, True)
+            await cluster.start_plane()
+            await trio.sleep(30)
+            assert views[-1] == (2, 1, False)
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("killed_after_s", [0.5, 1.9, 5.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from shutil import get_terminal_size
 from textwrap import wrap
 from typing import Annotated, Any, NamedTuple
@@ -20,6 +20,7 @@ from creche.cli.output import print_json, printable
 from creche.cli.queues import lane_rows
 from creche.cli.table import Column, Narrow, Row, cell, drawn_lines
 from creche.client.client import Client
+from creche.errors import PlaneUnreachable
 
 MIN_HZ, MAX_HZ = 0.2, 10.0
 MOST_RUNNING = 100
@@ -88,27 +89,44 @@ async def _watch(client: Client, hz: float) -> None:
     from rich.text import Text
 
     console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def draw(seen: Seen, before: Seen | None, is_gone: bool) -> None:
+            notes = [f"the plane at {client.url} is gone; waiting for it"] if is_gone else []
+            lines = frame(seen, before, console.width, console.height, notes)
+            text = Text("\n", no_wrap=True, end="").join(map(_styled, lines))
+            live.update(text, refresh=True)
+
+        await look(client, hz, draw)
+
+
+async def look(client: Client, hz: float, draw: Callable[[Seen, Seen | None, bool], None]) -> None:
+    """Have drawn what is seen, as often as *hz* says, what it was some time before, and whether the
+    plane is gone: then it is waited for, and what was seen last stays. Runs until cancelled."""
     newest: list[Mapping[str, Any]] = []
+
+    async def follow() -> None:
+        async with aclosing(client.watch_topic("overview", hz=hz)) as views:
+            async for view in views:
+                newest[:] = [view]
+
+    seen: Seen | None = None
+    before: Seen | None = None
     async with trio.open_nursery() as nursery:
-
-        async def follow() -> None:
-            async with aclosing(client.watch_topic("overview", hz=hz)) as views:
-                async for view in views:
-                    newest[:] = [view]
-
         nursery.start_soon(follow)
-        before: Seen | None = None
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                if newest:
+        while True:
+            if newest and client.is_connected:
+                with suppress(PlaneUnreachable), trio.move_on_after(GONE_S):
                     seen = Seen(newest[0], await _running(client), time.time())
-                    lines = frame(seen, before, console.width, console.height)
-                    text = Text("\n", no_wrap=True, end="").join(map(_styled, lines))
-                    live.update(text, refresh=True)
-                    if before is None or seen.at - before.at >= RATE_S:
-                        before = seen
-                await trio.sleep(1 / hz)
+            if seen is not None:
+                draw(seen, before, not client.is_connected)
+                if before is None or seen.at - before.at >= RATE_S:
+                    before = seen
+            await trio.sleep(1 / hz)
 
+
+GONE_S = 1.0
+"""How long a plane may take to say what runs, before it is looked whether it is there."""
 
 RATE_S = 2.0
 """Over how many seconds rates are measured at the least."""
@@ -125,10 +143,14 @@ def _styled(line: str) -> Any:
 
 
 def frame(
-    seen: Seen, before: Seen | None, width: int | None = None, height: int | None = None
+    seen: Seen,
+    before: Seen | None,
+    width: int | None = None,
+    height: int | None = None,
+    notes: Sequence[str] = (),
 ) -> list[str]:
-    """Return the lines that show *seen*, with rates since *before*; fitted to a terminal of
-    *width* and *height*, where those are known."""
+    """Return the lines that show *seen*, with rates since *before*, below *notes*; fitted to a
+    terminal of *width* and *height*, where those are known."""
     sections: list[list[str]] = []
     gone: list[str] = []
     for columns, rows in (
@@ -139,7 +161,8 @@ def frame(
         drawn, left_out = drawn_lines(columns, rows, width)
         sections.append(drawn)
         gone += left_out
-    lines = [line for text in _head(seen, before) for line in _broken(printable(text), width)]
+    head = [printable(text) for text in (*notes, *_head(seen, before))]
+    lines = [line for text in head for line in _broken(text, width)]
     end = _broken(f"no room for {', '.join(gone)}: a wider terminal has all", width) if gone else []
     left = None if height is None else height - len(lines) - len(end)
     for place, section in enumerate(sections):

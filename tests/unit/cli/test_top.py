@@ -130,6 +130,12 @@ def test_what_others_named_cannot_command_the_terminal() -> None:
     assert any("\\x1b[2Jgone" in line for line in lines)
 
 
+def test_a_plane_that_is_gone_is_said_to_be_above_what_was_seen_last() -> None:
+    lines = frame(Seen(a_view(), [], NOW), None, 80, 24, ["the plane is gone; waiting for it"])
+    assert lines[0] == "the plane is gone; waiting for it"
+    assert lines[1].startswith("plane ready, ")
+
+
 def test_a_plane_that_is_not_well_says_so_first() -> None:
     view = a_view()
     view["health"] |= {"ready": False, "stopping": True}
