@@ -268,7 +268,7 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(plane: Plane) -> No
         (["--time-limit", "3", "--soft-time-limit", "9"],
          "--soft-time-limit (9 s) has to come before --time-limit (3 s)"),
         (["--eta", "2050-01-31", "--expires", "5"], "it has expired (--expires 5) before"),
-        (["--eta", "2050-01-31", "--deadline", "2049-12-31"], "when its time is up (--deadline 2"),
+        (["--eta", "2050-01-31", "--deadline", "2049-12-31"], "deadline has passed (--deadline 2"),
         (["--backoff", "3"], "--backoff without --retries: say how often it is tried again"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -287,7 +287,10 @@ def test_a_countdown_beyond_the_deadline_is_said_of_the_options_that_were_typed(
     deadline = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
     done = plane.run("submit", "add", "1", "--countdown", "3600", "--deadline", deadline)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "with --countdown 3600 it may run when its time is up (--deadline 2" in done.stderr
+    assert (
+        "with --countdown 3600 it may not run before its deadline has passed (--deadline 2"
+        in done.stderr
+    )
 
 
 def test_a_wait_that_runs_out_is_code_6_and_the_job_goes_on(plane: Plane) -> None:
@@ -532,7 +535,7 @@ def test_ctrl_c_in_a_wait_for_many_says_how_many_go_on(
     done = plane.run("jobs", "wait", job_id)
     assert (done.returncode, done.stdout) == (130, "")
     assert lines(done.stderr) == [
-        "1 of 1 jobs have not ended, and go on",
+        "the job has not ended, and goes on",
         "hint: the same command waits for them again",
     ]
     monkeypatch.setattr("creche.cli.jobs.wait_and_print", interrupted)

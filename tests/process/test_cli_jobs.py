@@ -129,12 +129,28 @@ def test_jobs_are_waited_for_and_cancelled_by_a_filter(plane: Plane) -> None:
     assert plane.run("jobs", "cancel", ids[0]).returncode == 0  # as it is
     assert plane.run("jobs", "cancel", "task:nobody's", "--dry-run").stdout == "2 jobs\n"
     assert plane.run("jobs", "cancel", "task:nobody's").returncode == 2
+    # A shell's variable that is not set means nothing, and not everything.
+    blank = plane.run("jobs", "cancel", "", "--yes")
+    assert (blank.returncode, "which jobs?" in blank.stderr) == (2, True)
+    assert plane.data("jobs", "cancel", "task:nobody's", "--dry-run")["matched"] == 2
     cancelled = plane.data("jobs", "cancel", "task:nobody's", "--yes", "--reason", "too late")
     assert cancelled["cancelled"] == 2
-    assert "too late" in plane.run("jobs", "show", ids[1]).stdout
+    for command in ("jobs show", "status"):
+        assert "was cancelled: too late" in plane.run(*command.split(), ids[1]).stdout
     done = plane.run("submit", "charge", "1", "--json")
     over = plane.run("jobs", "cancel", json.loads(done.stdout)["id"])
     assert (over.returncode, over.stdout.split()[1]) == (1, "succeeded")
+
+
+def test_of_what_waits_it_is_said_what_ends_that(plane: Plane) -> None:
+    plane.run("queues", "pause", "default")
+    job = plane.run("submit", "charge", "1", "--non-blocking").stdout.strip()
+    for command in ("jobs show", "status"):
+        said = plane.run(*command.split(), job).stderr
+        assert said == "hint: `creche queues resume default` has it taken from again\n"
+    plane.run("queues", "resume", "default")
+    assert plane.run("result", job).returncode == 0
+    assert plane.run("status", job).stderr == ""
 
 
 def test_jobs_are_exported_as_lines(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> None:

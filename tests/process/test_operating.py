@@ -50,7 +50,10 @@ def names_of(plane: Plane) -> list[str]:
 def test_a_drained_worker_leaves_its_jobs_to_the_other_until_it_is_resumed(plane: Plane) -> None:
     first, second = names_of(plane)
     done = plane.run("workers", "drain", first, "--wait", "30")
-    assert (done.returncode, done.stderr) == (0, "1 worker was told\n")
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"1 worker was told\n{first}: runs nothing any more\n",
+    )
     for _ in range(3):
         assert plane.run("submit", "add", "1").returncode == 0
     workers = {row["worker"] for row in plane.data("jobs", "ls", "--limit", "3")["jobs"]}
@@ -101,7 +104,7 @@ def test_a_program_without_a_loop_drains_resizes_resumes_and_stops_a_worker(plan
 def test_a_local_worker_that_is_stopped_is_started_again(plane: Plane) -> None:
     name = names_of(plane)[0]
     done = plane.run("workers", "stop", name, "--wait", "30")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, f"1 worker was told\n{name}: has left\n")
     wait_for_workers(plane, 2)
 
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from creche.cli.filters import read_filter
 from creche.cli.options import FLAG
 from creche.cli.output import say
-from creche.errors import SettingsError
+from creche.errors import BadFilter, SettingsError
 from creche.model.filter import Filter
 
 All: TypeAlias = Annotated[
@@ -47,7 +47,13 @@ def ids_or_filter(words: Sequence[str], *, is_all: bool, what: str) -> list[str]
     if not words and not is_all:
         every = "" if what == "wait for" else f", or give --all to {what} all"
         raise SettingsError(f"which jobs? Name ids, or write a filter{every}")
-    return read_filter(words)
+    try:
+        return read_filter(words)
+    except BadFilter as error:
+        if any(":" in word for word in words):
+            raise
+        why = f"{error.why}; an id has 32 hexadecimal digits"
+        raise BadFilter(error.text, error.position, why) from None
 
 
 def is_sure(question: str, is_said: bool) -> bool:

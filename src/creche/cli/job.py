@@ -10,7 +10,7 @@ from creche.cli.exits import Exit
 from creche.cli.output import bytes_text, moment_text, print_facts, print_json, printable_lines
 from creche.cli.table import Column, print_table
 from creche.cli.values import as_json_data, to_json
-from creche.cli.waiting import held_up_lines
+from creche.cli.waiting import held_up_lines, say_remedies
 from creche.client.client import Client
 from creche.errors import (
     JobEnded,
@@ -70,6 +70,8 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
         print_json({"job": as_json_data(record)})
         return Exit.DONE
     record["why"] = None if failure is None else failure.line
+    if failure is not None and JobState.parse(record["state"]) is JobState.CANCELLED:
+        record["why"] = f"was cancelled: {failure.message}"  # as the client says it
     traceback = "" if failure is None else failure.traceback.strip()
     notes = () if failure is None else failure.notes
     record["notes"] = () if traceback else notes
@@ -84,6 +86,7 @@ async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
         print(printable_lines(traceback))
         for note in notes:
             print(printable_lines(f"note: {note}"))
+    say_remedies(record)
     return Exit.DONE
 
 

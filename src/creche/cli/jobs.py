@@ -21,6 +21,7 @@ from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, N
 from creche.cli.output import print_facts, print_json, say
 from creche.cli.submit import GONE, say_if_interrupted, state_of, wait_and_print
 from creche.cli.table import Column, Narrow, cell, moment_cell
+from creche.cli.waiting import say_remedies
 from creche.client.client import Client
 from creche.errors import JobEnded, SettingsError, UnknownJob
 from creche.model.filter import Filter, Term
@@ -45,6 +46,7 @@ async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json
         print_json({"job": record})
     else:
         print_facts(facts_of(record))
+        say_remedies(record)
     return Exit.DONE
 
 
@@ -79,7 +81,8 @@ async def cancel(
     """Cancel a job, and print the state it is in then.
 
     One that waits is `cancelled` at once. One that runs is `cancelling`: its body is told to leave,
-    and it is over when that has left. The exit code is 0 for both, and 1 if it had ended.
+    and it is over when that has left. The exit code is 0 for both, also for one that was cancelled
+    before, and 1 if it had ended otherwise.
 
     Args:
         reason: Kept with the job, for whoever asks why.
@@ -185,7 +188,7 @@ async def wait(
             is_gone = not client.is_connected
     except BaseException as error:
         if handles and isinstance(blamed(error), KeyboardInterrupt):
-            say("", f"{_left(handles, states)} not ended, and go on")
+            say("", f"{_left(handles, states)} not ended, and {_go(handles)} on")
             say("hint", "the same command waits for them again")
         raise
     if as_json:
@@ -197,7 +200,13 @@ async def wait(
     return Exit.DONE if set(states.values()) <= {JobState.SUCCEEDED.word} else Exit.FAILED
 
 
+def _go(handles: Sequence[JobHandle[Any]]) -> str:
+    return "goes" if len(handles) == 1 else "go"
+
+
 def _left(handles: Sequence[JobHandle[Any]], states: Mapping[str, str]) -> str:
+    if len(handles) == 1:
+        return "the job has"
     return f"{len(handles) - len(states):,} of {len(handles):,} jobs have"
 
 

@@ -32,7 +32,7 @@ from creche.cli.values import (
     result_text,
     signature_of,
 )
-from creche.cli.waiting import NOT_BEGUN, held_up_lines, progress_text, remedies
+from creche.cli.waiting import NOT_BEGUN, held_up_lines, progress_text, say_remedies
 from creche.client.client import Client
 from creche.errors import (
     DuplicateJob,
@@ -241,8 +241,7 @@ async def wait_and_print(
             print_json({"id": handle.id, **known, "state": None if job is None else job["state"]})
         how = GONE if job is None and not client.is_connected else _how_it_is(job)
         say("error", f"job {late.job_id} has not ended after {timeout:g} s{how}")
-        for remedy in remedies(job or {}):
-            say("hint", remedy)
+        say_remedies(job or {})
         say("hint", f"`creche result {handle.id}` waits again")
         return Exit.WAITED_OUT
     except JobEnded as ended:

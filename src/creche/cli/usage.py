@@ -98,7 +98,9 @@ def _missing(error: MissingArgumentError) -> str:
     name = positional_name(argument)
     about = " ".join((argument.parameter.help or "").split()).partition(". ")[0].rstrip(".")
     about = f": {about[:1].lower()}{about[1:]}" if about else ""
-    return f"{name} is missing, as in `{_command(error)} {name}`{about}"
+    # What stands before it was given, or it would be the one that is missing.
+    ahead = "... " if argument.index else ""
+    return f"{name} is missing, as in `{_command(error)} {ahead}{name}`{about}"
 
 
 def positional_name(argument: Argument) -> str:

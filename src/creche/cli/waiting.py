@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from creche.cli.output import moment_text
+from creche.cli.output import moment_text, say
 
 _REMEDIES = {
     "paused": "`creche queues resume {queue}` has it taken from again",
@@ -39,6 +39,12 @@ def progress_text(job: Mapping[str, Any]) -> str:
 def _line(reason: Mapping[str, Any]) -> str:
     until_at = reason.get("until_at")
     return str(reason["text"]) + ("" if until_at is None else f" (until {moment_text(until_at)})")
+
+
+def say_remedies(job: Mapping[str, Any]) -> None:
+    """Say on stderr what a person can do about what holds *job* up."""
+    for remedy in remedies(job):
+        say("hint", remedy)
 
 
 def remedies(job: Mapping[str, Any]) -> Iterator[str]:

@@ -73,7 +73,9 @@ async def drain(
 
     It holds until `creche workers resume`, or until the worker is started anew.
     """
-    return await _tell(workers, every, connect, {"slots": 0}, wait, _has_nothing)
+    return await _tell(
+        workers, every, connect, {"slots": 0}, wait, _has_nothing, "runs nothing any more"
+    )
 
 
 @app.command(usage="Usage: creche workers resume [OPTIONS] WORKER...")
@@ -102,7 +104,7 @@ async def stop(
 
     A plane's local workers are started again: that makes it a restart.
     """
-    return await _tell(workers, every, connect, {"leave": True}, wait, _is_another)
+    return await _tell(workers, every, connect, {"leave": True}, wait, _is_another, "has left")
 
 
 async def _tell(
@@ -112,6 +114,7 @@ async def _tell(
     command: dict[str, Any],
     wait_s: float | None = None,
     is_done: Callable[[Row, Row | None], bool] | None = None,
+    came_to: str = "",
 ) -> Exit:
     """Tell workers, and wait for each if that is wanted. The first that is not known ends it, and
     nobody was told then."""
@@ -135,6 +138,7 @@ async def _tell(
                 if left:
                     await trio.sleep(LOOK_S)
         if not left:
+            say("", f"{', '.join(told)}: {came_to}")
             return Exit.DONE
         say("warning", f"not done within {wait_s:g} s, and going on: {', '.join(left)}")
         return Exit.WAITED_OUT

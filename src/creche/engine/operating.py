@@ -71,7 +71,9 @@ class Operating:
         elif slots is None or (type(slots) is int and 0 <= slots <= MAX_SLOTS):
             worker.order(m.Resize(slots))
         else:
-            raise BadQuestion(f"slots is a whole number from 0 to {MAX_SLOTS:,}, or null")
+            raise BadQuestion(
+                f"slots is a whole number from 0 to {MAX_SLOTS:,}; left out: as it was started"
+            )
         return worker.describe(with_tasks=False)
 
     async def _work(self, params: m.Facts) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _unknown(what: str, name: str, known: Collection[str]) -> str:
     elif known:
         some = sorted(known)[:10]
         more = f" and {len(known) - len(some):,} more" if len(known) > len(some) else ""
-        hint = f"there are {', '.join(some)}{more}"
+        hint = f"there {'is' if len(known) == 1 else 'are'} {', '.join(some)}{more}"
     else:
         hint = "there is none yet"
     return f"there is no {what} {name!r}: {hint}"

@@ -248,7 +248,8 @@ def key_text(value: object) -> str:
             text = str(value)
         case _:
             raise ValueError(
-                f"a key is one value, as a text or a number, and not a {type(value).__name__}"
+                "a key is one value, as a text or a number, and not of type "
+                f"{type(value).__name__!r}"
             )
     return shortened(text)
 

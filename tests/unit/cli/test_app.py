@@ -78,6 +78,7 @@ def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str])
         (["submit", "a", "--priority", "urgent"], "is no priority"),
         (["submit", "a", "--tiemout", "3"], "(did you mean '--timeout'?)"),
         (["submit", "a", "1", "--args", "2"], "--args"),
+        (["workers", "resize", "w1"], "SLOTS is missing, as in `creche workers resize ... SLOTS`"),
         (["worker"], "which tasks?"),
         (
             ["worker", "--task-modules", "x", "--queues", "a b,c"],

@@ -69,7 +69,7 @@ def test_what_python_calls_equal_can_be_two_keys_and_tuples_are_lists():
     assert value_text(date(2027, 1, 2)) != value_text("2027-01-02")
     assert value_text(datetime(2027, 1, 2, tzinfo=UTC)) == "datetime(2027-01-02 00:00:00+00:00)"
     assert value_text(UUID(int=1)).startswith("UUID(")
-    with pytest.raises(ValueError, match="not a object"):
+    with pytest.raises(ValueError, match="not of type 'object'"):
         value_text(object())
 
 

@@ -94,7 +94,7 @@ def test_a_key_can_be_computed():
     with pytest.raises(InvalidArguments, match="unique key cannot be told: Attribute"):
         unique.facts_of([7], {})
     odd = made(call, unique=lambda user, **_: object())
-    with pytest.raises(InvalidArguments, match="not a object"):
+    with pytest.raises(InvalidArguments, match="not of type 'object'"):
         odd.facts_of([1], {})
 
 
