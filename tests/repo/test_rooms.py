@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 # What stands in the layers contract, whether it is built yet or not.
 ROOMS = [
     "errors",
+    "host",
     "pipe",
     "events",
     "model",

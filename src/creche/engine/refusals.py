@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from creche.engine.catalog import AT_MOST_ONCE
-from creche.engine.options import check_options
+from creche.engine.options import AT_MOST_ONCE, check_options
 from creche.model.ids import made_at
 from creche.model.names import MAX_NAME, why_no_queue
 from creche.wire import messages as m
