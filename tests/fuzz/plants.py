@@ -109,6 +109,15 @@ def _look_on_disk_only(standing: Callable[..., Any]) -> Callable[..., Any]:
     return stored_standing
 
 
+def _overwrite_what_goes(oust: Callable[..., Any]) -> Callable[..., Any]:
+    def oust_alone(self: Any, rows: Any) -> Any:
+        if rows:
+            self._open.ousts.clear()
+        return oust(self, rows)
+
+    return oust_alone
+
+
 PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "answer-early": (Submissions, "_arrive", _answer_before_the_commit),
     "no-fencing": (Leases, "finished", _do_not_look_at_the_token),
@@ -119,6 +128,7 @@ PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "fire-beside": (Core, "unfinished", _take_all_for_ended),
     "retry-twice": (DeadJobs, "_decide", _forget_that_it_was_retried),
     "two-at-once": (UniqueKeys, "_standing", _look_on_disk_only),
+    "forget-replaced": (Journal, "oust", _overwrite_what_goes),
     "open-queue": (Limits, "_look_at_queue", _leave_open),
 }
 

@@ -42,7 +42,8 @@ def test_whatever_happens_whoever_submits_gets_the_one_right_answer() -> None:
 @pytest.mark.slow
 # Others show only when all else is over, which takes long: `python -m tests.fuzz --plant`.
 @pytest.mark.parametrize(
-    "plant", ["answer-early", "fire-again", "retry-twice", "open-queue", "two-at-once"]
+    "plant",
+    ["answer-early", "fire-again", "retry-twice", "open-queue", "two-at-once", "forget-replaced"],
 )
 def test_a_mistake_in_the_engine_is_found_and_printed_as_the_command_that_repeats_it(
     plant: str,

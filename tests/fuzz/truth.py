@@ -130,8 +130,13 @@ class Truth:
 
     def state_of(self, job_id: bytes) -> JobState | None:
         """Return the state of a job on disk, None if it has ended or is not there."""
-        standing = (job.state for seq, job in self._standing.items() if self.by_seq[seq] == job_id)
-        return next(standing, None)
+        standing = self.standing_of(job_id)
+        return None if standing is None else standing.state
+
+    def standing_of(self, job_id: bytes) -> NewJob | Change | None:
+        """Return how a job stands on disk, None if it has ended or is not there."""
+        found = (job for seq, job in self._standing.items() if self.by_seq[seq] == job_id)
+        return next(found, None)
 
     # --- the store ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from tests.fuzz.truth import Known
 
 from creche.model.job import JobState
 from creche.model.unique import key_name
-from creche.store.base import Batch, NewJob
+from creche.store.base import Batch, Change, NewJob, Recovery
 from creche.wire import messages as m
 from creche.wire.payload import decode_call
 
@@ -29,6 +29,11 @@ RULES: dict[str, m.Facts] = {
 
 ONE = ("one", "only", "k='a'", "k='b'", "k='c'")
 """What keys begin with of which one job waits or runs."""
+
+REPLACING = ("last", "now", "quiet")
+"""What keys begin with of which a job takes the place of one that waits."""
+
+REPLACED = "it is replaced"
 
 DECLARATION: m.Facts = {
     "name": "single",
@@ -53,7 +58,17 @@ class Key(NamedTuple):
     @property
     def is_held_once(self) -> bool:
         """Whether of those that have it one waits or runs."""
-        return self.kind == "unique" and self.text.rstrip("0123456789") in ONE
+        return self.kind == "unique" and self.word in ONE
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether who has it next is to replace who has it, if that one waits."""
+        return self.kind == "unique" and self.word in REPLACING
+
+    @property
+    def word(self) -> str:
+        """What it begins with."""
+        return self.text.rstrip("0123456789")
 
 
 def keys_of(message: m.Submit) -> list[Key]:
@@ -69,8 +84,17 @@ def keys_of(message: m.Submit) -> list[Key]:
     return keys
 
 
+class Seen(NamedTuple):
+    """Who had a key when another submission was made, and its last attempt then; None: it did not
+    wait."""
+
+    holder: bytes | None
+    attempt: int | None
+
+
 class Twins:
-    """Looks at who has a key whenever a batch is on disk."""
+    """Looks at who has a key whenever a batch is on disk, and at who is to have gone when a plane
+    starts."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -80,17 +104,31 @@ class Twins:
         """Idempotency keys that jobs have because a submission was one with them, as was told."""
         self._disturbed: set[Key] = set()
         """Those that a job of the plane's own has taken: it asks nobody."""
+        self._seen: dict[bytes, Seen] = {}
+        """By the ids of submissions that may replace somebody."""
+        self._replaced: dict[bytes, int | None] = {}
+        """Unfinished jobs that are to go, with the attempt that they had last; None: whatever they
+        have begun since."""
 
-    def draw(self, options: m.Facts, task: str) -> None:
-        """Have a submission say keys, now and then."""
+    def draw(self, options: m.Facts, task: str, key: str | None = None) -> None:
+        """Have a submission say keys, now and then, or *key*."""
         rng = self._world.rng
-        if task != DECLARATION["name"] and rng.random() < 0.2:
-            word = rng.choice(list(RULES))
-            options["unique"] = {"key": f"{word}{rng.randint(1, 3)}", **RULES[word]}
+        if key is not None or (task != DECLARATION["name"] and rng.random() < 0.2):
+            key = key or f"{rng.choice(list(RULES))}{rng.randint(1, 3)}"
+            word = key.rstrip("0123456789")
+            options["unique"] = {"key": key, **RULES[word]}
             if word == "quiet":
                 options.pop("delay_s", None)
         if rng.random() < 0.1:
             options["idempotency_key"] = f"order {rng.randint(1, 5)}"
+
+    def submitted(self, message: m.Submit) -> None:
+        """Somebody is about to submit this for the first time."""
+        for key in keys_of(message):
+            if key.is_taken_over:
+                holder = self._holders[key][-1] if self._holders[key] else None
+                waits = self._stands(holder, is_running_too=False) if holder is not None else None
+                self._seen[message.id] = Seen(holder, waits)
 
     def recognise(self, job: NewJob, batch: Batch) -> Known | None:
         """None of what the plane submits is of these."""
@@ -99,6 +137,7 @@ class Twins:
     def committed(self, batch: Batch) -> None:
         """A batch is on disk."""
         truth = self._world.truth
+        self._let_go_on(batch)
         touched: set[Key] = set()
         names = {row.name for row in batch.keys}
         for job in batch.jobs:
@@ -113,6 +152,8 @@ class Twins:
                     waits_for_room = self._world.kind == "memory"
                     must = is_told and not known.is_by_plane and not waits_for_room
                     truth.check(not must, f"a job has the key that it says: {key}", job.id)
+                    if waits_for_room and key.is_taken_over:
+                        self._take(key, job.id, known)  # it has replaced, and is replaced itself
                     continue
                 self._take(key, job.id, known)
                 touched.add(key)
@@ -128,7 +169,61 @@ class Twins:
         if not key.is_held_once:
             for other in holders:
                 truth.jobs[other].is_cancelled = True  # it may be, as this one takes its place
+        if holders and key.is_taken_over and key not in self._disturbed:
+            self._replaces(key, holders[-1], job_id)
         holders.append(job_id)
+
+    # --- what is replaced -----------------------------------------------------------------------
+
+    def _replaces(self, key: Key, old: bytes, new: bytes) -> None:
+        """A job is on disk that has a key after another one: note that this one is to go, if it is
+        plain that it stood so when that was decided, which was after *new* was submitted."""
+        if self._world.kind == "memory":
+            return  # what waits for room is decided before it is on its way
+        is_running_too = key.word == "now"
+        attempt = self._stands(old, is_running_too)
+        seen = self._seen[new]
+        if attempt is None:
+            return
+        if is_running_too:
+            self._replaced[old] = None
+        elif attempt == (seen.attempt if seen.holder == old else 0):
+            self._replaced[old] = attempt
+
+    def _stands(self, job_id: bytes, is_running_too: bool) -> int | None:
+        """Return the last attempt of a job that waits, or runs as well, on disk and in the plane;
+        None if it does not, or the two do not say the same."""
+        standing = self._world.truth.standing_of(job_id)
+        if standing is None:
+            return None
+        attempt = standing.attempt if isinstance(standing, Change) else 0
+        core = self._world.core
+        job = None if core is None else core.by_id.get(job_id)
+        for state in (standing.state, standing.state if job is None else job.state):
+            if not (state.is_waiting or (is_running_too and state is JobState.RUNNING)):
+                return None
+        return None if job is not None and job.attempt != attempt else attempt
+
+    def _let_go_on(self, batch: Batch) -> None:
+        """What began before it could be cancelled goes on."""
+        truth = self._world.truth
+        for change in batch.changes:
+            job_id = truth.by_seq.get(change.seq, b"")
+            attempt = self._replaced.get(job_id)
+            if attempt is not None and change.attempt > attempt:
+                del self._replaced[job_id]
+                if truth.jobs[job_id].must_not_begin == REPLACED:
+                    truth.jobs[job_id].must_not_begin = ""
+
+    def opened(self, recovery: Recovery) -> None:
+        """A plane starts: it cancels what the last one was to."""
+        truth = self._world.truth
+        for job_id in self._replaced:
+            if truth.state_of(job_id) is not None:
+                truth.count("to go at a start")
+                truth.jobs[job_id].must_not_begin = REPLACED
+
+    # --- what is seen ---------------------------------------------------------------------------
 
     def _look_at(self, key: Key) -> None:
         truth, holders = self._world.truth, self._holders[key]

@@ -23,7 +23,7 @@ from tests.fuzz.queues import QUEUES, Gatekeeper
 from tests.fuzz.stores import DiskLike, FileStore, Rig, Weather
 from tests.fuzz.truth import Known, Truth
 from tests.fuzz.twins import DECLARATION as SINGLE
-from tests.fuzz.twins import Twins
+from tests.fuzz.twins import REPLACING, Twins
 from trio._core import _run as trio_run
 
 from creche.channel.memory import Fate, Faults, MemoryListener
@@ -85,7 +85,7 @@ class World:
         self.graveyard = Graveyard(self)
         self.twins = Twins(self)
         self.truth.books = [self.graveyard, self.clockwork, self.twins]
-        self.truth.openings = [self.clockwork.opened]
+        self.truth.openings = [self.clockwork.opened, self.twins.opened]
         self.gatekeeper = Gatekeeper(self)
         self.weather = Weather()
         self.listener = MemoryListener()
@@ -180,12 +180,15 @@ class World:
 
     # --- jobs -----------------------------------------------------------------------------------
 
-    def submit_one(self, party: Party, parent: Token | None = None) -> None:
-        """Have a job submitted, or one that somebody has submitted before."""
+    def submit_one(
+        self, party: Party, parent: Token | None = None, key: tuple[str, str] | None = None
+    ) -> None:
+        """Have a job submitted, or one that somebody has submitted before; or one of a task with a
+        unique *key*."""
         rng = self.rng
         if len(party.pending) >= MOST_PENDING:
             return
-        if self.truth.jobs and parent is None and rng.random() < 0.05:
+        if self.truth.jobs and parent is None and key is None and rng.random() < 0.05:
             known = rng.choice(list(self.truth.jobs.values()))
             if "parent" not in (known.submit.options or {}) and not known.is_by_plane:
                 party.submit(known.submit)
@@ -194,7 +197,10 @@ class World:
         now = self.now()
         task = rng.choice(list(DECLARATIONS))
         options = draw_options(rng, now)
-        self.twins.draw(options, task)
+        word = None
+        if key is not None:
+            task, word = key
+        self.twins.draw(options, task, word)
         if parent is not None:
             options["parent"] = list(parent)
         message = m.Submit(
@@ -208,6 +214,7 @@ class World:
             options or None,
         )
         self.truth.jobs[message.id] = self.known(message, number)
+        self.twins.submitted(message)
         party.submit(message)
 
     def next_number(self) -> int:
@@ -292,6 +299,15 @@ class World:
             case "submit":
                 for _ in range(rng.choice([1, 1, 3, 10])):
                     self.submit_one(client)
+            case "replace":
+                key = (
+                    rng.choice(["plain", "again"]),
+                    f"{rng.choice(REPLACING)}{rng.randint(1, 3)}",
+                )
+                for _ in range(rng.choice([1, 2, 3])):
+                    self.submit_one(client, key=key)
+                if rng.random() < 0.4:
+                    weather.loss = "after"
             case "cancel" if self.truth.jobs:
                 some = list(self.truth.jobs)[-30:]
                 client.cancel(rng.sample(some, min(len(some), rng.choice([1, 1, 5]))))
@@ -492,8 +508,9 @@ class World:
 Lane.__hash__ = lambda lane: lane.number  # type: ignore[method-assign]
 
 HAPPENINGS = {
-    "submit": 30, "cancel": 8, "cancel all": 0.3, "worker comes": 8, "worker leaves": 2,
-    "worker dies": 3, "worker is deaf": 2, "worker announces": 3, "worker resizes": 3,
+    "submit": 30, "replace": 3, "cancel": 8, "cancel all": 0.3, "worker comes": 8,
+    "worker leaves": 2, "worker dies": 3, "worker is deaf": 2, "worker announces": 3,
+    "worker resizes": 3,
     "worker hands back": 3, "worker misreports": 3, "client unwatches": 2, "queue is set": 2,
     "schedule is made": 2, "schedule is meddled with": 1.5, "dead are retried": 4,
     "dead are discarded": 1, "ask again": 1, "cut": 4, "cut all": 1,
