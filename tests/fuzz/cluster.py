@@ -29,6 +29,7 @@ from creche.errors import (
     SubmissionUncertain,
 )
 from creche.host import Host
+from creche.peer.handle import JobHandle
 from creche.store.base import Batch, Duplicate, Recovery, Store
 from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
@@ -37,6 +38,7 @@ from creche.testing.cluster import Cluster, open_cluster
 from creche.worker.runner import Worker
 
 JOBS = 60
+RETRIES = 3
 ANSWERED_S = 5000.0
 """By when everybody has an answer."""
 
@@ -60,9 +62,16 @@ class Town:
         self.weather = Weather()
         self.begun: Counter[int] = Counter()
         self.failures = {n: rng.choice([0, 0, 1, 2, 5]) for n in range(JOBS)}
+        self.hopeless = {n for n, fails in self.failures.items() if fails > RETRIES}
         self.cuts = rng.choice([0.0, 0.005, 0.03])
         self.tasks = self._make_tasks()
         self.answers: Counter[str] = Counter()
+        self.keyed: dict[str, set[int]] = {name: set() for name in self.tasks}
+        """Jobs that were submitted with a key, by their tasks: each may be one with another."""
+        self.ids: dict[tuple[str, str], str] = {}
+        """The job of each idempotency key, by its task and the key."""
+        self.results: dict[str, int] = {}
+        """By the ids of jobs."""
         self.is_at_peace = False
         self.inner: Store = MemoryStore() if rng.random() < 0.3 else DiskLike()
         self.settings = PlaneSettings(
@@ -84,7 +93,7 @@ class Town:
             await town.work(n)
             return n
 
-        @task(registry=registry, retries=3, backoff=0.5)
+        @task(registry=registry, retries=RETRIES, backoff=0.5)
         async def again(n: int) -> int:
             await town.work(n)
             if town.failures[n] > 0:
@@ -146,10 +155,15 @@ class Town:
         said = self.tasks[name]
         if rng.random() < 0.3:
             said = said.with_options(countdown=rng.choice([0.1, 1.0, 5.0, 70.0]))
-        allowed, fails = 3, self.failures[n]
+        said, key = self._draw_keys(said, name, n)
+        may_be = {n}
         try:
             handle = await client.submit(said, n)
-            truth.note(f"job {n} ({name}) is accepted")
+            met = "one with" if handle.is_existing else "accepted as"
+            truth.note(f"job {n} ({name}) is {met} {handle}")
+            self._look_at_id(name, n, key, handle)
+            if handle.is_existing:
+                may_be = self.keyed[name] - {n}
             result = await handle.result()
         except SubmissionUncertain:
             answer = "uncertain"
@@ -164,19 +178,48 @@ class Town:
         except JobFailed as error:
             answer = "failed"
             truth.check(
-                name == "again" and fails > allowed, f"job {n} ({name}) fails for a reason: {error}"
+                name == "again" and not self.hopeless.isdisjoint(may_be),
+                f"job {n} ({name}) fails for a reason: {error}",
             )
         else:
             answer = "done"
-            truth.check(result == n, f"everybody gets their own answer: job {n}, not {result}")
-            truth.check(self.begun[n] > 0, f"what has a result has run: job {n}")
+            truth.check(result in may_be, f"everybody gets their own answer: job {n}, not {result}")
+            truth.check(self.begun[result] > 0, f"what has a result has run: job {result}")
             truth.check(
-                name != "again" or self.failures[n] == 0, f"what failed is tried again: job {n}"
+                name != "again" or self.failures[result] == 0,
+                f"what failed is tried again: job {result}",
             )
+            same = self.results.setdefault(str(handle), result) == result
+            truth.check(same, f"one job has one result: job {n}, {result}")
         truth.note(f"job {n} ({name}): {answer}")
         self.answers[answer] += 1
+        if n not in may_be:
+            self.answers["one with another"] += 1
+            truth.check(not self.begun[n], f"what is one with another job does not run: job {n}")
         if name == "once":
             truth.check(self.begun[n] <= 1, f"what runs at most once runs once: job {n}")
+
+    def _draw_keys(
+        self, said: Task[[int], int], name: str, n: int
+    ) -> tuple[Task[[int], int], str | None]:
+        """Have a submission say what it may be one with, now and then; return its idempotency key
+        too."""
+        rng, key = self.rng, None
+        if rng.random() < 0.3:
+            key = f"order {rng.randint(1, 4)}"
+            said = said.with_options(idempotency_key=key)
+            self.truth.note(f"job {n} says {key}")
+        if rng.random() < 0.3:
+            said = said.with_options(unique=lambda n: str(n % 4))
+        elif key is None:
+            return said, None
+        self.keyed[name].add(n)
+        return said, key
+
+    def _look_at_id(self, name: str, n: int, key: str | None, handle: JobHandle[int]) -> None:
+        if key is not None:
+            same = self.ids.setdefault((name, key), str(handle)) == str(handle)
+            self.truth.check(same, f"one idempotency key is one job: job {n}, {key}")
 
     # --- trouble --------------------------------------------------------------------------------
 
