@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from creche.channel.memory import Fate, Faults
+from creche.cli.queues import lane_rows
 from creche.engine.children import Child
 from creche.engine.scaling import Load, Pool, Scale
 from creche.errors import Refused
@@ -244,3 +245,45 @@ async def test_a_queue_of_an_older_store_works_whatever_its_name(autojump_clock)
             )
             await client.resume_queue("two words")
             assert await job.result() == 1
+
+
+async def test_of_very_many_queues_those_come_first_where_something_is_to_be_seen(autojump_clock):
+    async with open_cluster([nap]) as cluster, cluster.client() as client:
+
+        async def seen() -> list[str]:
+            return [queue["queue"] for queue in (await client.ask("overview"))["queues"]]
+
+        few = [f"q{n:02}" for n in range(50)]
+        for name in few:
+            await client.ask("set-queue", {"queue": name, "is_new": True, "limit": 5})
+        assert await seen() == few
+        for name in few:
+            await client.limit_queue(name)
+        waits = await client.delay("nap", 1, queue="waits")
+        for name in few:
+            job = await client.delay("nap", 1, queue=name, countdown=1e6)
+            await job.cancel()
+        await client.ask("set-queue", {"queue": "zz", "is_new": True, "paused": True})
+        names = await seen()
+        assert names[:2] == ["zz", "waits"]
+        assert [each["queue"] for each in (await client.ask("queues"))["queues"]] == sorted(names)
+        await waits.cancel()
+
+
+async def test_a_queue_at_its_own_limit_is_shut_until_there_is_room(autojump_clock):
+    async with open_cluster([nap]) as cluster, cluster.client() as client:
+
+        async def shut() -> bool:
+            (queue,) = (await client.ask("queues"))["queues"]
+            return queue["shut"]
+
+        first = await client.submit(nap, 10)
+        await client.limit_queue("default", limit=1)
+        await trio.sleep(1)
+        assert await shut()
+        assert "limited, 1 at a time" in [
+            row["state"] for row in lane_rows((await client.ask("queues"))["queues"])
+        ]
+        await first.result()
+        await trio.sleep(1)
+        assert not await shut()

@@ -117,7 +117,7 @@ def lane_rows(queues: Iterable[Row]) -> Iterator[Row]:
 
 def state_text(queue: Row, lane: Row) -> str:
     """Return whether a lane is taken from now, and what was said of its queue."""
-    is_limited = lane["shut"] and not queue["paused"]
+    is_limited = (lane["shut"] or queue.get("shut")) and not queue["paused"]
     return ", ".join(filter(None, ("limited" if is_limited else "", _said(queue))))
 
 

@@ -101,7 +101,8 @@ def _queue_state(queue: Mapping[str, Any], lanes: Iterable[Mapping[str, Any]]) -
     """Say whether a queue is taken from, and what a person has said of it; nothing if all is as
     usual."""
     is_paused, limit, rate = queue.get("paused") is True, queue.get("limit"), queue.get("rate")
-    is_limited = not is_paused and any(lane.get("shut") is True for lane in lanes)
+    is_shut = queue.get("shut") is True or any(lane.get("shut") is True for lane in lanes)
+    is_limited = is_shut and not is_paused
     words = ["paused" if is_paused else "", "limited" if is_limited else ""]
     words.append("" if limit is None else f"{_count(limit):,} at a time")
     return ", ".join(filter(None, [*words, _text(rate)]))

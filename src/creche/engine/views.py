@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from creche.wire.payload import decode_value
 if TYPE_CHECKING:
     from creche.engine.core import Core
     from creche.engine.lane import Lane
+    from creche.engine.level import Level
 
 logger = logging.getLogger("creche.plane")
 
@@ -52,6 +53,9 @@ MAX_WORKERS = 1000
 tasks as they like, and one answer is one step of the plane and one message."""
 OVERVIEW_LANES = 400
 OVERVIEW_WORKERS = 200
+BY_NAME = 50
+"""Queues up to which the overview has them by name; of more, those come first where something is
+to be seen."""
 
 
 EVENTS = "events"
@@ -212,7 +216,7 @@ class Views:
     async def _queues(self, params: m.Facts) -> dict[str, Any]:
         return self._describe_queues(MAX_LANES)
 
-    def _describe_queues(self, most: int) -> dict[str, Any]:
+    def _describe_queues(self, most: int, *, by_name_up_to: int | None = None) -> dict[str, Any]:
         running = Counter(
             job.lane.queue
             for worker in self._core.sessions.workers()
@@ -222,7 +226,18 @@ class Views:
         shown = lanes_left_out = queues_left_out = 0
         settings = self._core.limits.queues
         by_name = {**dict.fromkeys(settings, ()), **self._core.lanes.queues}
-        for name, levels in sorted(by_name.items()):
+        order = sorted(by_name)
+        if by_name_up_to is not None and len(order) > by_name_up_to:
+            order.sort(
+                key=lambda name: (
+                    name not in settings,
+                    not running[name],
+                    *_has_none(by_name[name]),
+                )
+            )
+        shut = self._core.lanes.shut_queues
+        for name in order:
+            levels = by_name[name]
             lanes = [lane for level in levels if level is not None for lane in level.lanes()]
             some = lanes[: most - shown]
             shown += len(some)
@@ -236,6 +251,7 @@ class Views:
                     "queue": name,
                     "lanes": described,
                     "running": running[name],
+                    "shut": name in shut,
                     **settings.get(name, NOTHING_SAID).as_shown(),
                 }
             )
@@ -271,7 +287,7 @@ class Views:
         recent = await self._jobs({"limit": RECENT})
         return {
             "health": await self._health({}),
-            **self._describe_queues(OVERVIEW_LANES),
+            **self._describe_queues(OVERVIEW_LANES, by_name_up_to=BY_NAME),
             **self._describe_workers(OVERVIEW_WORKERS, with_tasks=False),
             "jobs": recent["jobs"],
         }
@@ -398,6 +414,13 @@ def _describe_try(row: TryRow) -> dict[str, Any]:
         "ended_at": row.ended_at,
         "error": None if failure is None else failure.as_data(),
     }
+
+
+def _has_none(levels: Iterable[Level | None]) -> tuple[bool, bool]:
+    """Whether no jobs of a queue wait for a slot, and whether none wait for their time."""
+    lanes = [lane for level in levels if level is not None for lane in level.lanes()]
+    has_ready = any(lane.ready or lane.stored for lane in lanes)
+    return not has_ready, not any(lane.delayed for lane in lanes)
 
 
 def _describe_lane(lane: Lane) -> dict[str, Any]:
