@@ -52,7 +52,7 @@ def test_a_drained_worker_leaves_its_jobs_to_the_other_until_it_is_resumed(plane
     done = plane.run("workers", "drain", first, "--wait", "30")
     assert (done.returncode, done.stderr) == (
         0,
-        f"1 worker was told\n{first}: runs nothing any more\n",
+        f"1 worker was told\ndrained: {first}\n",
     )
     for _ in range(3):
         assert plane.run("submit", "add", "1").returncode == 0
@@ -104,7 +104,7 @@ def test_a_program_without_a_loop_drains_resizes_resumes_and_stops_a_worker(plan
 def test_a_local_worker_that_is_stopped_is_started_again(plane: Plane) -> None:
     name = names_of(plane)[0]
     done = plane.run("workers", "stop", name, "--wait", "30")
-    assert (done.returncode, done.stderr) == (0, f"1 worker was told\n{name}: has left\n")
+    assert (done.returncode, done.stderr) == (0, f"1 worker was told\nleft: {name}\n")
     wait_for_workers(plane, 2)
 
 

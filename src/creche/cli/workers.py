@@ -73,9 +73,7 @@ async def drain(
 
     It holds until `creche workers resume`, or until the worker is started anew.
     """
-    return await _tell(
-        workers, every, connect, {"slots": 0}, wait, _has_nothing, "runs nothing any more"
-    )
+    return await _tell(workers, every, connect, {"slots": 0}, wait, _has_nothing, "drained")
 
 
 @app.command(usage="Usage: creche workers resume [OPTIONS] WORKER...")
@@ -104,7 +102,7 @@ async def stop(
 
     A plane's local workers are started again: that makes it a restart.
     """
-    return await _tell(workers, every, connect, {"leave": True}, wait, _is_another, "has left")
+    return await _tell(workers, every, connect, {"leave": True}, wait, _is_another, "left")
 
 
 async def _tell(
@@ -138,7 +136,7 @@ async def _tell(
                 if left:
                     await trio.sleep(LOOK_S)
         if not left:
-            say("", f"{', '.join(told)}: {came_to}")
+            say("", f"{came_to}: {', '.join(told)}")
             return Exit.DONE
         say("warning", f"not done within {wait_s:g} s, and going on: {', '.join(left)}")
         return Exit.WAITED_OUT
