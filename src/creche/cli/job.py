@@ -22,6 +22,7 @@ from creche.errors import (
 from creche.model.failure import Failure
 from creche.model.filter import Filter
 from creche.model.job import JobState
+from creche.model.retry import RetryPolicy
 from creche.peer.dead import pages
 from creche.peer.handle import to_id
 from creche.wire.payload import decode_call, decode_value
@@ -233,7 +234,27 @@ _FATES = {
 
 def _failures_text(record: dict[str, Any]) -> str:
     retries = record.get("retry", {}).get("retries", 0)
-    return f"{record['failures']} ({retries} {'retry' if retries == 1 else 'retries'} allowed)"
+    allowed = f"{retries} {'retry' if retries == 1 else 'retries'} allowed"
+    too_late = _why_too_late(record)
+    return f"{record['failures']} ({allowed}{f'; {too_late}' if too_late else ''})"
+
+
+def _why_too_late(record: dict[str, Any]) -> str | None:
+    """Return which end came before a further attempt at a job that has failed; None if none did."""
+    if record["state"] != JobState.FAILED.word or record.get("ended_at") is None:
+        return None
+    policy = RetryPolicy.from_data(record.get("retry") or {})
+    failures = record["failures"]
+    if policy.retries is not None and failures > policy.retries:
+        return None
+    due_at = record["ended_at"] + policy.delay_s(failures, 0.0)
+    deadline_at = ((record.get("options") or {}).get("limits") or {}).get("deadline_at")
+    if deadline_at is not None and due_at >= deadline_at:
+        return f"the next attempt would have come after its deadline, {moment_text(deadline_at)}"
+    give_up_s = policy.give_up_after
+    if give_up_s is not None and due_at >= record["submitted_at"] + give_up_s:
+        return f"the next attempt would have come after give_up_after, {give_up_s:g} s"
+    return None
 
 
 def _attempt_text(made: dict[str, Any]) -> str:
