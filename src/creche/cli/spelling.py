@@ -15,7 +15,7 @@ from creche.errors import (
 )
 
 _QUOTED = r"'[^']*'|\"[^\"]*\""
-_ENGLISH = {"at": r"at(?==|\)| is\b)"}
+_ENGLISH = {"at": r"at(?==|\)| is\b| (?:both|all) say\b)"}
 """Parameters whose names are words of every sentence, and what follows where they are meant."""
 
 

@@ -84,9 +84,9 @@ class Rule:
     def __post_init__(self) -> None:
         said = [name for name in ("cron", "every", "at") if getattr(self, name) is not None]
         if len(said) != 1:
-            both = " and ".join(said)
+            several = f"{', '.join(said[:-1])} and {said[-1]}" if said else ""
             raise ValueError(
-                f"{both} both say when: give one of them"
+                f"{several} {'both' if len(said) == 2 else 'all'} say when: give one of them"
                 if said
                 else "a schedule says when: cron='0 3 * * *', every=60, or a moment (at)"
             )

@@ -7,7 +7,9 @@ import pytest
 from creche.cli.spelling import in_options, names_of, spelled_as
 from creche.errors import Refused, SettingsError
 
-NAMES = names_of("eta", "at", "tz", "cron", "missed", "missed_within", timeout="time-limit")
+NAMES = names_of(
+    "eta", "at", "every", "tz", "cron", "missed", "missed_within", timeout="time-limit"
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ NAMES = names_of("eta", "at", "tz", "cron", "missed", "missed_within", timeout="
         ("cron='0 3 * * *', or a moment (at)", "--cron '0 3 * * *', or a moment (--at)"),
         ("missed_within and missed='all', at once", "--missed-within and --missed all, at once"),
         ("look at it at 5: at is in the past", "look at it at 5: --at is in the past"),
+        ("every and at both say when", "--every and --at both say when"),
+        ("cron, every and at all say when", "--cron, --every and --at all say when"),
         ("there is no schedule 'eta timeout'", "there is no schedule 'eta timeout'"),
         ("say --timeout, or a beta of pretzel", "say --timeout, or a beta of pretzel"),
     ],
