@@ -211,7 +211,7 @@ def check_together(where: str, options: SubmitOptions, *, is_whole: bool = True)
     eta, deadline_at = options.eta, limits.deadline_at
     if eta is not None and deadline_at is not None and eta.timestamp() >= deadline_at:
         raise TaskDefinitionError(
-            f"{where}: with eta={eta.isoformat()} it may not run before its deadline has passed "
+            f"{where}: with eta={eta.isoformat()} its time is up before it may run "
             f"(deadline={_shown(deadline_at)})"
         )
     policy = options.retry
@@ -281,8 +281,8 @@ def check_by_clock(where: str, options: SubmitOptions, now: float) -> None:
         )
     if countdown is not None and deadline_at is not None and now + countdown >= deadline_at:
         raise TaskDefinitionError(
-            f"{where}: with countdown={countdown:g} it may not run before its deadline has "
-            f"passed (deadline={_shown(deadline_at)})"
+            f"{where}: with countdown={countdown:g} its time is up before it may run "
+            f"(deadline={_shown(deadline_at)})"
         )
 
 

@@ -130,7 +130,7 @@ def test_what_a_task_cannot_say_is_refused_where_it_is_said(
         ({"countdown": 60, "expires": 5}, "it has expired (expires=5) before it may run"),
         (
             {"eta": MOMENT, "deadline": MOMENT},
-            "it may not run before its deadline has passed (deadline=2027-01-31",
+            "its time is up before it may run (deadline=2027-01-31",
         ),
         ({"give_up_after": 0.5}, "no retry is ever due: the first one waits for backoff=1 s"),
         ({"deadline": MOMENT.replace(tzinfo=None)}, "no time zone"),
