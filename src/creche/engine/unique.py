@@ -409,7 +409,8 @@ class UniqueKeys:
         """The job that a submission is one with is on disk: have its keys written, too."""
         submission_id = follower.message.id
         taking = self.takings[submission_id]
-        self._followers.setdefault(submission_id, []).append(follower)
+        # Before those that are one with it because of these keys.
+        self._followers.setdefault(submission_id, []).insert(0, follower)
         if not taking.is_written:
             taking.is_written = True
             rows = [KeyRow(name, taking.seq, taking.submitted_at) for name in taking.names]
