@@ -222,9 +222,9 @@ class Truth:
         if end.state is JobState.SUCCEEDED:
             said = None if end.outcome is None else decode_value(end.outcome)
             self.check(
-                said is not None and said[0] == end.seq and said[2:4] == [end.attempt, end.holder],
+                said == [end.seq, *known.offers[-1], end.holder],
                 f"the result is of the attempt that held the lease: {said} and not "
-                f"{end.seq}, {end.attempt}, {end.holder}",
+                f"{end.seq}, {known.offers[-1]}, {end.holder}",
                 job_id,
             )
 
