@@ -12,6 +12,7 @@ is killed between the two does it at its next start."""
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -502,9 +503,9 @@ class UniqueKeys:
     def released(self, submission_id: bytes) -> None:
         """A submission with keys was not stored, and will not be: who had them before has them, and
         who waited for it is decided anew."""
-        released = [submission_id]
+        released = deque([submission_id])
         while released:
-            this_id = released.pop()
+            this_id = released.popleft()
             taking = self.takings.pop(this_id, None)
             if taking is not None:
                 for after in taking.after.values():

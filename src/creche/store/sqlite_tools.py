@@ -81,7 +81,10 @@ DEAD_SINCE = 6
 """The version of the schema from which on there is a set of dead jobs."""
 
 KEYS_SINCE = 7
-"""The version of the schema from which on there are unique keys, and jobs that others replace."""
+"""The version of the schema from which on there are unique keys."""
+
+OUSTED_SINCE = 8
+"""The version of the schema from which on jobs that others replace have a table of their own."""
 
 _WRONG_DEAD = (
     "SELECT count(*) FROM dead d"
@@ -198,6 +201,7 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
         ).fetchone()
         if found:
             problems.append(f"{found:,} unique keys are of jobs that are not there, or are damaged")
+    if version >= OUSTED_SINCE:
         (found,) = connection.execute(_WRONG_OUSTED).fetchone()
         if found:
             problems.append(
