@@ -201,6 +201,29 @@ async def test_who_has_such_a_key_and_leaves_gives_it_back(autojump_clock: objec
         }
 
 
+async def test_a_key_that_two_have_submitted_as_one_is_kept_when_one_of_them_leaves(
+    autojump_clock: object,
+) -> None:
+    store = Slow()
+    async with open_house(make_store=lambda: store) as house, house.client("b").connected() as b:
+        store.may_commit = trio.Event()
+        async with house.client("a").connected() as a, house.client("c").connected() as c:
+            await c.say(first := unique(c, 1, EXISTING))
+            await trio.sleep(0.1)
+            both = a.submit(2, options={"unique": EXISTING, "idempotency_key": "K"})
+            await a.say(both)
+            await trio.sleep(0.1)
+            await b.say(both._replace(n=77))
+            await trio.sleep(0.1)
+            await a.say(m.Goodbye("that was it"))
+            await trio.sleep(1)
+            store.may_commit.set()
+            await c.hear(m.Accepted)
+            assert (await b.hear(m.Existing)).id == first.id
+        await b.say(b.submit(3, options={"idempotency_key": "K"}))
+        assert (await b.hear(m.Existing)).id == first.id
+
+
 async def test_on_a_full_disk_who_lends_a_key_is_declined_as_anybody_is(
     autojump_clock: object,
 ) -> None:

@@ -151,7 +151,8 @@ class Delays:
         if not self._is_reading:
             first = min(first, self._read_at)
         if self._has_begun:
-            self._alarm.set(max(first, self._core.now() + self._pause_s()))
+            pause_s = self._pause_s()
+            self._alarm.set(max(first, self._core.now() + pause_s) if pause_s else first)
 
     def _look(self) -> None:
         """Let go of what is due, and have read what will be soon."""

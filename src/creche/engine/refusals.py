@@ -84,18 +84,20 @@ def _times_refusal(core: Core, message: m.Submit, options: m.Facts) -> tuple[str
     if not delay_s and not due_at:
         return None
     limits = options.get("limits") or {}
-    wait_s = delay_s or (due_at or 0.0) - core.now()
-    when = f"in {wait_s:,.3g} s"
+    now = core.now()
+    wait_s = delay_s or (due_at or 0.0) - now
     expires_s = limits.get("expires_s")
     whose = ""
     if expires_s is None:
         expires_s, whose = core.catalog.defaults(message.task).expires_s, " as its task says,"
     if expires_s is not None and wait_s >= expires_s:
-        why = f"it may run {when}, and has expired by then: after {expires_s:g} s,{whose}"
+        why = (
+            f"it may run in {wait_s:,.3g} s, and has expired by then: after {expires_s:g} s,{whose}"
+        )
         return "bad-limits", why.rstrip(",")
     deadline_at = limits.get("deadline_at")
-    if deadline_at is not None and core.now() + wait_s >= deadline_at:
-        return "bad-limits", f"it may run {when}, and its deadline has passed by then"
+    if deadline_at is not None and now + wait_s >= deadline_at:
+        return "bad-limits", f"it may run in {wait_s:,.3g} s, and its deadline has passed by then"
     return None
 
 

@@ -331,8 +331,12 @@ class UniqueKeys:
         waited for room."""
         taking.seq = seq
         taking.said = self._core.journal.oust(taking.oust_rows(taking.ousts))
+        return self._key_rows(taking)
+
+    def _key_rows(self, taking: Taking) -> list[KeyRow]:
+        """Return what the store is to know of the keys that a submission still has."""
         names = [name for name in taking.names if self._newest.get(name) is taking]
-        return [KeyRow(name, seq, taking.since[name]) for name in names]
+        return [KeyRow(name, taking.seq, taking.since[name]) for name in names]
 
     def _standing(self, name: bytes, known: Known) -> _Standing | None:
         """Return who has a key."""
@@ -414,8 +418,7 @@ class UniqueKeys:
         self._followers.setdefault(submission_id, []).insert(0, follower)
         if not taking.is_written:
             taking.is_written = True
-            rows = [KeyRow(name, taking.seq, taking.submitted_at) for name in taking.names]
-            self._core.journal.lend(submission_id, rows)
+            self._core.journal.lend(submission_id, self._key_rows(taking))
 
     def _answer(self, follower: _Follower, job_id: bytes) -> None:
         """Tell somebody which job is there."""
@@ -451,6 +454,7 @@ class UniqueKeys:
         for follower in dropped:
             reserved = self.takings.get(follower.message.id)
             if reserved is not None and not (reserved.is_job or reserved.is_written):
+                # Whoever has submitted the same is one with it by that key, and decided anew.
                 self.released(reserved.id)
         return dropped
 

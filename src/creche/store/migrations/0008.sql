@@ -18,7 +18,9 @@ ALTER TABLE unique_key DROP COLUMN oust_running;
 -- Attempts were told by the number of their lease, which grows also with what is not counted. From now on
 -- they are numbered as people count them: those that have failed or were lost, and the one after these.
 
-CREATE TABLE renumbered AS
+CREATE TABLE renumbered (seq INTEGER, lease INTEGER, number INTEGER, PRIMARY KEY (seq, lease)) WITHOUT ROWID;
+
+INSERT INTO renumbered
   SELECT seq, attempt AS lease,
     max(come_to_nothing, count(*) OVER (PARTITION BY seq))
       - row_number() OVER (PARTITION BY seq ORDER BY attempt DESC) + 1 AS number

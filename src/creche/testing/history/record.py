@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Body:
     """The wait that it asks for before the next attempt."""
 
 
-class Recorder:
+class Recorder(ABC):
     """Stamps events and keeps them, in the order in which it was told: see its two kinds.
 
     Args:
@@ -106,8 +107,9 @@ class Recorder:
                 delay_s=body.delay_s,
             )
 
+    @abstractmethod
     def _keep(self, event: Event) -> None:
-        raise NotImplementedError
+        """Keep an event. The lock is held."""
 
 
 class MemoryRecorder(Recorder):
