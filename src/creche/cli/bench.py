@@ -104,7 +104,7 @@ async def _bench(
         elif idle is not None:
             figures = await measure_idle(folder, idle, own)
         elif due is not None:
-            figures = await measure_due(folder, due, own)
+            figures = await measure_due(folder, due, own, executor)
         elif cancel is not None:
             figures = await measure_cancel(folder, cancel, own)
         elif kill is not None:

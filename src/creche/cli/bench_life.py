@@ -11,13 +11,14 @@ from typing import Any
 import trio
 
 from creche.cli import bench_tasks
-from creche.cli.bench_load import IN_FLIGHT, QUIET
+from creche.cli.bench_load import IN_FLIGHT, QUIET, Executor
 from creche.cli.cluster import running_plane, running_worker, wait_for_workers
 from creche.cli.connection import open_client
 from creche.cli.statistics import percentiles_ms
 from creche.client.client import Client
 from creche.errors import JobCancelled, JobFailed
 from creche.peer.handle import JobHandle
+from creche.tasks.task import Task
 
 WITHIN_S = 1.0
 """All delayed jobs are due within so long."""
@@ -34,8 +35,16 @@ GONE_WITHIN_S = 1.0
 """How long after its limit a body must be gone."""
 
 
-async def measure_due(folder: Path, jobs: int, store: str) -> dict[str, Any]:
+_LATENESS = {
+    "thread": bench_tasks.lateness,
+    "coroutine": bench_tasks.lateness_async,
+    "process": bench_tasks.lateness_process,
+}
+
+
+async def measure_due(folder: Path, jobs: int, store: str, executor: Executor) -> dict[str, Any]:
     """Have *jobs* jobs due within one second, and return how late their bodies began."""
+    lateness = _LATENESS[executor]
     tasks = ("--task-modules", "creche.cli.bench_tasks")
     async with (
         running_plane(folder, "--store", store, *QUIET) as plane,
@@ -44,13 +53,14 @@ async def measure_due(folder: Path, jobs: int, store: str) -> dict[str, Any]:
     ):
         await wait_for_workers(client, 1, folder)
         first_at = time.time() + LEAD_S + jobs * LEAD_PER_JOB_S
-        handles = await _submit_later(client, jobs, first_at)
+        handles = await _submit_later(client, lateness, jobs, first_at)
         spare_s = first_at - time.time()
         with trio.fail_after(spare_s + PATIENCE_S):
             late_s = [await handle.result() for handle in handles]
     return {
         "due": jobs,
         "store": store,
+        "executor": executor,
         "spare_s": round(spare_s, 3),
         "lag_ms": percentiles_ms([max(late, 0.0) for late in late_s]),
         "early": sum(late < 0 for late in late_s),
@@ -58,7 +68,9 @@ async def measure_due(folder: Path, jobs: int, store: str) -> dict[str, Any]:
     }
 
 
-async def _submit_later(client: Client, jobs: int, first_at: float) -> list[JobHandle[float]]:
+async def _submit_later(
+    client: Client, lateness: Task[[float], float], jobs: int, first_at: float
+) -> list[JobHandle[float]]:
     """Submit one job after the other, many calls at a time, each for a moment of its own."""
     handles: list[JobHandle[float]] = []
     numbers = count()
@@ -67,7 +79,7 @@ async def _submit_later(client: Client, jobs: int, first_at: float) -> list[JobH
         while (i := next(numbers)) < jobs:
             due_at = first_at + WITHIN_S * i / jobs
             eta = datetime.fromtimestamp(due_at, UTC)
-            task = bench_tasks.lateness.with_options(eta=eta)
+            task = lateness.with_options(eta=eta)
             handles.append(await client.submit(task, eta.timestamp()))
 
     async with trio.open_nursery() as nursery:

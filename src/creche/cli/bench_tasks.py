@@ -38,8 +38,20 @@ def grind() -> int:
 
 
 @task(name="bench.lateness")
-async def lateness(due_at: float) -> float:
-    """Return how many seconds after *due_at* (UTC seconds) it runs."""
+def lateness(due_at: float) -> float:
+    """Return how many seconds after *due_at* (UTC seconds) it runs, in a thread."""
+    return time.time() - due_at
+
+
+@task(name="bench.lateness_async")
+async def lateness_async(due_at: float) -> float:
+    """Return how many seconds after *due_at* (UTC seconds) it runs, on the worker's loop."""
+    return time.time() - due_at
+
+
+@task(name="bench.lateness_process", executor="process")
+def lateness_process(due_at: float) -> float:
+    """Return how many seconds after *due_at* (UTC seconds) it runs, in a process."""
     return time.time() - due_at
 
 

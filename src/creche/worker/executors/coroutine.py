@@ -69,9 +69,11 @@ class CoroutineExecutor:
         assert attempt.scopes is not None, "start() makes the body's scope"
         current_parent.set(attempt)
         attempt.begin()
-        attempt.scopes[0].deadline = attempt.hard_end
+        scope = attempt.scopes[0]
+        if attempt.hard_end < math.inf:
+            scope.deadline = attempt.hard_end
         try:
-            with attempt.scopes[0] as scope:
+            with scope:
                 await run_body(attempt, scope)
             if attempt.state is None:
                 attempt.state = JobState.CANCELLED
