@@ -25,9 +25,6 @@ _guarded: set[int] = set()
 _asyncio_loops: dict[int, asyncio.AbstractEventLoop] = {}
 """The loops for asyncio bodies, by their threads."""
 
-_pid = os.getpid()
-"""Which process this is: asking the kernel after each body costs more than many a body."""
-
 
 def guard_this_loop() -> None:
     """From now on, a fork on this thread's loop ends at the child's first await."""
@@ -51,7 +48,8 @@ def guarded(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 def leave_if_child(pid: int, error: BaseException | None = None) -> None:
     """A body of the worker whose process is *pid* has left: end here if this is a child of it."""
-    if _pid != pid:
+    # Asked of the kernel each time: what C code forks, no hook is told of.
+    if os.getpid() != pid:
         leave_child(error)
 
 
@@ -98,8 +96,6 @@ def _end_with_step(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _in_child() -> None:
-    global _pid
-    _pid = os.getpid()
     if (loop := _asyncio_loops.get(threading.get_ident())) is not None:
         _end_with_step(loop)
     if threading.get_ident() in _guarded and trio.lowlevel.in_trio_task():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,12 @@ def _fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def _fork_in_c() -> int:
+    """Fork without a word to Python, as a library's C code does."""
+    pid: int = ctypes.PyDLL(None).fork()
+    return pid
 
 
 def _exit_code(pid: int) -> int:
@@ -78,6 +85,18 @@ async def forks_on_the_loop(how: str) -> int:
                 await trio.lowlevel.checkpoint()
                 os._exit(77)
     return _exit_code(pid)
+
+
+@task(registry=registry)
+def forks_in_c(how: str) -> int:
+    pid = _fork_in_c()
+    return 0 if pid == 0 else _exit_code(pid)
+
+
+@task(registry=registry)
+async def forks_in_c_on_the_loop(how: str) -> int:
+    pid = _fork_in_c()
+    return 0 if pid == 0 else _exit_code(pid)
 
 
 @task(registry=registry, executor="asyncio")
@@ -142,6 +161,8 @@ def pid() -> int:
         ("forks_on_asyncio", "raises", 1),
         ("forks_on_asyncio", "is cancelled", 1),
         ("forks_on_asyncio", "awaits", 1),
+        ("forks_in_c", "returns", 0),
+        ("forks_in_c_on_the_loop", "returns", 0),
     ],
 )
 async def test_a_forked_child_ends_where_the_body_does(
