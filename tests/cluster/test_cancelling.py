@@ -290,6 +290,26 @@ async def test_a_cancel_outlives_a_restart_of_the_plane(autojump_clock):
             await job.result()
 
 
+async def test_a_withdrawal_ends_what_waits_and_lets_go_on_what_runs(autojump_clock):
+    async with (
+        open_house(patient(), DiskLike) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        runs = await client.submitted(1, flags=m.WATCH)
+        await worker.ready("echo", slots=1)
+        offer = await worker.hear(m.Offer)
+        waits = await client.submitted(2, flags=m.WATCH)
+        await client.say(m.Cancel(7, [runs.id, waits.id], "late", is_withdrawal=True))
+        answer = await client.hear(m.Answer)
+        assert answer.body == [JobState.RUNNING, JobState.CANCELLED]
+        assert (await client.hear(m.Ended)).id == waits.id
+        await worker.hears_nothing(m.Stop, 10)
+        await worker.finish(offer)
+        ended = await client.hear(m.Ended)
+        assert (ended.id, ended.state) == (runs.id, JobState.SUCCEEDED)
+
+
 @pytest.mark.parametrize("is_back", [True, False])
 async def test_a_cancel_reaches_a_worker_that_is_away_or_ends_with_it(autojump_clock, is_back):
     async with (

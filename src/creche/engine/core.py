@@ -302,12 +302,13 @@ class Core:
             job.lane.withdraw(job)
 
     async def cancel(self, session: Session, message: m.Cancel) -> None:
-        """Cancel what waits, and have what runs stopped; answer with the state of each job when
-        that is on disk."""
+        """Cancel what waits, and have what runs stopped unless the message withdraws submissions;
+        answer with the state of each job when that is on disk."""
         states: list[int | None] = []
         for start in range(0, len(message.ids), CANCEL_AT_A_TIME):
             ids = message.ids[start : start + CANCEL_AT_A_TIME]
-            states += await self._cancel_some(ids, dict.fromkeys(ids, message.why))
+            whys = dict.fromkeys(ids, message.why)
+            states += await self._cancel_some(ids, whys, not message.is_withdrawal)
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 

@@ -136,6 +136,7 @@ class Submitter:
         self._waits = Waits(link)
         self._asking = Asking(link, self._time_limit, self._unreachable)
         self._cancels = Cancels(self._ask_to_cancel)
+        self._withdrawals = Cancels(partial(self._ask_to_cancel, is_withdrawal=True))
         self._credit = Credit(link)
         self._payload_limit = 0
         self._plane = ""
@@ -474,19 +475,26 @@ class Submitter:
     async def cancel(self, ids: Sequence[bytes], reason: str = "") -> list[JobState | None]:
         """Cancel jobs; return the state each is in then, None for one the plane does not know. Very
         many are cancelled in pieces: when one of these fails, those before it are cancelled."""
+        return await self._cancel(ids, reason, self._cancels)
+
+    async def _cancel(
+        self, ids: Sequence[bytes], reason: str, single: Cancels, *, is_withdrawal: bool = False
+    ) -> list[JobState | None]:
         if len(ids) == 1:
-            state = await self._cancels.cancel(ids[0], reason)
+            state = await single.cancel(ids[0], reason)
             return [None if state is None else JobState(state)]
         states: list[JobState | None] = []
         for start in range(0, max(1, len(ids)), _CANCEL_CHUNK):
             some = list(ids[start : start + _CANCEL_CHUNK])
-            answer = await self._ask_to_cancel(some, reason)
+            answer = await self._ask_to_cancel(some, reason, is_withdrawal=is_withdrawal)
             states += [None if state is None else JobState(state) for state in answer]
         return states
 
-    async def _ask_to_cancel(self, ids: list[bytes], reason: str) -> Sequence[int | None]:
+    async def _ask_to_cancel(
+        self, ids: list[bytes], reason: str, *, is_withdrawal: bool = False
+    ) -> Sequence[int | None]:
         states: Sequence[int | None] = await self._asking.ask(
-            partial(m.Cancel, ids=ids, why=reason)
+            partial(m.Cancel, ids=ids, why=reason, is_withdrawal=is_withdrawal)
         )
         return states
 
@@ -720,7 +728,9 @@ class Submitter:
         if ids and self._link.is_connected:
             with anyio.move_on_after(_WITHDRAW_S):
                 try:
-                    return await self.cancel(ids, "withdrawn by its submitter")
+                    # What has begun was accepted, and goes on.
+                    why = "withdrawn by its submitter"
+                    return await self._cancel(ids, why, self._withdrawals, is_withdrawal=True)
                 except CrecheError:
                     pass  # Nothing is known then, and that is what is said.
         return [None] * len(ids)

@@ -172,6 +172,8 @@ class Cancel(NamedTuple):
     ref: int
     ids: list[bytes]
     why: str
+    is_withdrawal: bool = False
+    """Only what has not begun: who gives a submission up may have been accepted meanwhile."""
 
 
 class Ask(NamedTuple):

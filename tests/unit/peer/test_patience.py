@@ -107,6 +107,24 @@ async def test_without_an_end_nobody_is_woken(autojump_clock: Any) -> None:
     assert not caller.changed.is_set()
 
 
+async def test_a_submission_that_is_accepted_while_it_is_withdrawn_and_runs_is_accepted(
+    autojump_clock: Any,
+) -> None:
+    async with opened(ScriptedPlane(), timeout=5.0) as (client, plane):
+
+        async def host() -> None:
+            submit = await plane.hear(m.Submit)
+            cancel = await plane.hear(m.Cancel)
+            assert (cancel.ids, cancel.is_withdrawal) == ([submit.id], True)
+            await plane.say(m.Accepted([submit.n]), m.Answer(cancel.ref, [int(JobState.RUNNING)]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host)
+            with trio.fail_after(60):
+                handle = await client.delay("echo")
+        assert handle
+
+
 async def test_submissions_that_are_not_accepted_give_up_each_in_its_time(
     autojump_clock: Any,
 ) -> None:
