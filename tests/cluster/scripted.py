@@ -16,7 +16,8 @@ import trio
 from creche.channel.base import Channel
 from creche.channel.memory import MemoryListener
 from creche.engine.core import Core
-from creche.engine.plane import DEFAULT_SETTINGS, Running, run_plane
+from creche.engine.doors import OPEN_DOOR, Door
+from creche.engine.plane import DEFAULT_SETTINGS, Entrance, Running, run_plane
 from creche.engine.settings import PlaneSettings
 from creche.errors import ChannelBroken
 from creche.model.failure import Failure
@@ -53,6 +54,7 @@ class Peer:
         self.name = name
         self.session = number.to_bytes(16, "big")
         self.incarnation = number.to_bytes(16, "big")
+        self.credential: str | None = None
         self.heard: list[m.Message] = []
         self.welcome: m.Welcome | None = None
         self._ended: list[bytes] = []
@@ -82,7 +84,10 @@ class Peer:
 
     def hello(self, **facts: Any) -> m.Hello:
         """What this peer introduces itself with."""
-        return m.Hello([1], self.role.value, self.session, self.name, self.incarnation, [], facts)
+        return m.Hello(
+            *([1], self.role.value, self.session, self.name, self.incarnation, [], facts),
+            credential=self.credential,
+        )
 
     async def say(self, *messages: m.Message) -> None:
         """Send *messages* in one frame."""
@@ -200,13 +205,19 @@ class House:
     """A plane in memory and the way to its door."""
 
     def __init__(
-        self, settings: PlaneSettings, make_store: Callable[[], Store] | None, capacity: int
+        self,
+        settings: PlaneSettings,
+        make_store: Callable[[], Store] | None,
+        capacity: int,
+        door: Door = OPEN_DOOR,
+        inside: Entrance | None = None,
     ) -> None:
         self.listener = MemoryListener(capacity=capacity)
         self.settings = settings
         self.stop = trio.Event()
         self.running: Running | None = None
         self._make_store = make_store or MemoryStore
+        self._door, self._inside = door, inside
 
     @property
     def core(self) -> Core:
@@ -231,6 +242,8 @@ class House:
                     self._make_store,
                     self.listener.serve,
                     self.settings,
+                    door=self._door,
+                    inside=self._inside,
                     stop=self.stop,
                     clock=wall_clock,
                 )
@@ -244,9 +257,12 @@ async def open_house(
     make_store: Callable[[], Store] | None = None,
     *,
     capacity: int = 64,
+    door: Door = OPEN_DOOR,
+    inside: Entrance | None = None,
 ) -> AsyncIterator[House]:
     """A plane that runs while the block does, and is cancelled at its end; *capacity* is how many
     frames may be on their way in one direction of a connection."""
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(House(settings, make_store, capacity).run)
+        house = House(settings, make_store, capacity, door, inside)
+        yield await nursery.start(house.run)
         nursery.cancel_scope.cancel()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import ssl
 import threading
 import weakref
 from collections.abc import (
@@ -32,6 +33,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 from anyio.from_thread import start_blocking_portal
 
 from creche.channel.base import Channel, Dial
+from creche.channel.tls import checked_context
 from creche.client.client import Client, websocket_dial
 from creche.client.schedules import BlockingScheduleVerbs
 from creche.client.workers import BlockingWorkerVerbs
@@ -39,6 +41,7 @@ from creche.errors import ClientClosed
 from creche.model.job import JobState
 from creche.peer.blocking import BlockingJobHandle, inner
 from creche.peer.calls import each_value_is_one_argument
+from creche.peer.credential import Credential, credential_of
 from creche.peer.handle import JobHandle
 from creche.tasks.options import PriorityLike, ViewOptions
 from creche.tasks.task import Task
@@ -66,14 +69,19 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
         *,
         timeout: float | None = 30.0,
         name: str | None = None,
+        token: str | Credential | None = None,
+        tls: ssl.SSLContext | None = None,
         dial: Dial | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
         # Settings that cannot be used are refused here and now.
-        self.url = Client(connect, timeout=timeout, name=name, dial=dial).url
+        self._credential = credential_of(token)
+        self.url = Client(connect, timeout=timeout, name=name, token=token, dial=dial, tls=tls).url
         self._timeout_s = timeout
         self._name = name
-        self._dial = websocket_dial(self.url) if dial is None else dial
+        self._dial = (
+            websocket_dial(self.url, checked_context(self.url, tls)) if dial is None else dial
+        )
         self._on_warning = on_warning
         self._runtime: _Runtime | None = None
         self._is_closed = False
@@ -351,6 +359,7 @@ class BlockingClient(BlockingScheduleVerbs, BlockingWorkerVerbs):
             self.url,
             timeout=self._timeout_s,
             name=self._name,
+            token=self._credential,
             dial=dial,
             on_warning=self._on_warning,
         )

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ import anyio
 
 from creche.channel.base import Dial
 from creche.channel.handshake import parse_url, with_scheme
+from creche.channel.tls import checked_context
 from creche.client.schedules import ScheduleVerbs
 from creche.client.workers import WorkerVerbs
 from creche.errors import ClientClosed, InvalidArguments, SettingsError, UnknownJob
@@ -33,6 +35,7 @@ from creche.model.flow import QueueSettings, Rate
 from creche.model.job import JobState
 from creche.peer import dead
 from creche.peer.calls import checked_call
+from creche.peer.credential import Credential, credential_of
 from creche.peer.handle import JobHandle, to_id
 from creche.peer.link import Link
 from creche.peer.submitter import Submitter
@@ -73,13 +76,19 @@ class Client(ScheduleVerbs, WorkerVerbs):
         timeout: seconds that connecting, submitting and asking may take; None: no bound. Waiting
             for results has bounds of its own.
         name: what the plane calls this client in its views.
+        token: what the plane wants to be shown, or what returns it for each connection; from
+            ``CRECHE_TOKEN``, or the file that ``CRECHE_TOKEN_FILE`` names, when not given.
+        tls: how the plane at a ``wss://`` address is checked, and what it is shown; by the files
+            that ``CRECHE_TLS_CA``, ``CRECHE_TLS_CERT`` and ``CRECHE_TLS_KEY`` name when not given,
+            else against the system's authorities.
         dial: opens a connection in place of the WebSocket, for tests and other transports.
         on_warning: called with what the plane wants a submitter to know, as that no worker has
             announced the task. Logged by ``creche.client`` when not given.
         host: the machine that it runs on, for simulations.
 
     Raises:
-        SettingsError: *connect*, ``CRECHE_CONNECT``, *timeout* or *name* cannot be used.
+        SettingsError: *connect*, *timeout*, *name*, *token* or *tls*, or a variable in place of
+            one, cannot be used.
     """
 
     def __init__(
@@ -88,6 +97,8 @@ class Client(ScheduleVerbs, WorkerVerbs):
         *,
         timeout: float | None = 30.0,
         name: str | None = None,
+        token: str | Credential | None = None,
+        tls: ssl.SSLContext | None = None,
         dial: Dial | None = None,
         on_warning: Callable[[str], None] | None = None,
         host: Host = THIS_HOST,
@@ -96,6 +107,8 @@ class Client(ScheduleVerbs, WorkerVerbs):
         self.name = _checked_name(name)
         self._timeout_s = _checked_timeout(timeout)
         self._dial = dial
+        self._credential = credential_of(token)
+        self._tls = checked_context(self.url, tls) if dial is None else None
         self._host = host
         self._on_warning = on_warning or logger.warning
         self._session: _Session | None = None
@@ -561,9 +574,11 @@ class Client(ScheduleVerbs, WorkerVerbs):
     def _begin(self) -> _Session:
         if self._session is not None:
             raise ClientClosed("the client is open already: open each client once at a time")
-        dial = self._dial if self._dial is not None else websocket_dial(self.url)
+        dial = self._dial if self._dial is not None else websocket_dial(self.url, self._tls)
         self._thread = threading.get_ident()
-        self._session = _Session(self, dial, self._timeout_s, self._on_warning, self._host)
+        self._session = _Session(
+            self, dial, self._timeout_s, self._on_warning, self._host, self._credential
+        )
         return self._session
 
     def _end(self, session: _Session, why: str) -> None:
@@ -623,6 +638,7 @@ class _Session:
         timeout_s: float | None,
         on_warning: Callable[[str], None],
         host: Host,
+        credential: Credential,
     ) -> None:
         self._host = host
         self.owner: asyncio.Task[None] | None = None
@@ -637,6 +653,7 @@ class _Session:
             on_welcome=lambda welcome: self.submitter.resume(welcome),
             on_messages=lambda messages: self.submitter.handle(messages),
             random=host.draw,
+            credential=credential,
         )
         self.submitter = Submitter(self.link, timeout_s=timeout_s, on_warning=on_warning, host=host)
 
@@ -706,12 +723,12 @@ def _checked_name(name: object) -> str:
     return name
 
 
-def websocket_dial(url: str) -> Dial:
+def websocket_dial(url: str, tls: ssl.SSLContext | None) -> Dial:
     """Return what dials the plane at *url*."""
     # Only a client that dials needs the WebSocket library.
     from creche.channel import anyio_ws
 
-    return partial(anyio_ws.dial, url)
+    return partial(anyio_ws.dial, url, ssl_context=tls)
 
 
 def _is_under_trio() -> bool:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from creche.channel.base import Channel
+from creche.engine.doors import OPEN_DOOR, Door
+from creche.engine.guards import check_queues, guarded
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session, shown_facts
 from creche.errors import (
@@ -57,8 +59,9 @@ ENDINGS = (ChannelBroken, ChannelClosed, LocalProtocolError, RemoteProtocolError
 class Conversations:
     """What the plane does with a connection: `converse` is the listener's handler."""
 
-    def __init__(self, core: Core, views: Views) -> None:
+    def __init__(self, core: Core, views: Views, door: Door = OPEN_DOOR) -> None:
         self._core = core
+        self._door = door
         self._views = views
         self._is_turning_away = False
         self._limits = codec.Limits(
@@ -127,6 +130,9 @@ class Conversations:
         role = _role(hello)
         if role is Role.WORKER:
             _check_worker(hello.facts)
+        access = self._door.admit(hello.credential, role, core.now())
+        if role is Role.WORKER:
+            check_queues(access, hello.facts["queues"])
         grammar.peer = role
         session = core.sessions.get(hello.session)
         if session is not None and (session.role, session.name) != (role, hello.name):
@@ -141,6 +147,7 @@ class Conversations:
         if session.cut is not None:
             session.cut(ChannelBroken("the peer has connected again"))
         session.outbox = outbox
+        session.door, session.access = self._door, access
         session.connection = connection
         session.facts = shown_facts(hello.facts)
         session.connected_at = core.now()
@@ -245,7 +252,7 @@ class Conversations:
     async def _receive(
         self, channel: Channel, grammar: Grammar, session: Session, outbox: Outbox
     ) -> None:
-        core, routes = self._core, self._routes
+        core, routes = self._core, guarded(self._routes, session.access, self._core)
         while True:
             messages = grammar.receive(await channel.receive())
             if session.outbox is not outbox:
@@ -319,6 +326,17 @@ class Conversations:
                 session.open_asks -= 1
 
         self._core.spawn(run)
+
+    async def keep_door(self) -> None:
+        """Send away whoever may not stay any more, until cancelled. A session stays for its grace:
+        its peer can go on with another credential."""
+        while True:
+            await self._door.wait_changed()
+            for session in self._core.sessions:
+                if session.door is self._door and session.cut is not None:
+                    why = self._door.why_out(session.access, self._core.now())
+                    if why is not None:
+                        session.cut(why)
 
     # --- endings --------------------------------------------------------------------------------
 

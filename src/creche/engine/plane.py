@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -28,6 +29,7 @@ from creche.channel.base import Listen
 from creche.engine.children import Child, supervise
 from creche.engine.conversation import Conversations
 from creche.engine.core import Core
+from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.scaling import Pool
 from creche.engine.settings import PlaneSettings
 from creche.engine.views import Views
@@ -56,6 +58,15 @@ class Running:
     addresses: tuple[str, ...]
     epoch: int
     core: Core
+    inside: str
+    """Where its own children find it."""
+
+
+class Entrance(NamedTuple):
+    """A place to come in, and who is let in there."""
+
+    listen: Listen
+    door: Door
 
 
 async def run_plane(
@@ -65,6 +76,8 @@ async def run_plane(
     *,
     children: Callable[[Running], Sequence[Child]] = lambda running: (),
     pool: Callable[[Running], Pool] | None = None,
+    door: Door = OPEN_DOOR,
+    inside: Entrance | None = None,
     stop: trio.Event | None = None,
     clock: Callable[[], float] = time.time,
     draw: Callable[[], float] = random.random,
@@ -78,6 +91,8 @@ async def run_plane(
         listen: listens for peers; called for each epoch, and must bind the same address again.
         children: processes to keep running beside the core once it is ready.
         pool: those of which there are as many as are needed.
+        door: who is let in.
+        inside: another place to come in, for those processes; None: they come in as all others.
         clock: UTC seconds.
         draw: random numbers in [0, 1), for the delays between tries.
         subscribers: told what happens; the log by default.
@@ -98,7 +113,8 @@ async def run_plane(
     try:
         await _run_epochs(
             make_store,
-            listen,
+            Entrance(listen, door),
+            inside,
             settings,
             children,
             pool,
@@ -116,7 +132,8 @@ async def run_plane(
 
 async def _run_epochs(
     make_store: Callable[[], Store],
-    listen: Listen,
+    front: Entrance,
+    inside: Entrance | None,
     settings: PlaneSettings,
     children: Callable[[Running], Sequence[Child]],
     pool: Callable[[Running], Pool] | None,
@@ -144,7 +161,7 @@ async def _run_epochs(
         while True:
             core = Core(make_store(), settings, clock=clock, draw=draw, events=events)
             try:
-                await _run_core(core, listen, stop, report)
+                await _run_core(core, front, inside, stop, report)
                 break
             except* (StoreError, ListenError) as lost:
                 # A store that is gone, or full, or held by a process of ours that has yet to end.
@@ -161,21 +178,31 @@ async def _run_epochs(
 
 
 async def _run_core(
-    core: Core, listen: Listen, stop: trio.Event, report: Callable[[Running], None]
+    core: Core,
+    front: Entrance,
+    inside: Entrance | None,
+    stop: trio.Event,
+    report: Callable[[Running], None],
 ) -> None:
     """Run one epoch: enter from the outside in, leave from the inside out."""
-    conversations = Conversations(core, Views(core))
+    views = Views(core)
     try:
         await core.recover()
         async with trio.open_nursery() as services:
             await services.start(core.run_services)
             async with trio.open_nursery() as peers:
                 async with trio.open_nursery() as intake:
-                    addresses = await intake.start(
-                        partial(listen, conversations.converse, handler_nursery=peers)
-                    )
+                    addresses: list[tuple[str, ...]] = []
+                    for listen, door in filter(None, (front, inside)):
+                        conversations = Conversations(core, views, door)
+                        services.start_soon(conversations.keep_door)
+                        addresses.append(
+                            await intake.start(
+                                partial(listen, conversations.converse, handler_nursery=peers)
+                            )
+                        )
                     core.is_ready = True
-                    report(Running(addresses, core.epoch, core))
+                    report(Running(addresses[0], core.epoch, core, addresses[-1][0]))
                     await stop.wait()
                     # Refuse what is new. The listener stays for those who resume.
                     core.is_stopping = True

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import nsmallest
 from typing import Any
 
+from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.job import Job
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
@@ -14,6 +15,7 @@ from creche.errors import ChannelBroken, CrecheError, LocalProtocolError, Messag
 from creche.model.priority import Priority
 from creche.peer.outbox import Outbox
 from creche.wire import messages as m
+from creche.wire.access import EVERYTHING, Access
 from creche.wire.session import Role
 
 NOT_KNOWN = 0
@@ -77,6 +79,10 @@ class Session:
         self.incarnation = hello.incarnation
         self.holder = f"{hello.name}/{hello.incarnation.hex()}"
         """What names this worker process in the store, restarts of it told apart."""
+        self.door: Door = OPEN_DOOR
+        """Where it came in on its newest connection."""
+        self.access: Access = EVERYTHING
+        """What it may do on that."""
         self.facts: m.Facts = {}
         """What people are shown of the process: see `shown_facts`."""
         self.outbox: Outbox | None = None

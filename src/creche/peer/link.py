@@ -29,6 +29,7 @@ from creche.errors import (
     Refused,
     RemoteProtocolError,
 )
+from creche.peer.credential import Credential, no_credential
 from creche.peer.outbox import Outbox, send_from
 from creche.wire import codec
 from creche.wire import messages as m
@@ -42,8 +43,8 @@ SLICE = 256
 """Messages of a frame that are handled before others have their turn: what the first bring about is
 under way while the last are looked at."""
 
-FINAL_REFUSALS = frozenset({"version", "credential", "name-taken", "protocol"})
-"""Refusals that dialling again does not mend."""
+FINAL_REFUSALS = frozenset({"version", "credential", "forbidden", "name-taken", "protocol"})
+"""Refusals that dialling again does not mend; with another credential, the second does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Link:
         on_welcome: called when a connection is open; returns what to say first.
         on_messages: called with the messages of each frame; must not wait.
         random: a number in [0, 1) for each delay.
+        credential: what the plane is shown on each connection.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Link:
         on_welcome: Callable[[m.Welcome], Iterable[m.Message]],
         on_messages: Callable[[list[m.Message]], None],
         random: Callable[[], float],
+        credential: Credential = no_credential,
         settings: LinkSettings = LinkSettings(),
         limits: codec.Limits = codec.DEFAULT_LIMITS,
     ) -> None:
@@ -91,6 +94,7 @@ class Link:
         self._on_welcome = on_welcome
         self._on_messages = on_messages
         self._random = random
+        self._credential = credential
         self._settings = settings
         self._limits = limits
         self._outbox = Outbox(limits)
@@ -102,6 +106,7 @@ class Link:
         self._is_leaving = False
         self._opened_at = float("-inf")
         self._has_met = False
+        self._shown: str | None = None
         self.welcome: m.Welcome | None = None
         """What the plane said last when it welcomed this session; None while not connected."""
         self.disconnected_at: float | None = None
@@ -214,7 +219,7 @@ class Link:
             self.failure = error
         except Refused as refusal:
             self.failure = refusal
-            self.has_failed = refusal.code in FINAL_REFUSALS
+            self.has_failed = refusal.code in FINAL_REFUSALS and not self._has_another(refusal)
         finally:
             lasted_s = self._close()
         return lasted_s
@@ -227,7 +232,9 @@ class Link:
             self._connections += 1
             hello = self._introduce()
             facts = {**hello.facts, "connection": self._connections}
-            await channel.send(grammar.send([hello._replace(facts=facts)]))
+            self._shown = self._credential()
+            hello = hello._replace(facts=facts, credential=self._shown)
+            await channel.send(grammar.send([hello]))
             answers = grammar.receive(await channel.receive())
             if answers and isinstance(answers[0], m.Welcome):
                 return answers[0], answers[1:]
@@ -236,6 +243,11 @@ class Link:
                     raise Refused(answer.code, answer.why)
             raise RemoteProtocolError("the plane's first frame is not a welcome")
         raise PlaneUnreachable(self.url, "it accepted the connection and did not introduce itself")
+
+    def _has_another(self, refusal: Refused) -> bool:
+        """Whether the credential is another one by now, as when it is being replaced."""
+        is_about_it = refusal.code in ("credential", "forbidden")
+        return is_about_it and self._credential() != self._shown
 
     def _open(self, welcome: m.Welcome) -> None:
         # No checkpoint: what the owner says first is in the outbox before anyone else can post.

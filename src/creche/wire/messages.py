@@ -39,6 +39,12 @@ class Hello(NamedTuple):
     facts: Facts
     """Of a worker: queues, slots, held attempts, pid, host. Of others: pid, host."""
     credential: str | None = None
+    """A token's word."""
+
+    def __repr__(self) -> str:
+        """Say all but the secret."""
+        fields = self._replace(credential=None if self.credential is None else "***")
+        return f"Hello({', '.join(f'{k}={v!r}' for k, v in fields._asdict().items())})"
 
 
 class Welcome(NamedTuple):

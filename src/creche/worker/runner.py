@@ -26,6 +26,7 @@ from creche.errors import ClientClosed
 from creche.host import THIS_HOST, Host
 from creche.model.ids import id_to_text
 from creche.model.job import JobState
+from creche.peer.credential import Credential, no_credential
 from creche.peer.link import Link, LinkSettings
 from creche.peer.parent import Token
 from creche.peer.submitter import Submitter
@@ -78,6 +79,7 @@ class Worker:
         set_up_processes: what each process for ``executor="process"`` calls before it imports the
             tasks: a function as ``module:name``, and texts for it.
         is_burst: leave when nothing waits that it may run.
+        credential: what the plane is shown on each connection.
         version: the version of this package, to be shown beside the worker.
         host: the machine that it runs on.
     """
@@ -94,6 +96,7 @@ class Worker:
         async_executor: AsyncExecutor = "coroutine",
         set_up_processes: Sequence[str] = (),
         is_burst: bool = False,
+        credential: Credential = no_credential,
         settings: WorkerSettings = _SETTINGS,
         link_settings: LinkSettings = _LINK_SETTINGS,
         limits: codec.Limits = codec.DEFAULT_LIMITS,
@@ -129,6 +132,7 @@ class Worker:
             on_welcome=self._on_welcome,
             on_messages=self._on_messages,
             random=host.draw,
+            credential=credential,
             settings=link_settings,
             limits=limits,
         )

@@ -28,7 +28,7 @@ async def told(address: str, *, tasks: Sequence[str] = (), number: int = 0) -> f
     house = _House("memory:", None, PlaneSettings(), local, None, "info", None, Manager(None))
     async with open_house() as opened:
         began = trio.current_time()
-        await house.tell(Running((address,), 1, opened.core), trio.Event())
+        await house.tell(Running((address,), 1, opened.core, address), trio.Event())
         return trio.current_time() - began
 
 
