@@ -26,7 +26,7 @@ def test_the_table_of_roles_is_the_one_in_force() -> None:
     for line in rest.partition("\n\n")[0].splitlines()[1:]:
         what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         may = [role.value for role, cell in zip(AccessRole, cells, strict=True) if cell]
-        said.update({name: may for name in re.findall(r"`(.+?)`", what)})
+        said.update(dict.fromkeys(re.findall(r"`(.+?)`", what), may))
     assert said == {
         **{
             kind.__name__: names_of(roles)
