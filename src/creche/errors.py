@@ -353,6 +353,10 @@ class UnknownSchedule(CrecheError):
         return self.why
 
 
+class UnknownToken(CrecheError):
+    """The file of tokens has none of this id; the sentence has some."""
+
+
 class ResultForgotten(UnknownJob):
     """The job ran to its end, but its result is older than the plane keeps results."""
 

@@ -18,6 +18,7 @@ from creche import Client, JobHandle
 from creche.cli.control_plane import control_plane
 from creche.cli.jobs import ls as jobs_ls
 from creche.cli.jobs import result
+from creche.cli.options import Address
 from creche.cli.submit import submit
 from creche.cli.worker import worker
 from creche.engine.children import Child
@@ -50,7 +51,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "worker": worker,
 }
 NO_LIMITS = {
-    "Child.name", "Child.argv",
+    "Child.name", "Child.argv", "Child.fds",
     # Formats and buffers, which bound nothing that a user or a peer can have.
     "channel.handshake.READ_BYTES", "model.ids.ID_BYTES", "store.sqlite.RECEIVE_BYTES",
     "store.sqlite_moves.INLINE_BYTES", "pipe.MAX_BYTES", "worker.body_process.RECEIVE_BYTES",
@@ -120,7 +121,8 @@ def live(name: str) -> object:
 
 
 def default_of(function: Callable[..., Any], option: str) -> object:
-    return inspect.signature(function).parameters[option.replace("-", "_")].default
+    default = inspect.signature(function).parameters[option.replace("-", "_")].default
+    return str(default) if isinstance(default, Address) else default
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.names[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -82,12 +83,26 @@ def with_scheme(address: str) -> str:
     return f"ws://{address}" if "://" not in address and ":" in address else address
 
 
+WHY_NO_SECRET = (
+    "the URL of a plane holds no user and no password: it would be in logs and lists of processes. "
+    "The token that a plane wants is in CRECHE_TOKEN or --token-file, or is Client(token=...)"
+)
+
+
+def has_secret(url: str) -> bool:
+    """Whether *url* says a user or a password: it must not be shown to anybody then."""
+    _, _, rest = url.partition("://")
+    return "@" in re.split(r"[/?#]", rest or url, maxsplit=1)[0]
+
+
 def parse_url(url: str) -> Target:
     """Take a plane's URL apart.
 
     Raises:
         SettingsError: it is no ``ws://host:port`` or ``wss://host:port``.
     """
+    if has_secret(url):
+        raise SettingsError(WHY_NO_SECRET)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

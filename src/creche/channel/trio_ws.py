@@ -22,6 +22,7 @@ import wsproto.utilities
 
 from creche.channel import handshake as hs
 from creche.channel.ending import Ending
+from creche.channel.gate import Gate
 from creche.errors import ListenError, PlaneUnreachable
 from creche.wire.codec import DEFAULT_LIMITS, Limits
 
@@ -33,6 +34,8 @@ logger = logging.getLogger("creche.channel")
 # The library's reader stops reading while its queue is full. The receive task takes frames at once,
 # so a few are enough; each may be as large as the limit, so there must not be many.
 QUEUE_FRAMES = 16
+
+NO_PAGES = Gate()
 
 _Opened: TypeAlias = tws.WebSocketConnection
 _Shake: TypeAlias = Callable[[trio.Nursery, trio.abc.Stream], Awaitable[_Opened]]
@@ -295,6 +298,7 @@ async def serve(
     port: int,
     limits: Limits = DEFAULT_LIMITS,
     ssl_context: ssl.SSLContext | None = None,
+    gate: Gate = NO_PAGES,
     handshake_s: float = hs.HANDSHAKE_S,
     handler_nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
@@ -302,8 +306,9 @@ async def serve(
     """Listen for peers until cancelled; the path they ask for does not matter.
 
     With all but *handler* given by `partial` this is a `creche.channel.base.Listen`, which says
-    what becomes of the handler, of *handler_nursery* and of errors. Reports the bound URLs: one, or
-    several where *host* has several addresses (with port 0 each of them has a port of its own).
+    what becomes of the handler, of *handler_nursery* and of errors. *gate* keeps web pages out.
+    Reports the bound URLs: one, or several where *host* has several addresses (with port 0 each of
+    them has a port of its own).
 
     Raises:
         ListenError: the port is in use, or cannot be bound for another reason.
@@ -323,7 +328,7 @@ async def serve(
             bytes_below = trio.SSLStream(
                 stream, ssl_context, server_side=True, https_compatible=True
             )
-        shake = partial(_accept, limits=limits)
+        shake = partial(_accept, limits=limits, gate=gate)
         try:
             async with _open_channel(
                 bytes_below, shake, began_at=began_at, handshake_s=handshake_s, peer=peer
@@ -343,7 +348,9 @@ async def serve(
     await trio.serve_listeners(handle, listeners, handler_nursery=handler_nursery)
 
 
-async def _accept(nursery: trio.Nursery, stream: trio.abc.Stream, limits: Limits) -> _Opened:
+async def _accept(
+    nursery: trio.Nursery, stream: trio.abc.Stream, limits: Limits, gate: Gate
+) -> _Opened:
     request = await tws.wrap_server_stream(
         nursery,
         stream,
@@ -351,17 +358,25 @@ async def _accept(nursery: trio.Nursery, stream: trio.abc.Stream, limits: Limits
         max_message_size=limits.frame_bytes,
         receive_buffer_size=hs.READ_BYTES,
     )
+    # The library hands on all headers but this one.
+    why_shut = gate.why_shut(request.headers, request._event.host)
+    if why_shut is not None:
+        await _reject(request, 403, f"{hs.A_PLANE}: {why_shut}")
     offered = request.proposed_subprotocols
     if hs.SUBPROTOCOL not in offered:
         words = f"not {', '.join(offered)[:100]}" if offered else "and none was named"
         why = f"{hs.A_PLANE}: it speaks the subprotocol {hs.SUBPROTOCOL}, {words}"
-        await request.reject(
-            400,
-            extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8")],
-            body=f"{why}\n".encode(),
-        )
-        raise hs.HandshakeFailed(f"it was refused: {why}")
+        await _reject(request, 400, why)
     return await request.accept(subprotocol=hs.SUBPROTOCOL)
+
+
+async def _reject(request: tws.WebSocketRequest, status: int, why: str) -> NoReturn:
+    await request.reject(
+        status,
+        extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8")],
+        body=f"{why}\n".encode(),
+    )
+    raise hs.HandshakeFailed(f"it was refused: {why}")
 
 
 def _name_of(stream: trio.SocketStream) -> str:

@@ -49,6 +49,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("events", "events:events", "Print what happens, as it happens.", _LOOK),
     ("health", "health:health", "Ask whether the plane is well.", _LOOK),
     ("store", "store:app", "Look after a store file.", _KEEP),
+    ("tokens", "tokens:app", "Make tokens, and take them away.", _KEEP),
     ("bench", "bench:bench", "Measure this machine: jobs a second, latency, CPU a job.", _KEEP),
 )  # fmt: skip
 

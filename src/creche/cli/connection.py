@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
+from creche.channel.tls import TlsFiles, context_for
+from creche.cli.options import Address
 from creche.cli.output import say
 from creche.client.client import Client
+from creche.peer.credential import Credential, credential_of
 
 ASK_S = 5.0
 """How long a command that only asks may take to connect, and then to be answered."""
@@ -27,16 +31,18 @@ GLANCE_S = 0.25
 
 @asynccontextmanager
 async def open_client(
-    url: str, timeout_s: float = ASK_S, *, tells_of_loss: bool = False
+    where: Address | str, timeout_s: float = ASK_S, *, tells_of_loss: bool = False
 ) -> AsyncIterator[Client]:
-    """Open a client of the plane at *url*; what the plane wants its user to know goes to stderr,
+    """Open a client of the plane at *where*; what the plane wants its user to know goes to stderr,
     and that it is waited for as well; if wanted, also when its connection is lost later.
 
     Raises:
         PlaneUnreachable: no plane answered within *timeout_s*; a `PlaneStopping` if it was about
             to end.
         Refused: the plane does not want this peer.
+        SettingsError: what it is to be shown cannot be read.
     """
+    url, credential, tls = shown_to(where)
     said: set[str] = set()
 
     def warn(why: str) -> None:
@@ -49,7 +55,9 @@ async def open_client(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_say_that_it_waits, waiting, url, timeout_s)
         try:
-            async with Client(url, timeout=timeout_s, on_warning=warn) as client:
+            async with Client(
+                url, timeout=timeout_s, on_warning=warn, token=credential, tls=tls
+            ) as client:
                 waiting.cancel()
                 if tells_of_loss:
                     nursery.start_soon(_tell_of_loss, watching, client, url)
@@ -86,7 +94,20 @@ async def _tell_of_loss(watching: trio.CancelScope, client: Client, url: str) ->
                 say("", "the plane is there again")
 
 
-async def ask(url: str, question: str, timeout_s: float = ASK_S, **params: Any) -> Any:
+def shown_to(where: Address | str) -> tuple[str, Credential, ssl.SSLContext | None]:
+    """Return the URL of a plane, the token for it, and how TLS is spoken with it.
+
+    Raises:
+        SettingsError: a file cannot be used.
+    """
+    if isinstance(where, str):
+        where = Address(where)
+    files = TlsFiles(where.tls_ca, where.tls_cert, where.tls_key)
+    tls = context_for(where.url, None, files, "--tls-ca, --tls-cert or --tls-key")
+    return where.url, credential_of(None, where.token_file), tls
+
+
+async def ask(where: Address | str, question: str, timeout_s: float = ASK_S, **params: Any) -> Any:
     """Connect, ask one question, and return the answer. Raises as `open_client` does."""
-    async with open_client(url, timeout_s) as client:
+    async with open_client(where, timeout_s) as client:
         return await client.ask(question, params)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import json
 import logging
 import os
@@ -19,10 +18,10 @@ import trio
 from cyclopts import Parameter
 
 from creche import __version__
-from creche.channel import trio_ws
-from creche.channel.base import Handler, Listen
 from creche.channel.handshake import authority, parse_url, why_not_listening
+from creche.channel.tls import TlsFiles
 from creche.cli import logs
+from creche.cli.doors import Doors, open_doors, reaches_out
 from creche.cli.exits import Exit
 from creche.cli.options import (
     DEFAULT_URL,
@@ -36,6 +35,7 @@ from creche.cli.options import (
     Port,
     Seconds,
     SecondsOrNone,
+    TlsFile,
 )
 from creche.cli.output import say, say_bold
 from creche.cli.processes import (
@@ -73,6 +73,13 @@ async def control_plane(
     *,
     task_modules: Names | None = None,
     listen: ListenOption = DEFAULT_URL,
+    insecure: Annotated[bool, FLAG] = False,
+    tokens: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    tls_cert: TlsFile = None,
+    tls_key: TlsFile = None,
+    tls_ca: TlsFile = None,
+    allow_origin: Annotated[Names | None, Parameter(metavar="ORIGIN")] = None,
+    allow_host: Annotated[Names | None, Parameter(metavar="NAME")] = None,
     store: Annotated[str, Parameter(metavar="STORE")] = "sqlite:creche.db",
     store_bytes: Count | None = None,
     workers: CountOrNone = 1,
@@ -109,6 +116,16 @@ async def control_plane(
     Args:
         task_modules: Where the tasks are: modules (shop.tasks) or files (shop/tasks.py). Local
             workers import them; the plane does not. Without any there are no local workers.
+        insecure: Listen where other machines reach the plane although nobody has to show anything
+            there.
+        tokens: The file of tokens, as `creche tokens` makes them: only who shows one of them is
+            let in, and may do what it is for. Read again when it has changed.
+        tls_cert: The plane's certificate, in PEM: it speaks TLS only, and so does its page.
+        tls_key: The key of that, if it is in another file.
+        tls_ca: Whose certificates peers have to show; without, they need none.
+        allow_origin: Web pages that may dial the plane, as https://example.org; none when not
+            given.
+        allow_host: Further names by which it is called on the loopback, as by a proxy.
         store: Where jobs are kept: sqlite:PATH, or memory: for as long as the plane runs.
         store_bytes: How large the store's file may become before it takes no new jobs; 64 GiB
             when not given.
@@ -146,7 +163,14 @@ async def control_plane(
     ignore_terminal(parent_pipe)
     look_for_cycles_rarely()
     logs.set_up(log_level)
-    where = _address(listen)
+    files = TlsFiles(tls_ca, tls_cert, tls_key)
+    where = _address(listen, has_tls=bool(files))
+    doors = open_doors(
+        *(where, tokens, files),
+        is_insecure=insecure,
+        origins=allow_origin or (),
+        hosts=allow_host or (),
+    )
     settings = _settings(
         make_store(store).durability,
         Retention(result_cache_size, result_cache_bytes, result_cache_ttl),
@@ -160,7 +184,7 @@ async def control_plane(
     )
     try:
         _check_port(*where)
-        page = _Page.reserve(gui_host, gui_port, is_open=gui_insecure) if gui else None
+        page = _Page.reserve(gui_host, gui_port, files, is_open=gui_insecure) if gui else None
     except ListenError:
         # A plane that runs in this folder has the ports as well. It is the thing to be told of.
         check_free(store)
@@ -193,9 +217,9 @@ async def control_plane(
         reload,
     )
     manager = Manager.of_this_process()
-    house = _House(store, store_bytes, settings, local, page, log_level, ready_fd, manager)
+    house = _House(store, store_bytes, settings, local, page, log_level, ready_fd, manager, doors)
     return await _until_stopped(
-        house.plane(*where), house.tell, drain_timeout, parent_pipe, manager
+        *(house.plane(), house.tell, doors.keep, drain_timeout, parent_pipe, manager)
     )
 
 
@@ -242,22 +266,24 @@ class _House:
     log_level: str
     ready_fd: int | None
     manager: Manager
+    doors: Doors
 
-    def plane(self, host: str, port: int) -> Callable[..., Any]:
+    def plane(self) -> Callable[..., Any]:
         """Return what runs the plane, once it is told when to stop."""
-        listen: Listen = _Listener(host, port)
         make = partial(make_store, self.store, self.store_bytes)
-        pool = self.pool if self.local.number else None
-        return partial(run_plane, make, listen, self.settings, children=self.children, pool=pool)
+        front, inside = self.doors.front, self.doors.inside
+        run = partial(run_plane, make, front.listen, self.settings, door=front.door, inside=inside)
+        return partial(run, children=self.children, pool=self.pool if self.local.number else None)
 
     def children(self, running: Running) -> list[Child]:
         """Return what the plane keeps running beside itself."""
-        url = running.addresses[0]
-        return [] if self.page is None else [self.page.child(url, self.log_level)]
+        if self.page is None:
+            return []
+        return [self.page.child(running.inside, self.log_level, self.doors.page_fd)]
 
     def pool(self, running: Running) -> Pool:
         """Return the local workers that it keeps running."""
-        return self.local.pool(running.addresses[0], self.log_level)
+        return self.local.pool(running.inside, self.log_level, self.doors.worker_fd)
 
     async def tell(self, running: Running, stop: trio.Event) -> None:
         """Say that the plane is ready, unless *stop* is set by then."""
@@ -279,13 +305,11 @@ def _tell_parent(ready_fd: int, running: Running) -> None:
         json.dump({"addresses": running.addresses, "epoch": running.epoch}, pipe)
 
 
-def _address(listen: str) -> tuple[str, int]:
+def _address(listen: str, *, has_tls: bool) -> tuple[str, int]:
     """Return host and port of ``--listen``; port 0 stays 0."""
     target = parse_url(listen)
-    if target.is_tls:
-        raise SettingsError(
-            "--listen is ws:// for now: put what ends TLS (nginx, Caddy, ...) before the plane"
-        )
+    if target.is_tls and not has_tls:
+        raise SettingsError(f"--listen {listen} is TLS: --tls-cert and --tls-key are wanted")
     port = urlsplit(listen).port
     return target.host, DEFAULT_PORT if port is None else port
 
@@ -307,6 +331,7 @@ def _settings(durability: Durability, given: Retention, **options: Any) -> Plane
 async def _until_stopped(
     run: Callable[..., Any],
     on_ready: Callable[[Running, trio.Event], Awaitable[None]],
+    beside: Callable[[], Awaitable[None]],
     drain_s: float,
     parent_pipe: int | None,
     manager: Manager,
@@ -339,43 +364,11 @@ async def _until_stopped(
 
         nursery.start_soon(on_signals)
         nursery.start_soon(manager.keep_alive)
+        nursery.start_soon(beside)
         if parent_pipe is not None:
             nursery.start_soon(on_orphaned, parent_pipe)
         nursery.start_soon(plane)
     return code
-
-
-class _Listener:
-    """The plane's `Listen`: the port that it was given first is the one it keeps in later
-    epochs."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
-
-    async def __call__(
-        self,
-        handler: Handler,
-        /,
-        *,
-        handler_nursery: trio.Nursery | None = None,
-        task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Listen; see `creche.channel.base.Listen`."""
-        listener = self
-
-        class Remembering:
-            def started(self, value: Any = None) -> None:
-                listener._port = parse_url(value[0]).port
-                task_status.started(value)
-
-        await trio_ws.serve(
-            handler,
-            host=self._host,
-            port=self._port,
-            handler_nursery=handler_nursery,
-            task_status=Remembering(),
-        )
 
 
 # --- local workers and the page -----------------------------------------------------------------
@@ -418,17 +411,22 @@ class _LocalWorkers:
     """After how many jobs, and over how many bytes, their processes are replaced."""
     reload: bool
 
-    def pool(self, url: str, log_level: str) -> Pool:
+    def pool(self, url: str, log_level: str, credential_fd: int | None) -> Pool:
         """Return the workers that the plane is to keep running, as many as are needed."""
-        return Pool(self._children(url, log_level), Scale(self.number, self.most))
+        return Pool(self._children(url, log_level, credential_fd), Scale(self.number, self.most))
 
-    def _children(self, url: str, log_level: str) -> list[Child]:
+    def _children(self, url: str, log_level: str, credential_fd: int | None) -> list[Child]:
         # The plane's pid is in the names: after a crash the old workers may still be there for
         # their grace, and two of one name cannot be told apart.
         names = [f"{self.prefix}-{os.getpid()}-{n}" for n in range(1, self.most + 1)]
-        return [Child(name, partial(self._argv, name, url, log_level)) for name in names]
+        words, fds = _credential_words(credential_fd)
+        return [
+            Child(name, partial(self._argv, name, url, log_level, words), fds) for name in names
+        ]
 
-    def _argv(self, name: str, url: str, log_level: str, pipe: int) -> Sequence[str]:
+    def _argv(
+        self, name: str, url: str, log_level: str, credential: Sequence[str], pipe: int
+    ) -> Sequence[str]:
         names = ("--max-jobs-per-process", "--max-memory-per-process")
         limits = [(name, str(n)) for name, n in zip(names, self.used_up, strict=True) if n]
         return argv(
@@ -441,8 +439,14 @@ class _LocalWorkers:
             *(["--reload"] if self.reload else []),
             *(part for route in self.settings.routes or () for part in ("--routed", route.queue)),
             *("--log-level", log_level),
+            *credential,
             *("--parent-pipe", str(pipe), "--task-modules", *self.modules),
         )
+
+
+def _credential_words(fd: int | None) -> tuple[list[str], tuple[int, ...]]:
+    """Return how a child is told where its token is, and what it inherits for that."""
+    return ([], ()) if fd is None else (["--credential-fd", str(fd)], (fd,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,9 +456,10 @@ class _Page:
     host: str
     port: int
     is_open: bool
+    files: TlsFiles
 
     @classmethod
-    def reserve(cls, host: str, port: int, *, is_open: bool) -> _Page:
+    def reserve(cls, host: str, port: int, files: TlsFiles, *, is_open: bool) -> _Page:
         """Return a page on *port*, or on a free one if that is 0, where it can be listened on.
 
         The page's process binds it later. Were it not looked at here, a port in use would only be
@@ -462,35 +467,42 @@ class _Page:
 
         Raises:
             ListenError: it cannot.
-            SettingsError: more than this machine would reach it, and *is_open* is false.
+            SettingsError: more than this machine would reach it without a certificate, and
+                *is_open* is false.
         """
         try:
-            bound, number = _probe(host, port)
+            _, number = _probe(host, port)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise ListenError(
                 f"the page cannot listen on {authority(host, port)}: {why}: "
                 "choose another --gui-port, or leave it out with --no-gui"
             ) from None
-        if not is_open and not ipaddress.ip_address(bound).is_loopback:
+        if not is_open and not files.ca and reaches_out(host, port):
             raise SettingsError(
-                "the page has no authentication, so it listens on loopback only, not on "
-                f"{host!r}: use 127.0.0.1, or say that everybody who reaches it may look "
-                "(--gui-insecure)"
+                "the page has no login, so it listens on loopback only, not on "
+                f"{host!r}: use 127.0.0.1, want certificates of who looks (--tls-ca), or say that "
+                "everybody who reaches it may look (--gui-insecure)"
             )
-        return cls(host, number, is_open)
+        return cls(host, number, is_open, files)
 
     @property
     def url(self) -> str:
         """Its address, for a browser."""
-        return f"http://{authority(self.host, self.port)}"
+        scheme = "https" if self.files else "http"
+        return f"{scheme}://{authority(self.host, self.port)}"
 
-    def child(self, plane_url: str, log_level: str) -> Child:
+    def child(self, plane_url: str, log_level: str, credential_fd: int | None) -> Child:
         """Return what the plane is to keep running."""
         words = ["gui", "--connect", plane_url, "--host", self.host, "--port", str(self.port)]
         words += ["--insecure"] if self.is_open else []
-        words += ["--log-level", log_level, "--parent-pipe"]
-        return Child("the page", lambda pipe: argv(*words, str(pipe)))
+        for name, path in (
+            ("cert", self.files.cert), ("key", self.files.key), ("ca", self.files.ca),
+        ):  # fmt: skip
+            words += [f"--gui-tls-{name}", path] if path is not None else []
+        credential, fds = _credential_words(credential_fd)
+        words += [*credential, "--log-level", log_level, "--parent-pipe"]
+        return Child("the page", lambda pipe: argv(*words, str(pipe)), fds)
 
 
 def _probe(host: str, port: int) -> tuple[str, int]:
@@ -543,7 +555,7 @@ def _connect_option(running: Running) -> str:
     """Return what a worker of this machine needs to find the plane; nothing at the usual place."""
     url = parse_url(running.addresses[0])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(url.host, url.host)  # all addresses
-    place = f"ws://{authority(host, url.port)}"
+    place = f"{'wss' if url.is_tls else 'ws'}://{authority(host, url.port)}"
     return "" if place == DEFAULT_URL else f" --connect {place}"
 
 

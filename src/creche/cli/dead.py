@@ -12,7 +12,7 @@ from creche.cli.connection import open_client
 from creche.cli.exits import Exit
 from creche.cli.filters import FilterWords, IdsOrFilter, read_filter
 from creche.cli.job import list_jobs, show_job
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json
+from creche.cli.options import FLAG, HERE, Address, Connect, Count, JobId, Json
 from creche.cli.output import print_json, say
 from creche.cli.retrying import new_arguments
 from creche.cli.table import Column, Narrow, cell, moment_cell
@@ -55,7 +55,7 @@ async def ls(
     *words: FilterWords,
     limit: Count = 50,
     quiet: Annotated[bool, FLAG, Parameter(name=("--quiet", "-q"), show_env_var=False)] = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """List dead jobs, newest first: those that have failed, were lost or have expired, and that
@@ -72,7 +72,7 @@ async def ls(
 
 
 @app.command(name="show")
-async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def show(job_id: JobId, *, connect: Connect = HERE, as_json: Json = False) -> int:
     """Show one job whole: its arguments, its attempts, and what it ended with; as `jobs show`."""
     return await show_job(job_id, connect, as_json=as_json)
 
@@ -90,7 +90,7 @@ async def retry(
     json_args: Annotated[str | None, Parameter(show_env_var=False, metavar="JSON")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Submit dead jobs again: by their ids, by a filter, or all. Each runs as a new job, whose id
@@ -130,7 +130,7 @@ async def retry(
 async def _retry_ids(
     ids: list[str],
     changes: tuple[Any, Any, Any, Any] | None,
-    connect: str,
+    connect: Address,
     as_json: bool,
 ) -> int:
     made: list[tuple[str, str]] = []
@@ -152,7 +152,7 @@ async def discard(
     is_all: All = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Take jobs out of the set of dead ones: by their ids, by a filter, or all. What is known of

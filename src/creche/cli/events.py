@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from creche.cli.connection import open_client
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, Names, Seconds
+from creche.cli.options import FLAG, HERE, Connect, Json, Names, Seconds
 from creche.cli.output import JSON_VERSION, moment_text, printable, say
 from creche.cli.values import to_json
 from creche.client.client import Client
@@ -27,7 +27,7 @@ async def events(
     follow: Annotated[bool, FLAG, Parameter(name=("--follow", "-f"), show_env_var=False)] = False,
     task: Annotated[Names | None, Parameter(show_env_var=False)] = None,
     seconds: Annotated[Seconds | None, Parameter(name="--for", show_env_var=False)] = None,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Print what happens from now on, a line each, until Ctrl-C: jobs that are submitted, tried

@@ -49,6 +49,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
     (errors.PlaneUnreachable, Exit.UNREACHABLE),
     (errors.UnknownJob, Exit.UNKNOWN_ID),
     (errors.UnknownSchedule, Exit.UNKNOWN_ID),
+    (errors.UnknownToken, Exit.UNKNOWN_ID),
     (errors.ResultTimeout, Exit.WAITED_OUT),
     (errors.SubmitTimeout, Exit.WAITED_OUT),
     (errors.JobFailed, Exit.FAILED),

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json, Seconds
+from creche.cli.options import FLAG, HERE, Address, Connect, Json, Seconds
 from creche.cli.output import moment_text, print_json, printable, wrapped
 
 
@@ -18,7 +18,7 @@ async def health(
     ready: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     worker: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
     timeout: Annotated[Seconds, Parameter(show_env_var=False)] = 2.0,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Ask whether the plane is well: exit code 0 if it answers, 4 when it cannot be reached.
@@ -47,8 +47,10 @@ _ON_THE_WAY = ("draining", "drained", "leaving")
 """A worker that is well, and takes nothing new."""
 
 
-async def _worker_health(name: str, url: str, timeout_s: float, ready: bool, as_json: bool) -> Exit:
-    answer = await ask(url, "workers", timeout_s)
+async def _worker_health(
+    name: str, where: Address, timeout_s: float, ready: bool, as_json: bool
+) -> Exit:
+    answer = await ask(where, "workers", timeout_s)
     row = next((row for row in answer["workers"] if row["name"] == name), None)
     state = "unknown" if row is None else row["state"]
     if as_json:

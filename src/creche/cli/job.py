@@ -7,6 +7,7 @@ from typing import Any
 
 from creche.cli.connection import ASK_S, open_client
 from creche.cli.exits import Exit
+from creche.cli.options import Address
 from creche.cli.output import bytes_text, moment_text, print_facts, print_json, printable_lines
 from creche.cli.table import Column, print_table
 from creche.cli.values import as_json_data, to_json
@@ -35,7 +36,7 @@ async def list_jobs(
     wanted: Filter,
     columns: Sequence[Column],
     limit: int,
-    url: str,
+    where: Address,
     *,
     empty: str,
     quiet: bool,
@@ -43,7 +44,7 @@ async def list_jobs(
 ) -> int:
     """Print the newest *limit* jobs that are *wanted*: as a table, which is *empty* without any, or
     their ids alone."""
-    async with open_client(url) as client:
+    async with open_client(where) as client:
         records = [job async for page in pages(client.ask, wanted, limit) for job in page]
     if as_json:
         print_json({"jobs": records})
@@ -55,10 +56,10 @@ async def list_jobs(
     return Exit.DONE
 
 
-async def show_job(job_id: str, url: str, *, as_json: bool) -> int:
+async def show_job(job_id: str, where: Address, *, as_json: bool) -> int:
     """Print all that is known of a job: its call, what it was submitted with, its attempts, and its
     result or traceback."""
-    async with open_client(url) as client:
+    async with open_client(where) as client:
         record = await client.ask("job", {"id": to_id(job_id), "whole": True})
         if record is None:
             raise UnknownJob(job_id)

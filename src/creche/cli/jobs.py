@@ -17,7 +17,7 @@ from creche.cli.exits import Exit, blamed
 from creche.cli.exporting import CsvLines, JsonLines
 from creche.cli.filters import FilterWords, IdsOrFilter, read_filter
 from creche.cli.job import facts_of, list_jobs, show_job, why_no_result
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, JobId, Json, Names, Seconds
+from creche.cli.options import FLAG, HERE, Connect, Count, JobId, Json, Names, Seconds
 from creche.cli.output import print_facts, print_json, say
 from creche.cli.submit import GONE, say_if_interrupted, state_of, wait_and_print
 from creche.cli.table import Column, Narrow, cell, moment_cell
@@ -32,7 +32,7 @@ from creche.peer.handle import JobHandle, to_id
 app = App(name="jobs", help="List jobs, look at them, and act on many.")
 
 
-async def status(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def status(job_id: JobId, *, connect: Connect = HERE, as_json: Json = False) -> int:
     """Show one job: its state, when and where it ran, and why it has no result if it ended so.
 
     The exit code is 0 whatever the state is, and 3 for an id that the plane does not know.
@@ -54,7 +54,7 @@ async def result(
     job_id: JobId,
     *,
     timeout: Seconds = 60.0,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Wait for a job's end and print its result, as `creche submit` does.
@@ -75,7 +75,7 @@ async def cancel(
     job_id: JobId,
     *,
     reason: Annotated[str, Parameter(show_env_var=False, show_default=False)] = "",
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Cancel a job, and print the state it is in then.
@@ -128,7 +128,7 @@ async def ls(
     queue: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
     limit: Count = 50,
     quiet: Annotated[bool, FLAG, Parameter(name=("--quiet", "-q"), show_env_var=False)] = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """List jobs, newest first.
@@ -152,7 +152,7 @@ async def ls(
 
 
 @app.command(name="show")
-async def show(job_id: JobId, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def show(job_id: JobId, *, connect: Connect = HERE, as_json: Json = False) -> int:
     """Show one job whole: its call, what it was submitted with, its attempts, and its result or the
     traceback of what it raised."""
     return await show_job(job_id, connect, as_json=as_json)
@@ -166,7 +166,7 @@ app.command(dead.retry, name="retry", usage="Usage: creche jobs retry [OPTIONS] 
 async def wait(
     *words: IdsOrFilter,
     timeout: Seconds = 60.0,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Wait until jobs have ended: those of these ids, or those that a filter means by now. Prints
@@ -246,7 +246,7 @@ async def cancel_jobs(
     reason: Annotated[str, Parameter(show_env_var=False, show_default=False)] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Cancel jobs that have not ended: by their ids, by a filter, or all. What waits is cancelled
@@ -303,7 +303,7 @@ async def export(
     format: Annotated[Literal["jsonl", "csv"], Parameter(show_env_var=False)] = "jsonl",
     output: Annotated[Path | None, Parameter(show_env_var=False, metavar="FILE")] = None,
     limit: Annotated[Count | None, Parameter(show_env_var=False)] = None,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
 ) -> int:
     """Write jobs, newest first, a line each: all of them, or those that a filter means.
 

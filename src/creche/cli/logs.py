@@ -7,13 +7,14 @@ import sys
 import time
 
 from creche.cli.output import has_colour, printable_lines, wrapped
+from creche.model.access import redacted
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
 
 class _Lines(logging.Formatter):
     """``12:04:31 warning worker: text``, broken between words on a terminal; with the traceback, if
-    there is one."""
+    there is one. Secrets of tokens are left out, whoever logs them."""
 
     def __init__(self, *, is_coloured: bool) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class _Lines(logging.Formatter):
             text = text.replace(level, f"\x1b[{colour}m{level}\x1b[0m", 1)
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        return text
+        return redacted(text)
 
 
 def set_up(level: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
+from creche.channel.handshake import WHY_NO_SECRET, has_secret
 from creche.model.priority import Priority
 
 DEFAULT_URL = "ws://127.0.0.1:5570"
@@ -20,6 +22,8 @@ def _plane(type_: Any, tokens: list[Token]) -> str:
     """Return a plane's address in full: ``127.0.0.1:5570`` and ``ws://127.0.0.1:5570`` are the
     same."""
     text = tokens[0].value.strip()
+    if has_secret(text):
+        raise ValueError(WHY_NO_SECRET)
     # A name alone would be dialled at a web server's port, where no plane is.
     if "://" not in text and not text.rpartition(":")[1]:
         raise ValueError(f"{text!r} is no address of a plane: {_WRITE}")
@@ -35,6 +39,8 @@ _WRITE = f"write HOST:PORT, or {DEFAULT_URL} in full"
 
 def _url(text: str) -> str:
     url = text if "://" in text else f"ws://{text}"
+    if has_secret(url):
+        raise ValueError(WHY_NO_SECRET)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -126,12 +132,64 @@ _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 FLAG = Parameter(negative=(), show_default=False)
 """A flag that is only ever switched on."""
 
-Connect: TypeAlias = Annotated[
-    str,
-    Parameter(
-        name=("--connect", "-c"), converter=_plane, help="Where the plane listens.", metavar="URL"
-    ),
-]
+_ACCESS = Group("Access", sort_key=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a plane is, and what it is shown. Secrets are in files, and never words of a command:
+    everybody on the machine can read those."""
+
+    url: Annotated[
+        str,
+        Parameter(
+            name=("--connect", "-c"),
+            converter=_plane,
+            help="Where the plane listens.",
+            metavar="URL",
+        ),
+    ] = DEFAULT_URL
+    token_file: Annotated[
+        str | None,
+        Parameter(
+            name="--token-file",
+            group=_ACCESS,
+            metavar="FILE",
+            help="The file with the token that the plane is shown; or the token is CRECHE_TOKEN.",
+        ),
+    ] = None
+    tls_ca: Annotated[
+        str | None,
+        Parameter(
+            name="--tls-ca",
+            group=_ACCESS,
+            metavar="FILE",
+            help="Whose word counts for who the plane is, with wss://; else the system's.",
+        ),
+    ] = None
+    tls_cert: Annotated[
+        str | None,
+        Parameter(
+            name="--tls-cert",
+            group=_ACCESS,
+            metavar="FILE",
+            help="The certificate that the plane is shown.",
+        ),
+    ] = None
+    tls_key: Annotated[
+        str | None,
+        Parameter(name="--tls-key", group=_ACCESS, metavar="FILE", help="The key of that."),
+    ] = None
+
+    def __str__(self) -> str:
+        return self.url
+
+
+HERE = Address()
+"""A plane of this machine."""
+
+Connect: TypeAlias = Annotated[Address, Parameter(name="*")]
+TlsFile: TypeAlias = Annotated[str | None, Parameter(group=_ACCESS, metavar="FILE")]
 ListenOption: TypeAlias = Annotated[
     str,
     Parameter(

@@ -24,8 +24,8 @@ def has_colour(stream: TextIO) -> bool:
 def say(kind: str, text: str) -> None:
     """Print *text* on stderr, as an ``error``, ``warning``, ``hint`` or ``note``; or plain, where
     *kind* is empty (a line that begins with one of these words gets its colour). What others wrote
-    in it is written out where a terminal would obey it."""
-    line = printable_lines(f"{kind}: {text}" if kind else text)
+    in it is written out where a terminal would obey it. Secrets of tokens are left out."""
+    line = _redacted(printable_lines(f"{kind}: {text}" if kind else text))
     word, colon, _ = line.partition(":")
     code = _KINDS.get(word) if colon else None
     if code is not None:
@@ -35,9 +35,18 @@ def say(kind: str, text: str) -> None:
     _write(line)
 
 
+def _redacted(text: str) -> str:
+    """Return *text* without the secrets of tokens; `creche --help` loads no more than it needs."""
+    if "creche_" not in text:
+        return text
+    from creche.model.access import redacted
+
+    return redacted(text)
+
+
 def say_bold(text: str) -> None:
     """Print *text* on stderr, bold where that is welcome."""
-    text = printable_lines(text)
+    text = _redacted(printable_lines(text))
     _write(f"\x1b[1m{text}\x1b[0m" if has_colour(sys.stderr) else text)
 
 

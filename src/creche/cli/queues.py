@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Count, Json
+from creche.cli.options import FLAG, HERE, Connect, Count, Json
 from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, print_table
 from creche.errors import SettingsError
@@ -37,7 +37,7 @@ _COLUMNS = (
 
 
 @app.command(name="ls")
-async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def ls(*, connect: Connect = HERE, as_json: Json = False) -> int:
     """List every lane: the jobs of one queue and one priority, and those parked apart.
 
     READY is how many wait, STORED how many of them are beyond the WINDOW that is in memory,
@@ -55,7 +55,7 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
 
 
 @app.command
-async def pause(queue: QueueName, /, *, connect: Connect = DEFAULT_URL, new: New = False) -> int:
+async def pause(queue: QueueName, /, *, connect: Connect = HERE, new: New = False) -> int:
     """Have nothing taken from a queue until it is resumed; what runs goes on."""
     await ask(connect, "set-queue", queue=queue, paused=True, is_new=new)
     say("", f"queue {queue} is paused; `creche queues resume {queue}` ends that")
@@ -63,7 +63,7 @@ async def pause(queue: QueueName, /, *, connect: Connect = DEFAULT_URL, new: New
 
 
 @app.command
-async def resume(queue: QueueName, /, *, connect: Connect = DEFAULT_URL) -> int:
+async def resume(queue: QueueName, /, *, connect: Connect = HERE) -> int:
     """Have a paused queue taken from again."""
     await ask(connect, "set-queue", queue=queue, paused=False)
     say("", f"queue {queue} is taken from")
@@ -75,7 +75,7 @@ async def limit(
     queue: QueueName,
     /,
     *,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     running: Annotated[Count | None, Parameter(show_env_var=False)] = None,
     rate: Annotated[str | None, Parameter(show_env_var=False, metavar="N/TIME")] = None,
     no_limit: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,

@@ -15,8 +15,9 @@ from creche.cli.exits import Exit
 from creche.cli.job import call_text, options_text
 from creche.cli.job import read_call as read_payload
 from creche.cli.options import (
-    DEFAULT_URL,
     FLAG,
+    HERE,
+    Address,
     Connect,
     Count,
     Json,
@@ -73,7 +74,7 @@ _COLUMNS = (
 
 
 @app.command(name="ls")
-async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def ls(*, connect: Connect = HERE, as_json: Json = False) -> int:
     """List schedules, by name.
 
     A schedule is active, paused, ended (nothing is left to fire), undeclared (its task's code has
@@ -94,7 +95,7 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
 
 
 @app.command(name="show")
-async def show(name: Name, /, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def show(name: Name, /, *, connect: Connect = HERE, as_json: Json = False) -> int:
     """Show one schedule: its rule, what it has fired, and when it fires next.
 
     The exit code is 3 for a name that the plane does not know; near names are told.
@@ -114,7 +115,7 @@ async def next_(
     every: Every = None,
     tz: Zone = None,
     number: Annotated[Count, Parameter(name=("--number", "-n"), show_env_var=False)] = 10,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Print the next moments of a schedule, in its zone and in UTC; or those of a rule that is
@@ -216,7 +217,7 @@ async def add(
     queue: Annotated[str | None, Parameter(metavar="NAME")] = None,
     priority: PriorityOption = None,
     if_exists: Annotated[Literal["refuse", "keep", "replace"], _HERE] = "refuse",
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Make a schedule: jobs of TASK with ARGS, submitted by the plane.
@@ -284,7 +285,7 @@ async def set_(
     task: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
     queue: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
     priority: Annotated[PriorityOption, _HERE] = None,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Change a schedule that was made at run time. What is not given stays as it is, and so does
@@ -319,19 +320,19 @@ async def set_(
 
 
 @app.command(name="pause", usage="Usage: creche schedules pause [OPTIONS] NAME...")
-async def pause(*names: Name, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def pause(*names: Name, connect: Connect = HERE, as_json: Json = False) -> int:
     """Have schedules not fire until they are resumed. Jobs that they have submitted go on."""
     return await _each("pause-schedule", names, connect, as_json=as_json)
 
 
 @app.command(name="resume", usage="Usage: creche schedules resume [OPTIONS] NAME...")
-async def resume(*names: Name, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def resume(*names: Name, connect: Connect = HERE, as_json: Json = False) -> int:
     """Have paused schedules fire from now on: what came meanwhile is not made up for."""
     return await _each("resume-schedule", names, connect, as_json=as_json)
 
 
 @app.command(name="run")
-async def run(name: Name, /, *, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def run(name: Name, /, *, connect: Connect = HERE, as_json: Json = False) -> int:
     """Submit a schedule's job now, and print its id.
 
     It is run also if the schedule is paused, or its last job unfinished.
@@ -349,7 +350,7 @@ async def run(name: Name, /, *, connect: Connect = DEFAULT_URL, as_json: Json = 
 async def rm(
     *names: Name,
     missing_ok: Annotated[bool, FLAG, _HERE] = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Delete schedules. Jobs that they have submitted go on.
@@ -370,7 +371,7 @@ async def rm(
     return Exit.DONE
 
 
-async def _each(command: str, names: Sequence[str], connect: str, *, as_json: bool) -> int:
+async def _each(command: str, names: Sequence[str], connect: Address, *, as_json: bool) -> int:
     _check_named(names)
     async with open_client(connect) as client:
         await _check_there(client, names)

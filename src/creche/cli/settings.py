@@ -45,8 +45,8 @@ are of another protocol, so they are left alone."""
 
 COMMANDS = frozenset(
     {"bench", "cancel", "control-plane", "dead", "demo", "events", "gui", "health", "jobs", "list"}
-    | {"queues", "result", "schedules", "status", "store", "submit", "subworker", "top", "worker"}
-    | {"workers"}
+    | {"queues", "result", "schedules", "status", "store", "submit", "subworker", "tokens", "top"}
+    | {"worker", "workers"}
 )
 """The commands, which are the tables of a settings file. A test holds this against the
 application."""
@@ -56,14 +56,18 @@ SHARED = frozenset(
     | {"gui-host", "gui-port", "json", "keep-alive", "lease", "limit", "listen", "log-level"}
     | {"max-jobs-per-process", "max-memory-per-process"}
     | {"priority", "queue", "queues", "result-cache-bytes", "result-cache-size"}
-    | {"result-cache-ttl", "store", "task-modules", "timeout", "window", "worker-id", "workers"}
+    | {"result-cache-ttl", "store", "task-modules", "timeout", "tls-ca", "tls-cert", "tls-key"}
+    | {"token-file", "tokens", "window", "worker-id", "workers"}
 )
 """The options that may stand outside of a table; what is not here is a typing mistake."""
 
-_ALONE = frozenset({"gui-insecure", "max-workers", "no-gui", "reload", "routes", "store-bytes"})
+_ALONE = frozenset(
+    {"allow-host", "allow-origin", "gui-insecure", "gui-tls-ca", "gui-tls-cert", "gui-tls-key"}
+    | {"insecure", "max-workers", "no-gui", "reload", "routes", "store-bytes"}
+)
 """What has a variable beside those. A test holds both against the application."""
 
-_OTHERS = frozenset({"CRECHE_CONFIG", "CRECHE_DEBUG"})
+_OTHERS = frozenset({"CRECHE_CONFIG", "CRECHE_DEBUG", "CRECHE_TOKEN"})
 """Variables that are no option's."""
 
 VARIABLES = frozenset(
@@ -119,7 +123,8 @@ class _Environment(Env):
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         for argument in arguments:
-            if argument.parameter.show_env_var:
+            # What is made of several options (`*`) has no variable of its own.
+            if argument.parameter.show_env_var and argument.names != ("*",):
                 # Its first name only: what is called CRECHE_PORT may be somebody else's. Kubernetes
                 # sets that one for a service named creche.
                 for option in (*argument.names[:1], *argument.negatives):

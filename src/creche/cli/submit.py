@@ -14,8 +14,8 @@ from cyclopts import Parameter, Token
 from creche.cli.connection import SUBMIT_S, open_client
 from creche.cli.exits import Exit, blamed, exit_of
 from creche.cli.options import (
-    DEFAULT_URL,
     FLAG,
+    HERE,
     Connect,
     Json,
     Moment,
@@ -89,7 +89,7 @@ async def submit(
     header: Annotated[list[str] | None, _Words, Parameter(metavar="K=V")] = None,
     non_blocking: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
     timeout: Seconds = 60.0,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
     task_name: Annotated[str | None, Parameter(show=False, show_env_var=False)] = None,
     args: Annotated[list[str] | None, _Words, Parameter(show=False)] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from creche.cli.connection import ask
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, Connect, Json
+from creche.cli.options import HERE, Connect, Json
 from creche.cli.output import print_json
 from creche.cli.table import Column, Narrow, Row, cell, print_table
 from creche.cli.values import signature_of
@@ -32,7 +32,7 @@ _COLUMNS = (
 )
 
 
-async def list_tasks(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def list_tasks(*, connect: Connect = HERE, as_json: Json = False) -> int:
     """List the tasks that workers have announced, with their signatures.
 
     Announcements are kept: a task stays listed while no worker is connected.

@@ -15,7 +15,7 @@ from cyclopts import Parameter, Token
 
 from creche.cli.connection import open_client
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, Json
+from creche.cli.options import FLAG, HERE, Connect, Json
 from creche.cli.output import print_json, printable
 from creche.cli.queues import lane_rows
 from creche.cli.table import Column, Narrow, Row, cell, drawn_lines
@@ -44,7 +44,7 @@ async def top(
     *,
     hz: Annotated[float, Parameter(converter=_hz, show_env_var=False, metavar="N")] = 2.0,
     once: Annotated[bool, FLAG, Parameter(show_env_var=False)] = False,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     as_json: Json = False,
 ) -> int:
     """Watch the plane: lanes, workers, rates, and what runs. Ctrl-C ends it.

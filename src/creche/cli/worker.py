@@ -20,10 +20,12 @@ from cyclopts import Parameter
 from creche import __version__
 from creche.channel import trio_ws
 from creche.cli import logs
+from creche.cli.connection import shown_to
 from creche.cli.exits import Exit
+from creche.cli.handing import CredentialFd, taken_over
 from creche.cli.options import (
-    DEFAULT_URL,
     FLAG,
+    HERE,
     Bytes,
     Connect,
     Count,
@@ -72,7 +74,7 @@ with the process, after this time, or at once if the worker was told to stop mor
 async def worker(
     *,
     task_modules: Names | None = None,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
     queues: Names | None = None,
     concurrency: Count = 10,
     async_executor: AsyncExecutor = "coroutine",
@@ -87,6 +89,7 @@ async def worker(
     grace: Annotated[Seconds, Parameter(show=False, show_env_var=False)] = 15.0,
     routed: Annotated[list[str] | None, Parameter(show=False, show_env_var=False)] = None,
     parent_pipe: ParentPipe = None,
+    credential_fd: CredentialFd = None,
 ) -> int:
     """Run jobs for a plane.
 
@@ -121,11 +124,18 @@ async def worker(
         if (wrong := why_no_queue(queue)) is not None:
             raise SettingsError(f"--queues: {wrong}")
 
+    url, credential, tls = (
+        shown_to(connect)
+        if credential_fd is None
+        else (connect.url, taken_over(credential_fd), None)
+    )
+
     def make() -> Worker:
         return Worker(
             task_registry,
-            dial=partial(trio_ws.dial, connect),
-            url=connect,
+            dial=partial(trio_ws.dial, url, ssl_context=tls),
+            url=url,
+            credential=credential,
             worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
             queues=queues or list(dict.fromkeys([*_queues_of_tasks(), *(routed or ())])),
             concurrency=concurrency,
@@ -151,7 +161,8 @@ async def worker(
     made = make()
     # Of a worker that a plane has started, it is the plane that systemd hears of.
     manager = Manager(None) if parent_pipe is not None else Manager.of_this_process()
-    shift = _Shift(made, parent_pipe, grace, manager, gives_up=burst)
+    inherited = [fd for fd in (parent_pipe, credential_fd) if fd is not None]
+    shift = _Shift(made, parent_pipe, inherited, grace, manager, gives_up=burst)
     command = check_argv(task_modules, async_executor)
     return await shift.run(partial(_watch_code, report.modules, command) if reload else None)
 
@@ -204,6 +215,7 @@ class _Shift:
         self,
         worker: Worker,
         parent_pipe: int | None,
+        inherited: Sequence[int],
         grace_s: float,
         manager: Manager,
         *,
@@ -211,6 +223,7 @@ class _Shift:
     ) -> None:
         self._worker = worker
         self._parent_pipe = parent_pipe
+        self._inherited = inherited
         self._grace_s = grace_s
         self._manager = manager
         self._gives_up = gives_up
@@ -311,8 +324,8 @@ class _Shift:
             with suppress(OSError, ValueError, AttributeError):  # closed, or never there
                 stream.flush()
         if self._starts_anew:
-            if self._parent_pipe is not None:
-                os.set_inheritable(self._parent_pipe, True)
+            for fd in self._inherited:
+                os.set_inheritable(fd, True)
             self._manager.hand_on()
             command = argv(*sys.argv[1:])
             os.execv(command[0], list(command))

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from creche.cli.connection import ask, open_client
 from creche.cli.exits import Exit
-from creche.cli.options import DEFAULT_URL, FLAG, Connect, CountOrNone, Json, SecondsOrNone
+from creche.cli.options import FLAG, HERE, Address, Connect, CountOrNone, Json, SecondsOrNone
 from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
 from creche.client.client import Client
@@ -53,7 +53,7 @@ _COLUMNS = (
 
 
 @app.command(name="ls")
-async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
+async def ls(*, connect: Connect = HERE, as_json: Json = False) -> int:
     """List the workers that are connected, or away for less than their grace."""
     answer = await ask(connect, "workers")
     if as_json:
@@ -67,7 +67,7 @@ async def ls(*, connect: Connect = DEFAULT_URL, as_json: Json = False) -> int:
 
 @app.command(usage="Usage: creche workers drain [OPTIONS] WORKER...")
 async def drain(
-    *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = DEFAULT_URL
+    *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = HERE
 ) -> int:
     """Have workers take nothing new and stay; what runs goes on, what has not begun goes back.
 
@@ -77,7 +77,7 @@ async def drain(
 
 
 @app.command(usage="Usage: creche workers resume [OPTIONS] WORKER...")
-async def resume(*workers: WorkerNames, every: All = False, connect: Connect = DEFAULT_URL) -> int:
+async def resume(*workers: WorkerNames, every: All = False, connect: Connect = HERE) -> int:
     """Have workers run as many jobs at a time as they were started for."""
     return await _tell(workers, every, connect, {"slots": None})
 
@@ -88,7 +88,7 @@ async def resize(
     slots: Annotated[CountOrNone, Parameter(help="How many.", show_env_var=False)],
     /,
     *,
-    connect: Connect = DEFAULT_URL,
+    connect: Connect = HERE,
 ) -> int:
     """Have a worker run so many jobs at a time, until it is started anew; what runs goes on."""
     return await _tell([worker], False, connect, {"slots": slots})
@@ -96,7 +96,7 @@ async def resize(
 
 @app.command(usage="Usage: creche workers stop [OPTIONS] WORKER...")
 async def stop(
-    *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = DEFAULT_URL
+    *workers: WorkerNames, every: All = False, wait: Wait = None, connect: Connect = HERE
 ) -> int:
     """Have workers take nothing new and leave when their jobs are done, as SIGTERM does.
 
@@ -108,7 +108,7 @@ async def stop(
 async def _tell(
     names: Collection[str],
     every: bool,
-    url: str,
+    where: Address,
     command: dict[str, Any],
     wait_s: float | None = None,
     is_done: Callable[[Row, Row | None], bool] | None = None,
@@ -118,7 +118,7 @@ async def _tell(
     nobody was told then."""
     if every == bool(names):
         raise SettingsError("which workers? name them, or say --all alone")
-    async with open_client(url) as client:
+    async with open_client(where) as client:
         for name in names:
             await client.ask("work", {"worker": name})  # one that is not there is refused
         told: dict[str, Row] = {}

@@ -20,6 +20,7 @@ from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from creche.channel.gate import host_name
 from creche.dashboard.live import Live, Stream, StreamsFull
 
 BEAT_S = 15.0
@@ -181,12 +182,6 @@ def problem(status: int, detail: str) -> Response:
     """Return an error as problem details (RFC 9457)."""
     body = json.dumps({"status": status, "detail": detail})
     return Response(body, status, mimetype="application/problem+json")
-
-
-def host_name(host: str) -> str:
-    """Return the name in a ``Host`` header, in lower case and without its port."""
-    name, colon, port = host.strip().lower().rpartition(":")
-    return name if colon and (port.isdigit() or not port) else host.strip().lower()
 
 
 def duration(seconds: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -21,6 +22,7 @@ from creche.channel.base import Channel, Dial
 from creche.client.client import Client
 from creche.dashboard.overview import Overview, empty_overview, make_overview, unreachable
 from creche.errors import ClientClosed, CrecheError, PlaneUnreachable, Refused
+from creche.peer.credential import Credential
 from creche.peer.link import FINAL_REFUSALS
 
 MAX_STREAMS = 100
@@ -73,6 +75,8 @@ class Live:
 
     Args:
         connect: the plane's URL.
+        token: what the plane wants to be shown.
+        tls: how the plane is spoken with, if over TLS.
         dial: opens a connection in place of the WebSocket.
         clock: UTC seconds.
         max_streams: how many browsers may look at once.
@@ -82,12 +86,17 @@ class Live:
         self,
         connect: str,
         *,
+        token: Credential | None = None,
+        tls: ssl.SSLContext | None = None,
         dial: Dial | None = None,
         clock: Callable[[], float] = time.time,
         max_streams: int = MAX_STREAMS,
     ) -> None:
         self._connect = connect
-        self._dial: Dial = dial if dial is not None else partial(anyio_ws.dial, connect)
+        self._token = token
+        self._dial: Dial = (
+            dial if dial is not None else partial(anyio_ws.dial, connect, ssl_context=tls)
+        )
         self._clock = clock
         self._max_streams = max_streams
         self._streams: set[Stream] = set()
@@ -189,7 +198,9 @@ class Live:
             Refused: the plane does not want this peer, and never will.
         """
         # No time limit: a page that was started before its plane waits for it.
-        async with Client(self._connect, timeout=None, dial=self._noted_dial) as client:
+        async with Client(
+            self._connect, timeout=None, token=self._token, dial=self._noted_dial
+        ) as client:
             self._client = client
             try:
                 while True:

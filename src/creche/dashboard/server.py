@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import ssl
 from collections.abc import Callable
 from functools import partial
 
@@ -24,6 +25,7 @@ from creche.channel.base import Dial
 from creche.dashboard.app import BEAT_S, make_app
 from creche.dashboard.live import MAX_STREAMS, Live
 from creche.errors import ListenError, SettingsError
+from creche.peer.credential import Credential
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
@@ -42,6 +44,9 @@ async def run_gui(
     port: int = DEFAULT_PORT,
     *,
     insecure: bool = False,
+    page_tls: ssl.SSLContext | None = None,
+    token: Credential | None = None,
+    tls: ssl.SSLContext | None = None,
     dial: Dial | None = None,
     stop: trio.Event | None = None,
     grace_s: float = GRACE_S,
@@ -57,10 +62,13 @@ async def run_gui(
 
     Args:
         connect: the plane's URL.
-        host: where to listen; anything but loopback only with *insecure*, as there is no
-            authentication.
+        host: where to listen; anything but loopback only with *insecure*, or where *page_tls* wants
+            certificates of browsers, as there is no login.
         port: 0 takes a free one.
         insecure: whether everybody who reaches *host* may look.
+        page_tls: how the page is spoken with, if over TLS.
+        token: what the plane wants to be shown.
+        tls: how the plane is spoken with, if over TLS.
         dial: opens the connection to the plane in place of the WebSocket.
         stop: ends this gracefully.
         grace_s: seconds for the goodbye.
@@ -73,21 +81,25 @@ async def run_gui(
         Refused: the plane does not want this peer, and never will.
     """
     is_open = not is_loopback(host)
-    if is_open and not insecure:
+    wants_certificate = page_tls is not None and page_tls.verify_mode == ssl.CERT_REQUIRED
+    if is_open and not insecure and not wants_certificate:
         raise SettingsError(
-            f"the page has no authentication, so it listens on loopback only, not on {host!r}: "
-            "use 127.0.0.1, or say that everybody who reaches it may look (--gui-insecure)"
+            f"the page has no login, so it listens on loopback only, not on {host!r}: use "
+            "127.0.0.1, want certificates of who looks (--gui-tls-ca), or say that everybody who "
+            "reaches it may look (--gui-insecure)"
         )
     stop = trio.Event() if stop is None else stop
-    live = Live(connect, dial=dial, max_streams=max_streams)
+    live = Live(connect, token=token, tls=tls, dial=dial, max_streams=max_streams)
     hosts = None if is_open else {"127.0.0.1", "localhost", "[::1]", _authority(host).lower()}
-    server = Server(wrap_app(make_app(live, hosts=hosts, beat_s=beat_s), 0, "asgi"), grace_s)
+    app = wrap_app(make_app(live, hosts=hosts, beat_s=beat_s), 0, "asgi")
+    server = Server(app, grace_s, page_tls)
     listeners = await _open_listeners(host, port)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live.run)
         nursery.start_soon(live.tell)
         bound = listeners[0].socket.getsockname()[1]
-        task_status.started(f"http://{_authority(host)}:{bound}")
+        scheme = "http" if page_tls is None else "https"
+        task_status.started(f"{scheme}://{_authority(host)}:{bound}")
         await server.run(listeners, stop=stop, say_goodbye=live.close)
         nursery.cancel_scope.cancel()
 
@@ -98,7 +110,8 @@ class Server:
     The application has nothing to start or to stop, so the lifespan protocol is left out.
     """
 
-    def __init__(self, app: AppWrapper, grace_s: float) -> None:
+    def __init__(self, app: AppWrapper, grace_s: float, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._app = app
         self._grace_s = grace_s
         self._context = WorkerContext(None)
@@ -143,7 +156,7 @@ class Server:
         if len(self._open) >= MAX_CONNECTIONS:
             await trio.aclose_forcefully(stream)
             return
-        wire = _Wire(stream)
+        wire = _Wire(stream) if self._tls is None else _TlsWire(stream, self._tls)
         self._open.add(wire)
         state = ConnectionState({})
         try:
@@ -164,7 +177,7 @@ class _Wire:
     """One TCP connection as Hypercorn uses it, with sends that end."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+        self._stream: trio.abc.Stream = stream
         self.socket = stream.socket
         self.use = trio.CancelScope()
         """Around all that Hypercorn does with it. It ends with the first send that fails: while a
@@ -191,7 +204,8 @@ class _Wire:
         """End our half. Shielded, as it does not wait: Hypercorn closes from the request's task,
         which Quart has cancelled by then, and without this the browser never sees the end."""
         with trio.CancelScope(shield=True):
-            await self._stream.send_eof()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
 
     async def aclose(self) -> None:
         """Close. Shielded as `send_eof` is."""
@@ -201,6 +215,24 @@ class _Wire:
     def cut(self) -> None:
         """Close at once; whoever waits on it, even shielded, is woken. Again: does nothing."""
         self.socket.close()
+
+
+class _TlsWire(_Wire):
+    """The same over TLS; Hypercorn tells it by the handshake that it has."""
+
+    def __init__(self, stream: trio.SocketStream, tls: ssl.SSLContext) -> None:
+        super().__init__(stream)
+        self.transport_stream = stream
+        self._tls = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        self._stream = self._tls
+
+    async def do_handshake(self) -> None:
+        """Shake hands."""
+        await self._tls.do_handshake()
+
+    def selected_alpn_protocol(self) -> str:
+        """Return what is spoken: one request after the other."""
+        return "http/1.1"
 
 
 def is_loopback(host: str) -> bool:

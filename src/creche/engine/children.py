@@ -28,6 +28,8 @@ class Child:
 
     name: str
     argv: Callable[[int], Sequence[str]]
+    fds: tuple[int, ...] = ()
+    """File descriptors of this process that it inherits under the same numbers."""
     retry_min_s: float = 0.5
     retry_max_s: float = 30.0
     steady_s: float = 10.0
@@ -63,7 +65,7 @@ async def _run_once(child: Child) -> int:
         process = await trio.lowlevel.open_process(
             list(child.argv(read_end)),
             stdin=subprocess.DEVNULL,
-            pass_fds=(read_end,),
+            pass_fds=(read_end, *child.fds),
             start_new_session=True,
         )
     except BaseException:

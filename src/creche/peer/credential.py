@@ -27,7 +27,7 @@ class Word:
     """A token that stays as it is."""
 
     def __init__(self, word: str, source: str) -> None:
-        self._word = _checked(word.strip(), source)
+        self._word = _checked(word.strip() if isinstance(word, str) else word, source)
 
     def __call__(self) -> str:
         return self._word
@@ -46,6 +46,10 @@ class TokenFile:
         self._word = self._read()
 
     def __call__(self) -> str:
+        # What is read once only, as a pipe of the shell's, would keep us waiting.
+        path = Path(self._path).expanduser()
+        if path.exists() and not path.is_file():
+            return self._word
         try:
             self._word = self._read()
         except SettingsError as error:

@@ -56,6 +56,23 @@ def test_what_is_no_url_of_a_plane_is_a_settings_error_that_shows_it(url: str) -
     assert repr(url) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://me:hush@plane:5570",
+        "ws://hush@plane",
+        "ws://me:hush@",
+        "http://me:hush@plane",
+        "me:hush@plane:5570",
+    ],
+)
+def test_a_url_with_a_password_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_url(url)
+    assert "hush" not in str(caught.value)
+    assert "Client(token=...)" in str(caught.value)
+
+
 def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from creche.channel import handshake, trio_ws
 from creche.channel.base import Channel
+from creche.channel.gate import LOOPBACK_NAMES, Gate
 from creche.errors import ChannelBroken, ListenError
 from creche.wire.codec import Limits
 
@@ -422,3 +423,28 @@ async def test_ipv6_works_and_its_url_has_brackets(nursery: trio.Nursery) -> Non
             assert channel.peer == url.removeprefix("ws://")
             await channel.send(b"6")
             assert await channel.receive() == b"6"
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "status", "why"),
+    [
+        (b"Origin: https://evil.example\r\n", {}, b"403", "this comes from one at 'https://evil"),
+        (b"", {"gate": Gate(hosts=LOOPBACK_NAMES)}, b"403", "it is not called 'plane'"),
+        (b"", {"gate": Gate(hosts={"plane"})}, b"101", ""),
+        (b"Origin: https://a\r\n", {"gate": Gate({"https://a"})}, b"101", ""),
+    ],
+)
+async def test_a_web_page_is_refused_with_403_and_disturbs_nobody(
+    more: bytes, options: dict[str, Any], status: bytes, why: str
+) -> None:
+    async with serving(**options) as server:
+        stream = await server.connect()
+        await stream.send_all(UPGRADE + CRECHE + more + b"\r\n")
+        got = b""
+        while b"\r\n\r\n" not in got or (why and b"\n" not in got.partition(b"\r\n\r\n")[2]):
+            got += await stream.receive_some()
+        assert got.startswith(b"HTTP/1.1 " + status)
+        assert why in got.decode()
+        await stream.aclose()
+        if not options:
+            await server.answers()

@@ -10,9 +10,12 @@ import pytest
 import trio
 from tests.cluster.scripted import open_house
 
+from creche.channel.memory import MemoryListener
 from creche.cli.control_plane import _House, _LocalWorkers, _probe
+from creche.cli.doors import Doors
 from creche.cli.systemd import Manager
-from creche.engine.plane import Running
+from creche.engine.doors import OPEN_DOOR
+from creche.engine.plane import Entrance, Running
 from creche.engine.settings import PlaneSettings
 
 pytestmark = pytest.mark.trio
@@ -25,7 +28,10 @@ async def told(address: str, *, tasks: Sequence[str] = (), number: int = 0) -> f
         used_up=(None, None),
         reload=False,
     )
-    house = _House("memory:", None, PlaneSettings(), local, None, "info", None, Manager(None))
+    doors = Doors(Entrance(MemoryListener().serve, OPEN_DOOR))
+    house = _House(
+        "memory:", None, PlaneSettings(), local, None, "info", None, Manager(None), doors
+    )
     async with open_house() as opened:
         began = trio.current_time()
         await house.tell(Running((address,), 1, opened.core, address), trio.Event())
@@ -68,6 +74,7 @@ async def test_a_port_is_tried_at_the_address_that_the_system_has(
         ("ws://127.0.0.1:5579", " --connect ws://127.0.0.1:5579"),
         ("ws://[::]:5570", " --connect ws://[::1]:5570"),
         ("ws://10.0.0.7:5570", " --connect ws://10.0.0.7:5570"),
+        ("wss://10.0.0.7:5570", " --connect wss://10.0.0.7:5570"),
     ],
 )
 async def test_the_hint_how_to_join_names_an_unusual_address(

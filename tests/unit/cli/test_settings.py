@@ -246,7 +246,7 @@ def test_commands_and_shared_options_are_those_of_the_application() -> None:
     for name in commands:
         options |= options_of(app[name])
     assert {f"--{name}" for name in SHARED} <= options
-    others = set(ALIASES) | {"CRECHE_CONFIG", "CRECHE_DEBUG"}
+    others = set(ALIASES) | {"CRECHE_CONFIG", "CRECHE_DEBUG", "CRECHE_TOKEN"}
     variables = {f"CRECHE_{name[2:].replace('-', '_').upper()}" for name in options}
     assert variables | others == VARIABLES
 
@@ -256,7 +256,8 @@ def options_of(app: App) -> set[str]:
     found: set[str] = set()
     if app.default_command is not None:
         for argument in app.assemble_argument_collection():
-            if argument.parameter.show_env_var:
+            # What is of several options has no name of its own.
+            if argument.parameter.show_env_var and argument.names != ("*",):
                 found |= {argument.names[0], *argument.negatives}
     for name in app:
         if not name.startswith("-"):

@@ -11,7 +11,8 @@ import pytest
 import trio
 from tests.cluster.scripted import House, open_house
 
-from creche.dashboard.app import duration, host_name, make_app
+from creche.channel.gate import host_name
+from creche.dashboard.app import duration, make_app
 from creche.dashboard.live import Live, Stream
 from creche.wire import messages as m
 

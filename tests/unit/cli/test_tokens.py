@@ -1,0 +1,242 @@
+"""`creche tokens`, and the file that it writes and a plane reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from creche.channel.tls import TlsFiles
+from creche.cli import doors as cli_doors
+from creche.cli.app import run
+from creche.cli.doors import open_doors, reaches_out
+from creche.cli.handing import hand_over, taken_over
+from creche.cli.tokens_file import LOOK_S, keep_tokens, load_tokens
+from creche.engine.doors import OPEN_DOOR, TokenDoor
+from creche.errors import Refused, SettingsError
+from creche.model.access import AccessRole, owner_of
+from creche.wire.session import Role
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def made(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run(["tokens", "new", "--tokens", "tokens", *words]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def test_a_token_is_printed_once_and_kept_as_a_hash(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    word = made(capsys, "--role", "submit,work", "--queues", "images,mail.*", "--note", "the shop")
+    file = tmp_path / "tokens"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert word not in file.read_text()
+    token = owner_of(word, load_tokens("tokens"))
+    assert token is not None
+    assert token.roles == {AccessRole.SUBMIT, AccessRole.WORK}
+    assert (token.queues, token.expires_at, token.note) == (("images", "mail.*"), None, "the shop")
+    assert run(["tokens", "ls", "--tokens", "tokens"]) == 0
+    out, err = capsys.readouterr()
+    assert "submit, work" in out
+    assert "images, mail.*" in out
+    assert word.rpartition("_")[2] not in out + err
+
+
+def test_its_time_is_counted_from_now(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokens", "new", "--tokens", "t", "--role", "view", "--ttl", "2h", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (token,) = load_tokens("t").values()
+    assert document["expires_at"] == token.expires_at
+    assert document["token"].startswith(f"creche_{token.id}_")
+
+
+def test_a_token_that_is_revoked_is_gone_and_the_others_stay(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first, second = made(capsys, "--role", "admin"), made(capsys, "--role", "view")
+    assert run(["tokens", "revoke", first.split("_")[1], "--tokens", "tokens"]) == 0
+    assert owner_of(first, load_tokens("tokens")) is None
+    assert owner_of(second, load_tokens("tokens")) is not None
+    assert run(["tokens", "revoke", "abcdef", "--tokens", "tokens"]) == 3
+    assert "has no token 'abcdef': there are " in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["new", "--role", "root"], "'root' is no role: there are view, submit, work"),
+        (["new"], "what is it for? --role says it: view, submit"),
+        (["new", "--role", "admin", "--queues", "a"], "admin is about all of them"),
+        (["new", "--role", "view", "--ttl", "soon"], "a time above 0, as in 30d"),
+        (["new", "--role", "view", "--ttl", "0d"], "a time above 0, as in 30d"),
+        (["ls"], "the file of tokens, none, cannot be read: No such file or directory"),
+        (["revoke", "abcdef"], "the file of tokens, none, cannot be read"),
+    ],
+)
+def test_what_cannot_be_made_is_code_2_and_a_sentence(
+    words: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "tokens" if words[0] == "new" else "none"
+    assert run(["tokens", *words, "--tokens", path]) == 2
+    assert why in capsys.readouterr().err
+    assert not os.listdir()
+
+
+def test_which_file_has_to_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokens", "ls"]) == 2
+    assert "--tokens FILE names it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o610])
+def test_a_file_that_others_can_open_is_refused_with_the_way_to_shut_it(mode: int) -> None:
+    Path("tokens").touch()
+    os.chmod("tokens", mode)
+    with pytest.raises(SettingsError, match=rf"mode {mode:04o}\): `chmod 600 tokens` shuts it"):
+        load_tokens("tokens")
+    os.chmod("tokens", 0o400)
+    assert load_tokens("tokens") == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\xff\xfe", "is no text"),
+        (b"nonsense", "tokens, line 1: it is no JSON object"),
+        (b"#" * (4 * 1024 * 1024 + 1), "has more than 4,194,304 bytes"),
+        (None, "is no file"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_told(data: bytes | None, why: str) -> None:
+    if data is None:
+        os.mkfifo("tokens", 0o600)
+    else:
+        Path("tokens").write_bytes(data)
+        os.chmod("tokens", 0o600)
+    with pytest.raises(SettingsError) as caught:
+        load_tokens("tokens")
+    assert why in str(caught.value)
+
+
+def write(data: bytes) -> None:
+    Path("tokens").write_bytes(data)
+
+
+@pytest.mark.trio
+async def test_a_file_that_changes_is_read_again_and_a_bad_one_changes_nothing(
+    autojump_clock, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    word = made(capsys, "--role", "view")
+    door = TokenDoor(load_tokens("tokens"))
+
+    def is_let_in() -> bool:
+        try:
+            door.admit(word, Role.CLIENT, 0.0)
+        except Refused:
+            return False
+        return True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_tokens, "tokens", door)
+        assert is_let_in()
+        await trio.sleep(3 * LOOK_S)
+        for data in (b"nonsense", None):
+            if data is None:
+                os.unlink("tokens")
+            else:
+                write(data)
+            await trio.sleep(3 * LOOK_S)
+            assert is_let_in()
+        said = [record for record in caplog.records if "the tokens stay" in record.getMessage()]
+        assert len(said) == 2
+        made(capsys, "--role", "admin")
+        await trio.sleep(3 * LOOK_S)
+        assert not is_let_in()
+        # Whoever writes it anew may be in the middle of that.
+        write(b"")
+        await trio.sleep(LOOK_S)
+        run(["tokens", "new", "--tokens", "tokens", "--role", "view"])
+        await trio.sleep(3 * LOOK_S)
+        door.admit(capsys.readouterr().out.strip(), Role.CLIENT, 0.0)
+        nursery.cancel_scope.cancel()
+
+
+def test_a_secret_is_handed_over_and_taken_over_as_often_as_needed() -> None:
+    fd = hand_over("creche_a_secret")
+    try:
+        assert taken_over(fd)() == taken_over(fd)() == "creche_a_secret"
+        assert not os.get_inheritable(fd)
+    finally:
+        os.close(fd)
+    with pytest.raises(SettingsError, match=f"--credential-fd {fd} holds no token"):
+        taken_over(fd)
+
+
+# --- where a plane listens ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "is_far"),
+    [("127.0.0.1", False), ("127.9.9.9", False), ("localhost", False), ("0.0.0.0", True),
+     ("10.0.0.7", True), ("no.such.host.invalid", False)],
+)  # fmt: skip
+def test_whether_other_machines_reach_it_is_told_by_all_its_addresses(
+    host: str, is_far: bool
+) -> None:
+    assert reaches_out(host, 5570) is is_far
+
+
+OPEN = partial(open_doors, is_insecure=False, origins=(), hosts=())
+
+
+def test_on_the_loopback_nobody_has_to_show_anything() -> None:
+    doors = OPEN(("127.0.0.1", 5570), None, TlsFiles())
+    assert doors.front.door is OPEN_DOOR
+    assert doors.inside is None
+    assert doors.worker_fd is None
+
+
+def test_off_the_loopback_a_plane_without_credentials_does_not_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["control-plane", "--no-gui", "--store", "memory:", "--listen", "ws://0.0.0.0:0"]
+    assert run(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --listen 0.0.0.0:0 is reached from other machines")
+    for way in ("creche tokens new", "--tokens FILE", "--tls-ca", "--insecure"):
+        assert way in line
+
+
+def test_who_insists_is_warned(capsys: pytest.CaptureFixture[str]) -> None:
+    doors = OPEN(("0.0.0.0", 0), None, TlsFiles(), is_insecure=True)
+    assert doors.front.door is OPEN_DOOR
+    assert "everybody who reaches 0.0.0.0:0 may submit" in capsys.readouterr().err
+
+
+def test_tokens_in_plain_text_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    made(capsys, "--role", "admin")
+    doors = OPEN(("0.0.0.0", 0), "tokens", TlsFiles())
+    try:
+        assert isinstance(doors.front.door, TokenDoor)
+        assert doors.inside is not None
+        assert "tokens travel to 0.0.0.0:0 in plain text" in capsys.readouterr().err
+    finally:
+        for fd in (doors.worker_fd, doors.page_fd):
+            assert fd is not None
+            os.close(fd)
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://", "https://a/path", "://a", ""])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match=r"it looks like https://example\.org"):
+        cli_doors._checked_origin(origin)
+    assert cli_doors._checked_origin("HTTPS://Example.org/") == "https://example.org"
