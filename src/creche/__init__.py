@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         MessageTooLarge,
         NotAPlane,
         NotEncodable,
+        NotTrusted,
         PlaneStopping,
         PlaneUnreachable,
         ProcessDied,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         TooLarge,
         UnknownJob,
         UnknownSchedule,
+        UnknownToken,
     )
     from creche.model.job import JobState
     from creche.model.priority import Priority, TaskPriority
@@ -106,6 +108,7 @@ __all__ = [
     "MessageTooLarge",
     "NotAPlane",
     "NotEncodable",
+    "NotTrusted",
     "PlaneStopping",
     "PlaneUnreachable",
     "Priority",
@@ -141,6 +144,7 @@ __all__ = [
     "Unique",
     "UnknownJob",
     "UnknownSchedule",
+    "UnknownToken",
     "current_job",
     "hook",
     "lifespan",

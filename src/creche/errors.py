@@ -207,6 +207,14 @@ class NotAPlane(PlaneUnreachable):
         return f"no plane answers at {self.url}: {self.why}; is the address right?"
 
 
+class NotTrusted(PlaneUnreachable):
+    """The plane at `url` and this side do not trust each other's certificates: dialling again would
+    not mend that."""
+
+    def __str__(self) -> str:
+        return f"no trust between here and {self.url}: {self.why}"
+
+
 class ClientClosed(CrecheError):
     """The client was not started, or is closed already; nothing can be sent over it."""
 

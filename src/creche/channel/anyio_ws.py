@@ -290,7 +290,9 @@ async def _connect(url: str, target: hs.Target, ssl_context: ssl.SSLContext | No
             )
         else:
             stream = await anyio.connect_tcp(target.host, target.port)
-    except (OSError, ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+    except ssl.SSLError as error:
+        raise hs.tls_failure(error).at(url) from None
+    except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
         raise PlaneUnreachable(url, hs.why_not_connected(error)) from None
     # Small frames leave at once. Both event loops do so by default, and it is not left to them.
     raw = stream.extra(SocketAttribute.raw_socket)
@@ -327,6 +329,8 @@ async def _introduce(target: hs.Target, stream: ByteStream) -> wsproto.WSConnect
             websocket.receive_data(data)
     except (RemoteProtocolError, UnicodeError) as error:
         raise hs.no_websocket(error) from None
-    except _ENDED:
-        pass
+    except _ENDED as error:
+        why = error if isinstance(error, ssl.SSLError) else error.__cause__
+        if isinstance(why, ssl.SSLError) and not isinstance(why, ssl.SSLEOFError):
+            raise hs.tls_failure(why) from None
     raise hs.rejected(status, body) if status else hs.ended()

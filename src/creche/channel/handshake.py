@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
 
-from creche.errors import NotAPlane, PlaneUnreachable, SettingsError
+from creche.errors import NotAPlane, NotTrusted, PlaneUnreachable, SettingsError
 from creche.wire.codec import KIB
 
 SUBPROTOCOL = "creche.v1"
@@ -137,10 +137,8 @@ def why_not_connected(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             word = "its host name is unknown"
-        elif isinstance(cause, ssl.SSLCertVerificationError):
-            word = f"its certificate is not to be trusted: {cause.verify_message}"
         elif isinstance(cause, ssl.SSLError):
-            word = f"no TLS there: {cause.reason or cause}"
+            word = tls_failure(cause).why
         elif isinstance(cause, OSError) and cause.errno:
             # Not the error's own text: each event loop adds something else to it.
             word = os.strerror(cause.errno)
@@ -155,17 +153,68 @@ def why_not_connected(error: BaseException) -> str:
 class HandshakeFailed(Exception):
     """The other side did not become a peer, or was too slow for that; `why` says it in words.
 
-    With *is_stranger* it is something else than what was looked for, and will stay so.
+    With *is_stranger* it is something else than what was looked for, and will stay so; with
+    *is_untrusted* one side does not accept the other's certificate.
     """
 
-    def __init__(self, why: str, *, is_stranger: bool = False) -> None:
+    def __init__(self, why: str, *, is_stranger: bool = False, is_untrusted: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.is_stranger = is_stranger
+        self.is_untrusted = is_untrusted
 
     def at(self, url: str) -> PlaneUnreachable:
         """Return what whoever has dialled *url* is told."""
+        if self.is_untrusted:
+            return NotTrusted(url, self.why)
         return (NotAPlane if self.is_stranger else PlaneUnreachable)(url, self.why)
+
+
+# What OpenSSL calls it when the other side says no (`..._ALERT_...`) or is none, and what that
+# means. Part of the name does: it differs between versions of TLS.
+_UNTRUSTED = "it does not trust the certificate that it was shown"
+_ALERTS = {
+    "CERTIFICATE_REQUIRED": "it wants a certificate (--tls-cert, --tls-key), and none was shown",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate, and has to",
+    "ALERT_UNKNOWN_CA": f"{_UNTRUSTED}: it is of an authority that it does not know",
+    "ALERT_CERTIFICATE_EXPIRED": f"{_UNTRUSTED}: its time is over",
+    "ALERT_UNSUPPORTED_CERTIFICATE": f"{_UNTRUSTED}: it is not for this",
+    "ALERT_BAD_CERTIFICATE": _UNTRUSTED,
+    "ALERT_CERTIFICATE_UNKNOWN": _UNTRUSTED,
+    "ALERT_HANDSHAKE_FAILURE": "it agrees to no way of TLS: perhaps it wants a certificate",
+}
+_PLAIN = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What plain text is taken for."""
+
+
+def tls_failure(error: ssl.SSLError) -> HandshakeFailed:
+    """Return what it means that TLS could not be agreed upon."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = f"its certificate is not to be trusted: {error.verify_message}"
+        return HandshakeFailed(why, is_untrusted=True)
+    reason = error.reason or ""
+    for name, why in _ALERTS.items():
+        if name in reason:
+            return HandshakeFailed(why, is_untrusted=True)
+    if reason in _PLAIN:
+        return HandshakeFailed(
+            "it does not speak TLS: is it ws://, and not wss://?", is_stranger=True
+        )
+    return HandshakeFailed(f"it speaks no TLS that can be used: {reason or error}")
+
+
+SPEAKS_TLS = f"{A_PLANE}: it speaks TLS: write wss://, and not ws://"
+
+TLS_ANSWER = (
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    f"Content-Length: {len(SPEAKS_TLS) + 1}\r\nConnection: close\r\n\r\n{SPEAKS_TLS}\n"
+).encode()
+"""What a peer is told that speaks plain text where TLS is wanted."""
+
+
+def is_plain_http(error: ssl.SSLError) -> bool:
+    """Whether what came in place of TLS was HTTP."""
+    return error.reason == "HTTP_REQUEST"
 
 
 def ended() -> HandshakeFailed:

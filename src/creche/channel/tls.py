@@ -94,7 +94,11 @@ def context_for(
 
 def _show(context: ssl.SSLContext, cert: str | None, key: str | None) -> None:
     if cert is None:
-        raise SettingsError("--tls-key is there without --tls-cert: name the certificate as well")
+        if key is not None:
+            raise SettingsError("--tls-key is there without --tls-cert: name the certificate too")
+        raise SettingsError(
+            "--tls-cert names the plane's certificate: --tls-ca alone is not enough"
+        )
     _check_readable("--tls-cert", cert)
     if key is not None:
         _check_readable("--tls-key", key)

@@ -49,6 +49,8 @@ class _Wire(trio.abc.Stream):
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._allowance = hs.HANDSHAKE_BYTES
+        self.trouble: trio.BrokenResourceError | None = None
+        """What broke the bytes while the handshake ran; the library only sees that they ended."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self.opening is None:
@@ -57,6 +59,9 @@ class _Wire(trio.abc.Stream):
         try:
             data = await self._stream.receive_some(max_bytes)
             self._allowance -= len(data)
+        except trio.BrokenResourceError as broken:
+            self.trouble = broken
+            raise
         finally:
             if not data or self._allowance < 0:
                 self._stop_opening()
@@ -87,7 +92,12 @@ class _Wire(trio.abc.Stream):
     async def begin(self) -> None:
         """Shake hands over TLS. The library would wait on when that fails."""
         if isinstance(self._stream, trio.SSLStream):
-            await self._stream.do_handshake()
+            try:
+                await self._stream.do_handshake()
+            except trio.BrokenResourceError as broken:
+                if isinstance(broken.__cause__, ssl.SSLError):
+                    await _say_why(self._stream, broken.__cause__)
+                raise
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -129,7 +139,9 @@ class _Reader:
                 async with trio.open_nursery() as nursery:
                     connection = await self._open(nursery, shake, began_at + handshake_s)
                     if connection is None:
-                        if trio.current_time() >= began_at + handshake_s:
+                        if self._wire.trouble is not None:
+                            self.failure = _failure_of(self._wire.trouble)
+                        elif trio.current_time() >= began_at + handshake_s:
                             why = f"it did not finish the handshake within {handshake_s:g} s"
                             self.failure = hs.HandshakeFailed(why)
                         nursery.cancel_scope.cancel()
@@ -171,6 +183,25 @@ def _failure_in(group: ExceptionGroup[Exception]) -> hs.HandshakeFailed:
         return error
     if isinstance(error, tws.ConnectionRejected):
         return hs.rejected(error.status_code, error.body)
+    return _failure_of(error)
+
+
+async def _say_why(stream: trio.SSLStream[trio.SocketStream], error: ssl.SSLError) -> None:
+    """Tell the other side why there is no TLS with it: by the alert that OpenSSL has written for
+    it and Trio leaves unsent, or in plain text to who speaks that. Bounded."""
+    below = stream.transport_stream
+    said = hs.TLS_ANSWER if hs.is_plain_http(error) else stream._outgoing.read()
+    with trio.move_on_after(hs.CLOSE_S), suppress(trio.BrokenResourceError):
+        await below.send_all(said)
+        await below.send_eof()
+        # Closing a socket with unread bytes resets it, and what was said would be lost.
+        while await below.receive_some(hs.READ_BYTES):
+            pass
+
+
+def _failure_of(error: Exception) -> hs.HandshakeFailed:
+    if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, ssl.SSLError):
+        return hs.tls_failure(error.__cause__)
     if isinstance(error, trio.BrokenResourceError) and error.__cause__ is not None:
         return hs.HandshakeFailed(hs.why_not_connected(error.__cause__))
     if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | OSError):

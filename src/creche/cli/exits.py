@@ -46,6 +46,7 @@ _BY_ERROR: tuple[tuple[type[errors.CrecheError], Exit], ...] = (
     (errors.ListenError, Exit.USAGE),
     (errors.StoreFull, Exit.FAILED),
     (errors.StoreError, Exit.USAGE),
+    (errors.NotTrusted, Exit.REFUSED),
     (errors.PlaneUnreachable, Exit.UNREACHABLE),
     (errors.UnknownJob, Exit.UNKNOWN_ID),
     (errors.UnknownSchedule, Exit.UNKNOWN_ID),

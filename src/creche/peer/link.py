@@ -24,6 +24,7 @@ from creche.errors import (
     ClientClosed,
     CrecheError,
     NotAPlane,
+    NotTrusted,
     PlaneStopping,
     PlaneUnreachable,
     Refused,
@@ -143,7 +144,7 @@ class Link:
 
         Raises:
             PlaneUnreachable: not within *timeout_s* seconds; a `PlaneStopping` if there was one
-                that takes nobody any more; at once a `NotAPlane`.
+                that takes nobody any more; at once a `NotAPlane` or a `NotTrusted`.
             Refused: the plane does not want this peer, and never will.
             ClientClosed: the link has ended.
         """
@@ -211,7 +212,7 @@ class Link:
                 self._open(welcome)
                 self._route(rest)
                 await self._converse(channel, grammar, keep_alive_s)
-        except NotAPlane as error:
+        except (NotAPlane, NotTrusted) as error:
             self.failure = error
             # Where a plane has been before, this is a proxy's answer while the plane is away.
             self.has_failed = not self._has_met

@@ -409,6 +409,6 @@ async def test_a_plane_without_tls_does_not_answer_wss(dialler: Dialler) -> None
         await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with stranger(talk) as url:
-        with pytest.raises(PlaneUnreachable, match="no TLS there"):
+        with pytest.raises(PlaneUnreachable, match="does not speak TLS"):
             async with dialler.dial(url.replace("ws:", "wss:")):
                 raise AssertionError("there is no TLS")
