@@ -238,3 +238,14 @@ def test_no_secret_is_in_anything_that_was_written(house: House) -> None:
 
 def looks_like_a_token(data: bytes) -> bool:
     return re.search(rb"creche_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", data) is not None
+
+
+def test_settings_of_the_plane_do_not_get_in_the_way_of_its_workers(tmp_path: Path) -> None:
+    """`CRECHE_TLS_CERT` is the plane's certificate there; its children speak no TLS with it."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    variables = {"CRECHE_TLS_CERT": "none.pem", "CRECHE_TOKEN_FILE": "none.token"}
+    done = creche("worker", "--check", "--task-modules", "tasks", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    done = creche("worker", "--task-modules", "tasks", cwd=tmp_path, **variables)
+    assert done.returncode == 2
+    assert "is for TLS, and ws://127.0.0.1:5570 is plain text" in done.stderr

@@ -74,7 +74,10 @@ def _check(path: str, status: os.stat_result) -> None:
             f"{path} is open to others (mode {mode:04o}): `chmod 600 {path}` shuts it"
         )
     if status.st_uid not in (0, os.geteuid()):
-        raise SettingsError(f"{path} belongs to user {status.st_uid}, who could let anyone in")
+        raise SettingsError(
+            f"{path} belongs to user {status.st_uid}, who could let anyone in: it has to be "
+            "root's, or of the user that this runs as"
+        )
 
 
 async def keep_tokens(path: str, door: TokenDoor) -> None:

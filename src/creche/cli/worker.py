@@ -45,6 +45,7 @@ from creche.cli.processes import (
 from creche.cli.systemd import Manager
 from creche.errors import ClientClosed, PlaneUnreachable, SettingsError
 from creche.model.names import why_no_queue
+from creche.peer.credential import Credential, no_credential
 from creche.tasks import LoadReport, load, task_registry
 from creche.tasks.options import AsyncExecutor
 from creche.tasks.schedules import why_over
@@ -124,11 +125,13 @@ async def worker(
         if (wrong := why_no_queue(queue)) is not None:
             raise SettingsError(f"--queues: {wrong}")
 
-    url, credential, tls = (
-        shown_to(connect)
-        if credential_fd is None
-        else (connect.url, taken_over(credential_fd), None)
-    )
+    url, tls = connect.url, None
+    credential: Credential = no_credential
+    if credential_fd is not None:
+        credential = taken_over(credential_fd)
+    elif not check:
+        # A check dials nobody, and runs with the settings of the plane that has it done.
+        url, credential, tls = shown_to(connect)
 
     def make() -> Worker:
         return Worker(

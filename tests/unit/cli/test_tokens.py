@@ -107,6 +107,14 @@ def test_a_file_that_others_can_open_is_refused_with_the_way_to_shut_it(mode: in
     assert load_tokens("tokens") == {}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_not_used() -> None:
+    Path("tokens").touch(0o600)
+    os.chown("tokens", 12345, -1)
+    with pytest.raises(SettingsError, match="belongs to user 12345, who could let anyone in"):
+        load_tokens("tokens")
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
