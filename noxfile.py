@@ -208,10 +208,16 @@ def lend_tools(session: nox.Session) -> None:
     """Let a session's environment have what is installed in the workshop and not in itself: the
     tests' needs. The package that is worked on is not among that: it is no folder there, but a
     `.pth` file, and such files count only in an environment's own folder."""
+    pth = Path(packages_of(session), "workshop.pth")
+    pth.write_text(f"{WORKSHOP.packages}\n", encoding="utf-8")
+
+
+def packages_of(session: nox.Session) -> str:
+    """Where a session's own environment has its packages."""
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     own = session.run("python", "-c", where, silent=True)
     assert isinstance(own, str)
-    Path(own.strip(), "workshop.pth").write_text(f"{WORKSHOP.packages}\n", encoding="utf-8")
+    return own.strip()
 
 
 def hide_source(folder: str, names: list[str]) -> set[str]:
@@ -228,6 +234,24 @@ def fuzz(session: nox.Session) -> None:
     """Drawn trouble for the whole engine; `-- --from 0 --seeds 5000` says how much of it."""
     WORKSHOP.run(
         session, "python", "-m", "tests.fuzz", *(session.posargs or ["--seeds", FUZZ_SEEDS])
+    )
+
+
+@nox.session(name="fuzz-wire")
+def fuzz_wire(session: nox.Session) -> None:
+    """Made-up bytes for whatever decodes them: by chance, and by atheris where that is to be had;
+    `-- --seconds 600` says for how long, each."""
+    wishes = session.posargs or ["--seconds", "60"]
+    WORKSHOP.run(session, "python", "-m", "tests.unit.wire.fuzz", *wishes)
+    # No wheel of it fits every Python and machine, and to build one takes a compiler of its own.
+    install = ("-m", "pip", "install", "--quiet", "--only-binary=:all:", *CONSTRAINED, "atheris")
+    session.run("python", *install, success_codes=[0, 1])
+    lend_tools(session)
+    if not Path(packages_of(session), "atheris").is_dir():
+        session.skip("atheris cannot be installed for this Python or machine")
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+    session.run(
+        *("python", "-m", "tests.unit.wire.fuzz", "--atheris", *wishes), env={"PYTHONPATH": path}
     )
 
 

@@ -47,6 +47,10 @@ MAX_QUEUES = 100
 
 MAX_SLOTS = 100_000
 
+MAX_ITEMS = 200_000
+"""Values in a frame, or in a message that came in pieces, that a plane takes: a peer is told more
+than it has to say."""
+
 SLICE = 256
 """Messages of a frame that are handled before others have their turn: what the first ask for is on
 its way while the last are looked at, and no peer holds up the others for long."""
@@ -67,6 +71,7 @@ class Conversations:
         self._limits = codec.Limits(
             payload_bytes=core.settings.payload_bytes,
             message_bytes=core.settings.payload_bytes + 64 * codec.KIB,
+            items=MAX_ITEMS,
         )
         self._routes: dict[type[Any], Callable[[Session, Any], None]] = {
             m.Submit: core.submissions.submit,

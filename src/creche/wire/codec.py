@@ -1,9 +1,10 @@
 """Frames to bytes and back. A frame is one WebSocket message: a CBOR array of messages.
 
 Decoding takes hostile bytes: it raises `RemoteProtocolError` and nothing else, and its memory is
-bounded by the frame it was given. No tag is allowed in a frame; payloads are byte strings in it,
-and what is inside them is decoded by whoever asked for it (`creche.wire.payload`). The keys of maps
-are strings: they cannot be chosen to collide, and every language has such maps.
+bounded by the frame it was given, and by how many values that may hold. No tag is allowed in a
+frame; payloads are byte strings in it, and what is inside them is decoded by whoever asked for it
+(`creche.wire.payload`). The keys of maps are strings: they cannot be chosen to collide, and every
+language has such maps.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Limits:
     `frame_bytes` bounds one frame; a message over `piece_bytes` travels in pieces of that size, so
     that a ping or a cancel waits behind one piece at most; `message_bytes` bounds what pieces may
     add up to, and `streams` how many messages may be under way in pieces. The
-    frame's limit leaves room for a frame of small messages beside a piece.
+    frame's limit leaves room for a frame of small messages beside a piece. `items` bounds the
+    values in a frame, or in a message that came in pieces: an empty map is one byte there, and
+    takes seventy in memory, and time to be made.
     """
 
     frame_bytes: int = 1 * MIB
@@ -45,6 +48,7 @@ class Limits:
     message_bytes: int = 16 * MIB + 64 * KIB
     payload_bytes: int = 16 * MIB
     messages: int = 50_000
+    items: int = 2_000_000
     depth: int = 32
     streams: int = 4
 
@@ -139,13 +143,52 @@ KNOWN_TAGS = (
 _NO_TAGS: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(KNOWN_TAGS, _refuse_tag)
 
 
-def _decode(data: bytes, depth: int) -> Any:
+# By the first byte of a value: how many bytes it takes with its text or byte string, if that byte
+# tells; else how many bytes after it tell of it. Neither: the value is none that a frame may hold.
+_STEP = [0] * 256
+_LENGTH_BYTES = [0] * 256
+for _first in range(256):
+    _major, _info = _first >> 5, _first & 31
+    if _major in (2, 3):
+        if _info < 24:
+            _STEP[_first] = 1 + _info
+        elif _info < 28:
+            _LENGTH_BYTES[_first] = 1 << _info - 24
+    elif _info < 28:
+        _STEP[_first] = 1 if _info < 24 else 1 + (1 << _info - 24)
+
+
+def _check_items(data: bytes, most: int) -> None:
+    """Refuse what holds more than *most* values, before any of them is made. Whatever else is wrong
+    with it is found out when it is decoded."""
+    if len(data) <= most:
+        return  # A value has a byte at least. It is so of nearly every frame.
+    at = items = 0
+    try:
+        while items <= most:
+            first = data[at]
+            step = _STEP[first]
+            if not step:
+                length_bytes = _LENGTH_BYTES[first]
+                if not length_bytes:
+                    return
+                start = at + 1 + length_bytes
+                step = start - at + int.from_bytes(data[at + 1 : start], "big")
+            at += step
+            items += 1
+    except IndexError:
+        return  # This is its end.
+    raise RemoteProtocolError(f"a frame or message of over {most:,} values is over the limit")
+
+
+def _decode(data: bytes, limits: Limits) -> Any:
+    _check_items(data, limits.items)
     try:
         decoder = cbor2.CBORDecoder(
             io.BytesIO(data),
             tag_hook=_refuse_tag,
             semantic_decoders=_NO_TAGS,
-            max_depth=depth,
+            max_depth=limits.depth,
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
@@ -173,7 +216,7 @@ def decode_frame(data: bytes, limits: Limits = DEFAULT_LIMITS) -> list[m.Message
         raise RemoteProtocolError(
             f"a frame of {len(data):,} bytes is over the limit of {limits.frame_bytes:,}"
         )
-    rows = _decode(data, limits.depth)
+    rows = _decode(data, limits)
     if type(rows) is not list:
         raise RemoteProtocolError("a frame is an array of messages")
     if len(rows) > limits.messages:
@@ -188,7 +231,7 @@ def decode_frame(data: bytes, limits: Limits = DEFAULT_LIMITS) -> list[m.Message
 
 def decode_message(data: bytes, limits: Limits = DEFAULT_LIMITS) -> m.Message:
     """Return a message that came in pieces."""
-    return _message(_decode(data, limits.depth))
+    return _message(_decode(data, limits))
 
 
 def _messages(kind: Any, rows: list[list[Any]]) -> Iterable[m.Message]:
