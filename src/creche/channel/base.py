@@ -24,6 +24,11 @@ class Channel(Protocol):
         """Who is at the other end, for logs: ``127.0.0.1:40312`` or a name given at birth."""
         ...
 
+    def let_in(self) -> None:
+        """The peer has introduced itself: the connection is no stranger's any more, of which a
+        listener keeps so many and no more."""
+        ...
+
     async def send(self, frame: bytes) -> None:
         """Send *frame* whole.
 

@@ -24,6 +24,9 @@ class Ending:
         """The other end, for logs: its address, ``127.0.0.1:40312``, or a name."""
         return self._peer
 
+    def let_in(self) -> None:
+        """See `Channel.let_in`: of most connections nobody keeps count."""
+
     @property
     def _is_closed(self) -> bool:
         return isinstance(self._end, ChannelClosed)

@@ -25,6 +25,12 @@ HANDSHAKE_BYTES = 256 * KIB
 """An answer that is no handshake may go on for ever. Some reads more than the handshake itself may
 come in before it is found complete, since a plane may speak at once."""
 
+HANDSHAKE_READS = 16
+"""Reads that a handshake takes at most, TLS included, of a peer that sends what it has to say."""
+
+HANDSHAKE_READ_S = 0.05
+"""How long each further one waits: there is no use in saying a handshake byte by byte."""
+
 CLOSE_S = 1.0
 """How long the closing handshake may take before the socket is closed all the same."""
 

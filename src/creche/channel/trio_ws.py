@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -23,6 +24,8 @@ import wsproto.utilities
 from creche.channel import handshake as hs
 from creche.channel.ending import Ending
 from creche.channel.gate import Gate
+from creche.channel.gauge import Gauge, TooManyParts
+from creche.channel.lobby import Lobby, PacedListener, Place
 from creche.errors import ListenError, PlaneUnreachable
 from creche.wire.codec import DEFAULT_LIMITS, Limits
 
@@ -33,7 +36,7 @@ logger = logging.getLogger("creche.channel")
 
 # The library's reader stops reading while its queue is full. The receive task takes frames at once,
 # so a few are enough; each may be as large as the limit, so there must not be many.
-QUEUE_FRAMES = 16
+QUEUE_FRAMES = 4
 
 NO_PAGES = Gate()
 
@@ -41,22 +44,40 @@ _Opened: TypeAlias = tws.WebSocketConnection
 _Shake: TypeAlias = Callable[[trio.Nursery, trio.abc.Stream], Awaitable[_Opened]]
 
 
-class _Wire(trio.abc.Stream):
-    """The bytes below the library. Cancels `opening` when they end while the handshake runs."""
+_END_OF_REQUEST = re.compile(rb"\n\r?\n")
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+
+class _Wire(trio.abc.Stream):
+    """The bytes below the library. Cancels `opening` when they end while the handshake runs. With a
+    *place*, that is for a listener, what follows the peer's request goes through a gauge."""
+
+    def __init__(self, stream: trio.abc.Stream, place: Place | None = None) -> None:
         self.opening: trio.CancelScope | None = trio.CancelScope()
+        self.fault: str | None = None
+        """What the peer did that ended the connection, if the library does not know of it."""
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._gauge = None if place is None else Gauge()
+        self._line = None if place is None else place.line
         self._allowance = hs.HANDSHAKE_BYTES
         self.trouble: trio.BrokenResourceError | None = None
         """What broke the bytes while the handshake ran; the library only sees that they ended."""
+        self._reads = 0
+        self._request: bytes | None = b""
+        """The last of the peer's request, as long as that goes on."""
+        self._rest: bytes | bytearray = b""
+        """What was read and not passed on yet."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._request is None:
+            return await self._receive_gauged(max_bytes)
         if self.opening is None:
             return await self._stream.receive_some(max_bytes)
         data: bytes | bytearray = b""
         try:
+            self._reads += 1
+            if self._reads > hs.HANDSHAKE_READS:
+                await trio.sleep(hs.HANDSHAKE_READ_S)
             data = await self._stream.receive_some(max_bytes)
             self._allowance -= len(data)
         except trio.BrokenResourceError as broken:
@@ -65,7 +86,38 @@ class _Wire(trio.abc.Stream):
         finally:
             if not data or self._allowance < 0:
                 self._stop_opening()
-        return data
+        return data if self._gauge is None else self._of_request(data)
+
+    def _of_request(self, data: bytes | bytearray) -> bytes | bytearray:
+        """Keep back what comes behind the request: that is not the handshake's."""
+        assert self._request is not None
+        before = len(self._request)
+        end = _END_OF_REQUEST.search(self._request + data)
+        if end is None:
+            self._request = (self._request + data)[-2:]
+            return data
+        self._request = None
+        self._rest = data[end.end() - before :]
+        return data[: end.end() - before]
+
+    async def _receive_gauged(self, max_bytes: int | None) -> bytes | bytearray:
+        assert self._gauge is not None
+        assert self._line is not None
+        data = self._rest
+        if data:
+            await trio.lowlevel.checkpoint()
+        else:
+            data = await self._stream.receive_some(max_bytes)
+        try:
+            taken = self._gauge.take(data)
+        except TooManyParts:
+            self.fault = "sent a message in too many parts"
+            raise trio.BrokenResourceError(self.fault) from None
+        if (wait_s := self._gauge.wait_s) > 0:
+            async with self._line:
+                await trio.sleep(wait_s)
+        self._rest = data[taken:]
+        return data if taken == len(data) else data[:taken]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         data = self._send_now(data)
@@ -212,11 +264,24 @@ def _failure_of(error: Exception) -> hs.HandshakeFailed:
 class TrioChannel(Ending):
     """A channel over one WebSocket. Made by `serve` and `dial` only."""
 
-    def __init__(self, connection: _Opened, wire: _Wire, reader: _Reader, peer: str) -> None:
+    def __init__(
+        self,
+        connection: _Opened,
+        wire: _Wire,
+        reader: _Reader,
+        peer: str,
+        place: Place | None = None,
+    ) -> None:
         super().__init__(peer)
+        self._place = place
         self._connection = connection
         self._wire = wire
         self._reader = reader
+
+    def let_in(self) -> None:
+        """See `Channel.let_in`."""
+        if self._place is not None:
+            self._place.leave()
 
     async def send(self, frame: bytes) -> None:
         """See `Channel.send`."""
@@ -277,7 +342,9 @@ class TrioChannel(Ending):
             pass  # mostly because the closing handshake has closed the socket
 
     def _raise_broken(self, reason: tws.CloseReason | None) -> NoReturn:
-        if reason is None:
+        if self._wire.fault is not None:
+            self._break(f"{self._peer} {self._wire.fault}")
+        elif reason is None:
             self._lose()
         else:
             self._break(hs.why_closed(self._peer, reason.code, reason.reason))
@@ -286,9 +353,16 @@ class TrioChannel(Ending):
 
 @asynccontextmanager
 async def _open_channel(
-    stream: trio.abc.Stream, shake: _Shake, *, began_at: float, handshake_s: float, peer: str
+    stream: trio.abc.Stream,
+    shake: _Shake,
+    *,
+    began_at: float,
+    handshake_s: float,
+    peer: str,
+    place: Place | None = None,
 ) -> AsyncIterator[TrioChannel]:
-    """Make a channel of *stream*, and close that in the end.
+    """Make a channel of *stream*, and close that in the end. One that was taken in by a listener
+    has a *place* in its lobby.
 
     What the block raises comes out as it is.
 
@@ -296,7 +370,7 @@ async def _open_channel(
         HandshakeFailed: and says why.
     """
     error: BaseException | None = None
-    wire = _Wire(stream)
+    wire = _Wire(stream, place)
     reader = _Reader(wire)
     try:
         async with trio.open_nursery() as nursery:
@@ -304,7 +378,7 @@ async def _open_channel(
             if connection is None:
                 error = reader.failure
             else:
-                channel = TrioChannel(connection, wire, reader, peer)
+                channel = TrioChannel(connection, wire, reader, peer, place)
                 try:
                     yield channel
                 except BaseException as raised:
@@ -351,7 +425,15 @@ async def serve(
     except (OSError, UnicodeError) as error:
         raise ListenError(hs.why_not_listening(host, port, error)) from None
 
+    lobby = Lobby()
+
     async def handle(stream: trio.SocketStream) -> None:
+        with lobby.place(_host_of(stream)) as place, place.scope:
+            await serve_one(stream, place)
+        if place.was_given_up:
+            logger.debug("a connection was given up for another: too many say nothing")
+
+    async def serve_one(stream: trio.SocketStream, place: Place) -> None:
         began_at = trio.current_time()
         peer = _name_of(stream)
         bytes_below: trio.abc.Stream = stream
@@ -362,7 +444,12 @@ async def serve(
         shake = partial(_accept, limits=limits, gate=gate)
         try:
             async with _open_channel(
-                bytes_below, shake, began_at=began_at, handshake_s=handshake_s, peer=peer
+                bytes_below,
+                shake,
+                began_at=began_at,
+                handshake_s=handshake_s,
+                peer=peer,
+                place=place,
             ) as channel:
                 await handler(channel)
         except hs.HandshakeFailed as failed:
@@ -376,7 +463,8 @@ async def serve(
             for listener in listeners
         )
     )
-    await trio.serve_listeners(handle, listeners, handler_nursery=handler_nursery)
+    paced = [PacedListener(listener) for listener in listeners]
+    await trio.serve_listeners(handle, paced, handler_nursery=handler_nursery)
 
 
 async def _accept(
@@ -415,6 +503,13 @@ def _name_of(stream: trio.SocketStream) -> str:
         return hs.authority(*stream.socket.getpeername()[:2])
     except OSError:  # it has gone again
         return "a peer that has gone"
+
+
+def _host_of(stream: trio.SocketStream) -> str:
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
 
 
 # --- dialling -----------------------------------------------------------------------------------

@@ -16,9 +16,11 @@ import trio
 
 from creche.channel.base import Channel
 from creche.engine.doors import OPEN_DOOR, Door
-from creche.engine.guards import check_queues, guarded
+from creche.engine.guards import Routes, check_queues, guarded
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session, shown_facts
+from creche.engine.turns import Turns, cost_of_frame, cost_of_question
+from creche.engine.under_way import UnderWay
 from creche.errors import (
     ChannelBroken,
     ChannelClosed,
@@ -68,6 +70,8 @@ class Conversations:
         self._door = door
         self._views = views
         self._is_turning_away = False
+        self._turns = Turns()
+        self._under_way = UnderWay()
         self._limits = codec.Limits(
             payload_bytes=core.settings.payload_bytes,
             message_bytes=core.settings.payload_bytes + 64 * codec.KIB,
@@ -85,7 +89,7 @@ class Conversations:
             m.Announce: lambda session, message: core.announce(session, message.tasks),
             m.Cancel: self._cancel,
             m.Ask: self._ask,
-            m.Subscribe: views.subscribe,
+            m.Subscribe: self._subscribe,
             m.Unsubscribe: lambda session, message: views.unsubscribe(session, message.ref),
             m.Ping: lambda session, message: session.post(m.Pong(message.n)),
             m.Pong: lambda session, message: None,
@@ -98,6 +102,7 @@ class Conversations:
         session: Session | None = None
         try:
             session = await self._introduce(channel, grammar, outbox)
+            channel.let_in()
             await self._exchange(channel, grammar, session, outbox)
         except (ChannelBroken, ChannelClosed) as error:
             logger.debug("%s: %s", channel.peer, error)
@@ -112,6 +117,7 @@ class Conversations:
             refusal = m.Refusal("internal", f"the plane made a mistake: {error}")
             await self._refuse(channel, grammar, Outbox(self._limits), session, refusal)
         finally:
+            self._under_way.forget(outbox)
             if session is not None:
                 self._disconnected(session, outbox)
 
@@ -151,6 +157,7 @@ class Conversations:
             session = self._new_session(hello, role)
         if session.cut is not None:
             session.cut(ChannelBroken("the peer has connected again"))
+        core.sessions.is_back(session)
         session.outbox = outbox
         session.door, session.access = self._door, access
         session.connection = connection
@@ -192,6 +199,10 @@ class Conversations:
         core = self._core
         if core.is_stopping:
             raise Refused(m.STOPPING, "the plane is stopping")
+        if len(core.sessions) >= core.settings.sessions:
+            away = core.sessions.away_longest()
+            if away is not None:
+                self.end_session(away, "another peer needed its place while it was away")
         if len(core.sessions) >= core.settings.sessions:
             raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
         session = Session(hello, role, core.settings)
@@ -257,29 +268,62 @@ class Conversations:
     async def _receive(
         self, channel: Channel, grammar: Grammar, session: Session, outbox: Outbox
     ) -> None:
-        core, routes = self._core, guarded(self._routes, session.access, self._core)
+        turns = self._turns
+        routes = guarded(self._routes, session.access, self._core)
         while True:
-            messages = grammar.receive(await channel.receive())
-            if session.outbox is not outbox:
-                return  # The peer has connected again: this connection speaks for nobody.
-            session.heard_at = trio.current_time()
-            for start in range(0, len(messages), SLICE):
-                for message in messages[start : start + SLICE]:
-                    route = routes.get(type(message))
-                    if route is not None:
-                        route(session, message)
-                    elif isinstance(message, m.Goodbye):
-                        why = message.why or "it said goodbye"
-                        self.end_session(session, why, is_counted=False)
-                        return
-                    else:
-                        kind = type(message).__name__
-                        raise RemoteProtocolError(f"no peer may send {kind} here")
-                # Once a slice, not once a message:
-                core.dispatch.run()
-                core.journal.wake()
-                if start + SLICE < len(messages):
-                    await trio.lowlevel.checkpoint()
+            frame = await channel.receive()
+            if turns.has_to_wait(session.allowance):
+                async with turns.turn(session.allowance):
+                    goes_on = await self._take_in(frame, grammar, session, outbox, routes)
+            else:
+                goes_on = await self._take_in(frame, grammar, session, outbox, routes)
+            if not goes_on:
+                return
+
+    async def _take_in(
+        self, frame: bytes, grammar: Grammar, session: Session, outbox: Outbox, routes: Routes
+    ) -> bool:
+        """Handle the messages of a frame; return whether more may follow."""
+        core = self._core
+        began = trio.current_time()
+        messages = grammar.receive(frame)
+        if session.outbox is not outbox:
+            return False  # The peer has connected again: this connection speaks for nobody.
+        session.heard_at = trio.current_time()
+        if session.cut is not None:
+            self._under_way.note(outbox, grammar.unfinished_bytes, session.cut)
+        useful = 0
+        took_s = trio.current_time() - began
+        for start in range(0, len(messages), SLICE):
+            began = trio.current_time()
+            brought = self._brought(session)
+            for message in messages[start : start + SLICE]:
+                route = routes.get(type(message))
+                if route is not None:
+                    route(session, message)
+                elif isinstance(message, m.Goodbye):
+                    why = message.why or "it said goodbye"
+                    self.end_session(session, why, is_counted=False)
+                    return False
+                else:
+                    kind = type(message).__name__
+                    raise RemoteProtocolError(f"no peer may send {kind} here")
+            useful += self._brought(session) - brought
+            # Once a slice, not once a message:
+            core.dispatch.run()
+            core.journal.wake()
+            took_s += trio.current_time() - began
+            if start + SLICE < len(messages):
+                await trio.lowlevel.checkpoint()
+        if useful < len(messages) or not messages:
+            cost_s = cost_of_frame(frame, len(messages), useful, took_s)
+            self._turns.spend(session.allowance, cost_s)
+        return True
+
+    def _brought(self, session: Session) -> int:
+        """What has come of what a session said, as a number that grows with each job that it
+        submits or ends, and with each result that it takes in."""
+        return self._core.next_seq + session.done - len(session.unreceived)
 
     def _finished(self, session: Session, message: m.Finished) -> None:
         if not check_report(message.state):
@@ -310,18 +354,29 @@ class Conversations:
     def _ask(self, session: Session, message: m.Ask) -> None:
         self._bounded(session, message.ref, self._views.answer, message)
 
+    def _subscribe(self, session: Session, message: m.Subscribe) -> None:
+        self._turns.spend(session.allowance, cost_of_question(message))
+        self._views.subscribe(session, message)
+
     def _bounded(
-        self, session: Session, ref: int, answer: Callable[..., Any], message: m.Message
+        self, session: Session, ref: int, answer: Callable[..., Any], message: m.Ask | m.Cancel
     ) -> None:
         """Answer beside the conversation; so many at a time of one session. What the store cannot
         read is that question's affair only."""
-        if session.open_asks >= self._core.settings.asks:
+        self._turns.spend(session.allowance, cost_of_question(message))
+        is_loud = self._turns.has_to_wait(session.allowance)
+        if session.open_asks >= self._core.settings.asks or (is_loud and self._turns.is_full):
             session.post(m.AskFailed(ref, "busy", "too many questions at a time: wait for answers"))
             return
         session.open_asks += 1
 
         async def run() -> None:
             try:
+                if self._turns.has_to_wait(session.allowance):
+                    async with self._turns.turn(session.allowance):
+                        if not session.is_connected:
+                            return
+                        self._turns.spend(session.allowance, cost_of_question(message))
                 await answer(session, message)
             except StoreUnavailable:
                 raise
@@ -373,6 +428,7 @@ class Conversations:
         self._views.forget(session)
         if session.is_over:
             return
+        self._core.sessions.is_away(session)
         if session.timer is not None:
             session.timer.cancel()
         session.timer = self._core.timers.call_later(

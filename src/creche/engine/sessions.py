@@ -11,6 +11,7 @@ from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.job import Job
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
+from creche.engine.turns import Allowance
 from creche.errors import ChannelBroken, CrecheError, LocalProtocolError, MessageTooLarge
 from creche.model.priority import Priority
 from creche.peer.outbox import Outbox
@@ -129,6 +130,8 @@ class Session:
         self.warned_queues: set[str] = set()
         """Queues that nobody listened on, likewise."""
         self.open_asks = 0
+        self.allowance = Allowance()
+        """What it may say that brings nothing before it stands in line."""
 
         # Of a worker:
         self.began = 0.0
@@ -291,6 +294,8 @@ class Sessions:
     def __init__(self) -> None:
         self._by_id: dict[bytes, Session] = {}
         self._workers: dict[str, Session] = {}
+        self._away: dict[bytes, Session] = {}
+        """Clients that are not connected, the one that has been so for the longest first."""
         self._next_worker = 0
 
     def __len__(self) -> int:
@@ -313,9 +318,24 @@ class Sessions:
         if session.is_worker:
             self._workers[session.name] = session
 
+    def is_away(self, session: Session) -> None:
+        """A session has lost its connection."""
+        if not session.is_worker:
+            self._away[session.id] = session
+
+    def is_back(self, session: Session) -> None:
+        """A session goes on over a new connection."""
+        self._away.pop(session.id, None)
+
+    def away_longest(self) -> Session | None:
+        """Return the client that lost its connection first. It names anew whatever it waits for,
+        in a new session as well, so it loses nothing by making room."""
+        return next(iter(self._away.values()), None)
+
     def remove(self, session: Session) -> None:
         """Forget a session that is over."""
         self._by_id.pop(session.id, None)
+        self._away.pop(session.id, None)
         if self._workers.get(session.name) is session:
             del self._workers[session.name]
 

@@ -434,6 +434,11 @@ class Assembler:
         self._limits = limits
         self._streams: dict[int, bytearray] = {}
 
+    @property
+    def size_bytes(self) -> int:
+        """What has come of messages whose last piece has not."""
+        return sum(map(len, self._streams.values()))
+
     def add(self, piece: m.Piece) -> m.Message | None:
         """Take a piece; return the message when this was its last one.
 

@@ -93,6 +93,11 @@ class Grammar:
         """How far the connection has come: CLOSED once either side has said its last word."""
         return Phase.CLOSED if self._last_words else self._phase
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """What has arrived of messages in pieces whose last piece has not."""
+        return self._assembler.size_bytes
+
     def check_outgoing(self, message: m.Message) -> None:
         """Note that *message* is about to be sent.
 
