@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from creche.cli.bench_hostile import measure_hostile
 from creche.cli.bench_life import measure_cancel, measure_due, measure_kill
 from creche.cli.bench_load import USUAL_JOBS, Executor, Mode, measure
 from creche.cli.bench_rest import measure_backlog, measure_idle
@@ -37,6 +38,7 @@ async def bench(
     due: Annotated[Count | None, _Own] = None,
     cancel: Annotated[Count | None, _Own] = None,
     kill: Annotated[Count | None, _Own] = None,
+    hostile: Annotated[Count | None, _Own] = None,
     as_json: Json = False,
 ) -> int:
     """Measure this machine: jobs a second, latency, CPU a job.
@@ -58,9 +60,11 @@ async def bench(
         cancel: Measure something else: how long it takes to cancel so many running jobs at once.
         kill: Measure something else: how long after its time limit a body in C code is gone, so
             many times.
+        hostile: Measure something else: how long so many jobs take, one after the other, while
+            peers that mean harm do each of what they can, as ratios to the time without.
     """
     others = {"--backlog": backlog, "--idle": idle, "--due": due, "--cancel": cancel}
-    others["--kill"] = kill
+    others |= {"--kill": kill, "--hostile": hostile}
     asked = [name for name, value in others.items() if value is not None]
     if len(asked) > 1:
         raise SettingsError(f"{' and '.join(asked)} are two benches: ask for one at a time")
@@ -76,6 +80,7 @@ async def bench(
             due=due,
             cancel=cancel,
             kill=kill,
+            hostile=hostile,
             as_json=as_json,
         )
     )
@@ -92,6 +97,7 @@ async def _bench(
     due: int | None,
     cancel: int | None,
     kill: int | None,
+    hostile: int | None,
     as_json: bool,
 ) -> Exit:
     where, own = _place_of(store)
@@ -109,6 +115,8 @@ async def _bench(
             figures = await measure_cancel(folder, cancel, own)
         elif kill is not None:
             figures = await measure_kill(folder, kill, own)
+        elif hostile is not None:
+            figures = await measure_hostile(folder, hostile, own)
         else:
             figures = await measure(folder, mode=mode, jobs=jobs, store=own, executor=executor)
     figures["store"] = store
@@ -120,7 +128,9 @@ async def _bench(
     bad = [name for name in ("wrong", "lost", "duplicated", "early", "late") if figures.get(name)]
     for name in bad:
         say("error", f"{figures[name]} jobs: {name}")
-    return Exit.FAILED if bad else Exit.DONE
+    if slower := figures.get("slower"):
+        say("error", f"{slower} attacks made the jobs of others take over twice as long")
+    return Exit.FAILED if bad or slower else Exit.DONE
 
 
 def _place_of(store: str) -> tuple[str | None, str]:
