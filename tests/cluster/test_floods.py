@@ -92,6 +92,18 @@ async def test_who_works_never_stands_in_line_however_much_it_does(autojump_cloc
             assert trio.current_time() - began < 2
 
 
+async def test_large_messages_in_pieces_never_stand_in_line(autojump_clock):
+    settings = PlaneSettings(windows_bytes=1 << 30, window_bytes=1 << 29)
+    async with open_house(settings) as house, house.client().connected() as client:
+        began = trio.current_time()
+        for number in range(6):
+            large = client.submit(number, payload=bytes(8_000_000))
+            for piece in codec.cut(1, codec.encode_message(large), 64 * codec.KIB):
+                await client.say(piece)
+            assert (await client.hear(m.Accepted)).ns == [large.n]
+        assert trio.current_time() - began < 0.1
+
+
 async def test_questions_of_loud_peers_that_come_and_go_do_not_pile_up(autojump_clock, monkeypatch):
     monkeypatch.setattr(turns, "MAX_IN_LINE", 40)
     async with open_house(PlaneSettings(sessions=5)) as house, house.client().connected() as client:

@@ -19,7 +19,7 @@ from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.guards import Routes, check_queues, guarded
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session, shown_facts
-from creche.engine.turns import Turns, cost_of_frame, cost_of_question
+from creche.engine.turns import FRAME_S, Turns, cost_of_frame, cost_of_question
 from creche.engine.under_way import UnderWay
 from creche.errors import (
     ChannelBroken,
@@ -286,6 +286,7 @@ class Conversations:
         """Handle the messages of a frame; return whether more may follow."""
         core = self._core
         began = trio.current_time()
+        unfinished_bytes = grammar.unfinished_bytes
         messages = grammar.receive(frame)
         if session.outbox is not outbox:
             return False  # The peer has connected again: this connection speaks for nobody.
@@ -315,7 +316,10 @@ class Conversations:
             took_s += trio.current_time() - began
             if start + SLICE < len(messages):
                 await trio.lowlevel.checkpoint()
-        if useful < len(messages) or not messages:
+        if not messages and grammar.unfinished_bytes > unfinished_bytes:
+            # A piece of a large message, which is bounded by its size, and costs little.
+            self._turns.spend(session.allowance, FRAME_S)
+        elif useful < len(messages) or not messages:
             cost_s = cost_of_frame(frame, len(messages), useful, took_s)
             self._turns.spend(session.allowance, cost_s)
         return True
