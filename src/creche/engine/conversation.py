@@ -19,7 +19,13 @@ from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.guards import Routes, check_queues, guarded
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session, shown_facts
-from creche.engine.turns import FRAME_S, Turns, cost_of_frame, cost_of_question
+from creche.engine.turns import (
+    FRAME_S,
+    PIECE_BYTE_S,
+    Turns,
+    cost_of_frame,
+    cost_of_question,
+)
 from creche.engine.under_way import UnderWay
 from creche.errors import (
     ChannelBroken,
@@ -317,8 +323,13 @@ class Conversations:
             if start + SLICE < len(messages):
                 await trio.lowlevel.checkpoint()
         if not messages and grammar.unfinished_bytes > unfinished_bytes:
-            # A piece of a large message, which is bounded by its size, and costs little.
-            self._turns.spend(session.allowance, FRAME_S)
+            cost_s = max(took_s, FRAME_S + len(frame) * PIECE_BYTE_S)
+            session.pieces_cost_s += cost_s
+            self._turns.spend(session.allowance, cost_s)
+        elif useful and grammar.unfinished_bytes < unfinished_bytes:
+            # What they were the pieces of has brought something.
+            self._turns.spend(session.allowance, -session.pieces_cost_s)
+            session.pieces_cost_s = 0.0
         elif useful < len(messages) or not messages:
             cost_s = cost_of_frame(frame, len(messages), useful, took_s)
             self._turns.spend(session.allowance, cost_s)

@@ -51,6 +51,9 @@ MESSAGE_S = 2e-6
 BYTE_S = 5e-8
 """What a frame, a message in it, and a byte of it, are taken to cost."""
 
+PIECE_BYTE_S = 1e-8
+"""The same of a byte in a piece of a large message, until the whole has brought something."""
+
 QUESTION_S = 5e-4
 OVERVIEW_S = 1e-2
 """What a question is taken to cost, and one whose answer is made of everything there is."""
