@@ -107,3 +107,17 @@ async def test_a_drained_worker_finishes_what_runs_and_gives_back_the_rest(autoj
         assert await second.result() == "done"
         for job in (first, second):
             assert (await client.ask("job", {"id": job.id_bytes}))["losses"] == 0
+
+
+async def test_no_trio_task_stays_when_a_peer_is_gone_as_the_plane_tells(autojump_clock):
+    async def trio_tasks() -> int:
+        return (await client.ask("health"))["trio_tasks"]
+
+    async with open_cluster([echo]) as cluster, cluster.client() as client:
+        before = await trio_tasks()
+        for n in range(5):
+            async with cluster.client(name=f"guest {n}") as guest:
+                assert await (await guest.delay("echo", n)).result() == n
+                assert await trio_tasks() > before
+        await trio.sleep(60)
+        assert await trio_tasks() == before

@@ -167,6 +167,7 @@ class Views:
             "workers": sum(worker.is_connected for worker in core.sessions.workers()),
             "jobs": {state.word: n for state, n in counts.items() if n},
             "commits": core.journal.commits,
+            "trio_tasks": trio.lowlevel.current_statistics().tasks_living,
         }
 
     async def _job(self, params: m.Facts) -> dict[str, Any] | None:
