@@ -83,6 +83,12 @@ def test_a_bug_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[-1] == "error: this is a bug in creche: TypeError: x"
 
 
+def test_a_process_without_memory_blames_no_bug() -> None:
+    (line,) = lines_of(MemoryError())
+    assert line.startswith("error: there is no more memory for this process")
+    assert exit_of(MemoryError()) is Exit.FAILED
+
+
 def test_of_a_group_the_interrupt_counts_then_a_bug_then_the_first() -> None:
     told, bug, stop = errors.SettingsError("x"), TypeError("y"), KeyboardInterrupt()
     assert blamed(told) is told
