@@ -51,7 +51,8 @@ async def _run_all(faults: list[str], moments: list[str], given: argparse.Namesp
     """Run cases, some at a time, each in a process of its own, and if need be in a network of its
     own."""
     began = time.monotonic()
-    findings = _kept(given.json) if given.json is not None and given.json.exists() else []
+    kept = _kept(given.json) if given.json is not None and given.json.exists() else []
+    findings = [finding for finding in kept if finding.is_good]
     done = {(finding.fault, finding.moment) for finding in findings}
     skipped = {name: why for name in faults if (why := FAULTS[name]().why_not())}
     cases = [(f, m) for f in faults if f not in skipped for m in moments if (f, m) not in done]

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import trio
 
@@ -20,7 +21,11 @@ LIMIT = 2
 
 POLICY = {"retries": RETRIES, "backoff": BACKOFF_S, "jitter": 0.0}
 
-recorder = FileRecorder(os.environ.get("CRECHE_FAULTS_RECORD", "recorded"), "worker")
+
+@cache
+def recorder() -> FileRecorder:
+    """The one of this process."""
+    return FileRecorder(os.environ["CRECHE_FAULTS_RECORD"], "worker")
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def attempt_at(call: str, *, is_reachable: bool = True) -> Iterator[Body]:
     job = current_job()
     epoch, number = job.fence
     told = {"job": job.id, "attempt": f"{epoch}.{number}", "call": call, "process": job.worker}
-    with recorder.body(**told, is_reachable=is_reachable) as body:
+    with recorder().body(**told, is_reachable=is_reachable) as body:
         yield body
 
 

@@ -63,7 +63,14 @@ async def _queued(site: Site) -> None:
 
 
 async def _running(site: Site) -> None:
-    await until(lambda: site.counts["Started"] - site.counts["Ended"] >= 8)
+    """Return when bodies run, some of them on the worker to which things are done."""
+
+    def are_running() -> bool:
+        counts = site.counts
+        on_first = counts["Started by w1"] - counts["Ended by w1"]
+        return on_first >= 2 and counts["Started"] - counts["Ended"] >= 8
+
+    await until(are_running)
 
 
 async def _reporting(site: Site) -> None:

@@ -191,7 +191,8 @@ class Site:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many events of each kind have been recorded so far; `failed` of those that ended."""
+        """How many events of each kind have been recorded so far, in all (`Started`) and by a
+        process (`Started by w1`); `failed` of those that ended."""
         return self._counts.read()
 
     def store_pid(self) -> int | None:
@@ -249,12 +250,13 @@ class _Counts:
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
             self._read[path] = self._read.get(path, 0) + len(whole)
-            self._counts.update(kind.decode() for kind in _KIND.findall(whole))
+            for kind, process in _EVENT.findall(whole.decode()):
+                self._counts.update((kind, f"{kind} by {process}"))
             self._counts["failed"] += whole.count(b'"outcome": "failed"')
         return self._counts
 
 
-_KIND = re.compile(rb'^{"kind": "(\w+)"', re.MULTILINE)
+_EVENT = re.compile(r'^{"kind": "(\w+)", "at": [\d.]+, "process": "([^"]*)"', re.MULTILINE)
 
 
 def free_port() -> int:

@@ -21,9 +21,8 @@ pytestmark = [pytest.mark.trio, pytest.mark.slow]
 BOUND_S = 170
 SOME = (
     ("kill the plane", "submitting"),
-    ("kill the store", "reporting"),
     ("stop the worker", "running"),
-    ("swallow everything", "waiting"),
+    ("cut connections at a frame", "reporting"),
 )
 
 
