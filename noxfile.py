@@ -256,6 +256,19 @@ def fuzz_wire(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """Real faults to real processes, each at each moment, and the table of docs/trust.md; `--
+    --fault "kill the plane" --moment running` does one of them."""
+    WORKSHOP.run(session, "python", "-m", "tests.faults", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def soak(session: nox.Session) -> None:
+    """A cluster whose peers come and go, of which nothing may grow; `-- --minutes 10`."""
+    WORKSHOP.run(session, "python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """The figures, as one JSON object; `-- --mode single` and so on are passed on."""
     WORKSHOP.run(session, "creche", "bench", "--json", *session.posargs)

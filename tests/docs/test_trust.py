@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.faults.faults import FAULTS
+from tests.faults.moments import MOMENTS
 from tests.unit.testing.history.mutations import MUTATIONS
 from tests.unit.testing.history.plants import PLANTS
 
@@ -55,3 +57,20 @@ def test_what_is_public_is_named_once() -> None:
     of_ours = {name for name in public if issubclass(vars(history)[name], Event | Violation)}
     assert of_ours <= {*history.__all__}
     assert len(history.__all__) == len({*history.__all__})
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_fault_matrix_has_a_row_for_each_fault_and_each_case_was_found_good() -> None:
+    _, start, after = TEXT.partition("| fault | lasts |")
+    head, _, *rows = f"{start}{after}".partition("\n\n")[0].splitlines()
+    assert _cells(head) == ["fault", "lasts", *MOMENTS]
+    assert [_cells(row)[0] for row in rows] == list(FAULTS)
+    for name, lasts, *cells in map(_cells, rows):
+        lasts_s = FAULTS[name]().lasts_s
+        assert lasts == (f"{lasts_s:g} s" if lasts_s else "")
+        assert len(cells) == len(MOMENTS), name
+        for cell in cells:
+            assert re.fullmatch(r"\d+\.\d s(, \d+ again)?(, \d+ told lost)?", cell), (name, cell)

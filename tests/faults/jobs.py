@@ -69,22 +69,22 @@ async def run_coroutine(call: str, plan: str, seconds: float, size_bytes: int) -
         return come_to(body, call, plan, size_bytes)
 
 
-@task(**POLICY)
+@task("faults.coroutine", **POLICY)
 async def coroutine(call: str, plan: str, seconds: float, size_bytes: int) -> str:
     return await run_coroutine(call, plan, seconds, size_bytes)
 
 
-@task(delivery="at-most-once")
+@task("faults.once", delivery="at-most-once")
 async def once(call: str, plan: str, seconds: float, size_bytes: int) -> str:
     return await run_coroutine(call, "s", seconds, size_bytes)
 
 
-@task(**POLICY, limit=LIMIT)
+@task("faults.limited", **POLICY, limit=LIMIT)
 async def limited(call: str, plan: str, seconds: float, size_bytes: int) -> str:
     return await run_coroutine(call, plan, seconds, size_bytes)
 
 
-@task(**POLICY, executor="asyncio")
+@task("faults.on_asyncio", **POLICY, executor="asyncio")
 async def on_asyncio(call: str, plan: str, seconds: float, size_bytes: int) -> str:
     import asyncio
 
@@ -93,27 +93,27 @@ async def on_asyncio(call: str, plan: str, seconds: float, size_bytes: int) -> s
         return come_to(body, call, plan, size_bytes)
 
 
-@task(**POLICY)
+@task("faults.thread", **POLICY)
 def thread(call: str, plan: str, seconds: float, size_bytes: int) -> str:
     with attempt_at(call, is_reachable=False) as body:
         time.sleep(seconds)
         return come_to(body, call, plan, size_bytes)
 
 
-@task(**POLICY, executor="process")
+@task("faults.process", **POLICY, executor="process")
 def process(call: str, plan: str, seconds: float, size_bytes: int) -> str:
     with attempt_at(call) as body:
         time.sleep(seconds)
         return come_to(body, call, plan, size_bytes)
 
 
-@task(queue="probe")
+@task("faults.probe", queue="probe")
 async def probe() -> int:
     """What is asked of a cluster, to know whether it works again."""
     return os.getpid()
 
 
-@task(queue="probe")
+@task("faults.ballast", queue="probe")
 async def ballast(what: bytes) -> int:
     """What takes up room."""
     return len(what)

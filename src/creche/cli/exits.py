@@ -134,7 +134,9 @@ def lines_of(error: BaseException, *, whole: BaseException | None = None) -> lis
     elif isinstance(error, OSError):
         lines.append(f"error: {_os_error(error)}")
     elif isinstance(error, MemoryError):
-        lines.append("error: there is no more memory for this process, by a limit or on the machine")
+        lines.append(
+            "error: there is no more memory for this process, by a limit or on the machine"
+        )
     else:
         what = "".join(traceback.format_exception_only(error)[-1:]).strip()
         lines.append(f"error: this is a bug in creche: {what}")
