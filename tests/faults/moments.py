@@ -68,7 +68,7 @@ async def _running(site: Site) -> None:
     def are_running() -> bool:
         counts = site.counts
         on_first = counts["Started by w1"] - counts["Ended by w1"]
-        return on_first >= 2 and counts["Started"] - counts["Ended"] >= 8
+        return on_first >= 4 and counts["Started"] - counts["Ended"] >= 8
 
     await until(are_running)
 
