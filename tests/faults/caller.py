@@ -8,8 +8,10 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -17,6 +19,7 @@ import trio
 from tests.faults import jobs
 
 from creche import Client, JobEnded, JobHandle
+from creche.cli.processes import wait_for_parent_to_end
 from creche.errors import (
     CrecheError,
     DuplicateJob,
@@ -156,6 +159,19 @@ async def main(said: dict[str, Any]) -> None:
         await Caller(client, recorder, load, Random(said["seed"])).run()
 
 
+async def while_parent_lives(run: Callable[[], Awaitable[None]]) -> None:
+    """Run something until it ends, or until whoever has started this process is gone."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await wait_for_parent_to_end(int(os.environ["CRECHE_FAULTS_PIPE"]))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        await run()
+        nursery.cancel_scope.cancel()
+
+
 if __name__ == "__main__":
     logging.basicConfig()
-    trio.run(main, json.loads(sys.argv[1]))
+    trio.run(while_parent_lives, partial(main, json.loads(sys.argv[1])))

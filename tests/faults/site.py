@@ -173,7 +173,8 @@ class Site:
         found["PYTHONPATH"] = os.pathsep.join(
             (str(ROOT), *filter(None, (found.get("PYTHONPATH"),)))
         )
-        return {**found, **self._programs.environment, "CRECHE_FAULTS_RECORD": str(self.record)}
+        ours = {"CRECHE_FAULTS_RECORD": str(self.record), "CRECHE_FAULTS_PIPE": str(self._pipe)}
+        return {**found, **self._programs.environment, **ours}
 
     async def _until_gone(self, child: Child) -> None:
         await child.process.wait()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import sys
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any
 
 import trio
+from tests.faults.caller import while_parent_lives
 from tests.soak import tasks
 
 from creche import Client, JobHandle
@@ -96,4 +98,5 @@ async def main(url: str, name: str, jobs: int, per_s: float) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+    url, name, jobs, per_s = sys.argv[1:]
+    trio.run(while_parent_lives, partial(main, url, name, int(jobs), float(per_s)))
