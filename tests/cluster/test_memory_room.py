@@ -3,7 +3,7 @@ many did, and whatever becomes of the first of them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from tests.cluster.test_windows import LISTENING, number
 from creche.engine.settings import PlaneSettings
 from creche.errors import SubmitTimeout
 from creche.model.job import JobState
+from creche.store.base import Store
 from creche.store.memory import MemoryStore
 from creche.testing.cluster import open_cluster
 from creche.wire import messages as m
@@ -24,10 +25,13 @@ SMALL = PlaneSettings(window=1)
 
 @asynccontextmanager
 async def full_house(
-    settings: PlaneSettings = SMALL,
+    settings: PlaneSettings = SMALL, make_store: Callable[[], Store] | None = None
 ) -> AsyncIterator[tuple[House, Peer, Peer, m.Offer]]:
     """A plane whose one lane is full, a client, and a worker that runs the job before it."""
-    async with open_house(settings) as house, house.client("first").connected() as client:
+    async with (
+        open_house(settings, make_store) as house,
+        house.client("first").connected() as client,
+    ):
         async with house.worker().connected(**LISTENING) as worker:
             await worker.ready("echo", slots=1)
             await client.submitted(1)

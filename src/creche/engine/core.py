@@ -607,8 +607,7 @@ class Core:
             self.unique.released(job.id)
 
     def _on_unlent(self, submission_ids: Sequence[bytes]) -> None:
-        for submission_id in submission_ids:
-            self.unique.released(submission_id)
+        self.unique.unlent(submission_ids)
 
     def _on_health(self) -> None:
         self.note()

@@ -163,7 +163,8 @@ class Entries:
         return taken
 
     def _all_keys(self) -> list[KeyRow]:
-        return [*self.keys, *(row for rows in self.lent.values() for row in rows)]
+        # Those of jobs that arrive come last: they may have taken over what was to be lent.
+        return [*(row for rows in self.lent.values() for row in rows), *self.keys]
 
     def add_probe(self, lane: Lane) -> None:
         """Have a lane's row written once more, of which nothing changes."""

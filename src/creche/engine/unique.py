@@ -117,7 +117,7 @@ class Taking:
 
     __slots__ = (
         "after", "before", "due_at", "id", "is_committed", "is_job", "is_written", "job_id",
-        "names", "ousts", "said", "seq", "since", "submitted_at",
+        "names", "ousts", "said", "seq", "since", "submitted_at", "unwritten",
     )  # fmt: skip
 
     def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
@@ -143,6 +143,9 @@ class Taking:
         nobody else has them from the moment in which that is decided."""
         self.is_written = False
         """Whether what is lent is on its way to the disk."""
+        self.unwritten: set[bytes] = set()
+        """Keys of which the store was not told with the others: somebody had taken them over, and
+        may yet give them back."""
 
     def oust_rows(self, ousts: Iterable[Oust]) -> list[OustRow]:
         """Return what the store is to know of jobs that it replaces."""
@@ -336,6 +339,7 @@ class UniqueKeys:
     def _key_rows(self, taking: Taking) -> list[KeyRow]:
         """Return what the store is to know of the keys that a submission still has."""
         names = [name for name in taking.names if self._newest.get(name) is taking]
+        taking.unwritten = set(taking.names).difference(names)
         return [KeyRow(name, taking.seq, taking.since[name]) for name in names]
 
     def _standing(self, name: bytes, known: Known) -> _Standing | None:
@@ -480,8 +484,26 @@ class UniqueKeys:
             del before.after[name]
         taking.before.clear()
         taking.is_committed = True
-        if not self._is_asking:
+        given_back = [name for name in taking.unwritten if self._newest.get(name) is taking]
+        if given_back:
+            self._write(taking, given_back)
+        elif not self._is_asking:
             self._drop(taking)
+
+    def _write(self, taking: Taking, names: Collection[bytes]) -> None:
+        """Have keys written that were given back to a submission whose job is on disk."""
+        taking.unwritten.difference_update(names)
+        rows = [KeyRow(name, taking.seq, taking.since[name]) for name in names]
+        if taking.is_job and taking.seq not in self._core.by_seq:
+            # It has ended meanwhile, and only the store knows how.
+            for name in names:
+                self._newest.pop(name, None)
+            self._core.journal.keys(rows)
+        else:
+            taking.is_committed = False
+            self.takings[taking.id] = taking
+            self._core.journal.lend(taking.id, rows)
+        self._core.journal.wake()
 
     def _tell_followers(self, submission_id: bytes, job_id: bytes, seq: int) -> None:
         """A submission is on disk, as the job *job_id*: so are those that are one with it, but for
@@ -495,6 +517,16 @@ class UniqueKeys:
             else:
                 follower.session.claims.remove(len(follower.message.payload))
                 self._answer(follower, job_id)
+
+    def unlent(self, submission_ids: Iterable[bytes]) -> None:
+        """The disk had no room for the keys of these: what is lent is given up, and what a job of
+        its own has is tried again."""
+        for submission_id in submission_ids:
+            taking = self.takings.get(submission_id)
+            if taking is not None and taking.is_job:
+                self._core.journal.lend(submission_id, self._key_rows(taking))
+            else:
+                self.released(submission_id)
 
     def was_there(self, job_id: bytes, seq: int) -> None:
         """A submission has the id of a job that was there before with *seq*, and which has had its
@@ -531,13 +563,15 @@ class UniqueKeys:
         before, after = taking.before.pop(name, None), taking.after.pop(name, None)
         if before is not None:
             del before.after[name]
-            if self.takings.get(before.id) is not before:
+            if self.takings.get(before.id) is not before and name not in before.unwritten:
                 before = None  # the store knows of that one
         if after is None:
             if self._newest.get(name) is taking:
                 del self._newest[name]
                 if before is not None:
                     self._newest[name] = before
+                    if before.is_committed and name in before.unwritten:
+                        self._write(before, [name])
             return
         del after.before[name]
         if before is not None:
@@ -570,6 +604,10 @@ class UniqueKeys:
         why = f"replaced by job {id_to_text(taking.job_id)}"
         for job_id, seq, is_running_too in taking.ousts:
             job = self._core.by_seq.get(seq)
+            waits = None if job is not None else self.takings.get(job_id)
+            if waits is not None:
+                # What it would replace yet, who replaces it does.
+                taking.ousts += waits.ousts
             if job is None:
                 self.absent[job_id] = (why, is_running_too)
                 self.begin()
