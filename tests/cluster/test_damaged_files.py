@@ -32,15 +32,18 @@ pytestmark = pytest.mark.trio
 NO_TEXT = "CAST(x'ff41' AS TEXT)"
 """A text in no encoding."""
 
+HUGE = "9223372036854775807"
+"""The largest number that SQLite has for whole ones: one more is none."""
+
 OF_JOBS = {
     "task": ["x'ff'", NO_TEXT],
-    "lane": ["'nowhere'", "999", "-1", "1.5"],
+    "lane": ["'nowhere'", "999", "-1", "1.5", HUGE],
     "state": ["'soon'", "99", "x'00'", "10", "11", "20"],
     "stored": ["7", "-1", "'here'", "0.5", "NULL"],
-    "attempt": ["'first'", "-1", "1.5"],
-    "losses": ["'none'", "x'00'"],
-    "epoch": ["'now'"],
-    "failures": ["'none'"],
+    "attempt": ["'first'", "-1", "1.5", HUGE],
+    "losses": ["'none'", "x'00'", HUGE],
+    "epoch": ["'now'", HUGE],
+    "failures": ["'none'", HUGE],
     "holder": ["x'ff'", NO_TEXT],
     "payload": ["NULL", "5", "'text'", NO_TEXT],
     "options": ["'text'", "5", NO_TEXT],
@@ -239,6 +242,10 @@ OF_ENDED = [
     ("job", "stored", "0"), ("job", "stored", "1"), ("job", "stored", "2"), ("job", "stored", "9"),
     ("job", "ending", "NULL"), ("job", "ending", "'that'"), ("job", "ending", "999"),
     ("job", "payload_bytes", "'many'"), ("job", "tries_bytes", "'many'"),
+    ("job", "payload_bytes", HUGE), ("job", "tries_bytes", HUGE), ("job", "payload_bytes", "9e999"),
+    *(("ending", column, HUGE) for column in (
+        "n", "attempt", "losses", "failures", "outcome_bytes")),
+    ("dead", "size", HUGE), ("dead", "size", "-9e999"),
     ("job", "due_at", "'soon'"), ("job", "expires_at", "'soon'"),
     *(("ending", column, "'damaged'") for column in (
         "seq", "attempt", "losses", "started_at", "ended_at", "failures", "outcome_bytes",
@@ -357,6 +364,8 @@ OTHERS = [
     *(("ousted", column, value) for column, value in (
         ("attempt", "'first'"), ("running", "'yes'"), ("seq", "999"))),
     ("ledger", "counts", "'{'"), ("ledger", "counts", "x'ff'"), ("ledger", "kept_bytes", "'many'"),
+    ("ledger", "kept_bytes", HUGE), ("ledger", "kept_bytes", "-1"),
+    *(("ledger", "counts", f"'{{\"1\": {jobs}}}'") for jobs in (HUGE, "1e999", "-1")),
 ]  # fmt: skip
 
 
@@ -394,16 +403,25 @@ async def test_a_damaged_row_that_is_of_no_job_keeps_no_job_from_running(
         assert f"a row of {table} is damaged, and left alone: name is " in caplog.text
 
 
-@pytest.mark.parametrize("column", ["epoch", "next_seq"])
-async def test_a_ledger_that_cannot_be_read_is_told_in_one_sentence(tmp_path, column):
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("epoch", value) for value in ("'many'", HUGE, "-1", NO_TEXT)),
+        *(("next_seq", value) for value in ("'many'", HUGE, "-1", NO_TEXT)),
+        ("id", "x'ff'"),
+        ("id", NO_TEXT),
+    ],
+)
+async def test_a_ledger_that_cannot_be_read_is_told_in_one_sentence(tmp_path, column, value):
     path = tmp_path / "creche.db"
     store = SqliteStore(path)
     with trio.fail_after(30):
         await store.open(0.0)
         await store.aclose()
-        edit(path, f"UPDATE ledger SET {column} = 'many'")
-        with pytest.raises(StoreUnusable, match=f"{column} of its ledger"):
+        edit(path, f"UPDATE ledger SET {column} = {value}")
+        with pytest.raises(StoreUnusable, match=f"{column} of its ledger.*restore a backup"):
             await SqliteStore(path).open(0.0)
+        assert any(column in problem for problem in verify(path))
 
 
 async def test_a_try_that_is_damaged_is_shown_as_far_as_it_can_be_read(autojump_clock, tmp_path):

@@ -32,6 +32,7 @@ from creche.store.base import (
     TaskRow,
     TryRow,
 )
+from creche.store.sqlite_rows import MOST_COUNTED, is_count
 
 Raw = Sequence[Any]
 
@@ -86,10 +87,6 @@ def _is_text(value: object) -> bool:
     return type(value) is str
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
 def _is_bytes(value: object) -> bool:
     return type(value) is bytes
 
@@ -111,7 +108,7 @@ class _Rule(NamedTuple):
 
 
 _TEXT = _Rule(_is_text, "a text", UNREADABLE)
-_COUNT = _Rule(_is_count, "a whole number of 0 or more", 0)
+_COUNT = _Rule(is_count, "a whole number from 0 to 2^53", 0)
 _TIME = _Rule(is_number, "a moment", 0.0)
 _TIME_IF_ANY = _Rule(_or_none(is_number), "a moment or nothing")
 _HOLDER = _Rule(_or_none(_is_text), "a text or nothing")
@@ -146,7 +143,7 @@ _OF_RECORDS: dict[str, _Rule] = {
     "started_at": _TIME_IF_ANY,
     "ended_at": _TIME_IF_ANY,
     "payload_bytes": _COUNT,
-    "outcome_bytes": _Rule(_or_none(_is_count), "a whole number or nothing"),
+    "outcome_bytes": _Rule(_or_none(is_count), "a whole number or nothing"),
     "payload": _BYTES_IF_ANY,
     "outcome": _BYTES_IF_ANY,
     "failures": _COUNT,
@@ -208,7 +205,7 @@ def _are_sound(columns: Sequence[Sequence[Any]]) -> bool:
 
 
 def _are_counts(column: Sequence[int]) -> bool:
-    return column.count(0) == len(column) or min(column) >= 0
+    return column.count(0) == len(column) or (min(column) >= 0 and max(column) <= MOST_COUNTED)
 
 
 def _of_delayed(states: Sequence[int], dues: Sequence[Any]) -> set[Any]:
@@ -293,19 +290,21 @@ def lane_rows(raw: Iterable[Raw], wrong: list[str]) -> list[LaneRow]:
     have a queue of their own, to which no worker listens that was not told to."""
     rows = []
     for number, queue, priority, park in raw:
-        if (
+        if not is_count(number):
+            wrong.append(f"a row of lane is damaged, and left alone: lane is {show(number)}")
+        elif (
             (queue is None or type(queue) is str)
             and (priority is None or (type(priority) is int and 0 <= priority < len(Priority)))
             and type(park) is str
         ):
             rows.append(LaneRow(number, queue, priority, park))
-            continue
-        rows.append(LaneRow(number, f"{DAMAGED_LANE}{number}", int(Priority.NORMAL), ""))
-        wrong.append(
-            f"row {number} of lane is damaged: queue is {show(queue)}, priority is "
-            f"{show(priority)}, park is {show(park)}; its jobs wait in queue "
-            f"{DAMAGED_LANE}{number} for a worker that listens there"
-        )
+        else:
+            rows.append(LaneRow(number, f"{DAMAGED_LANE}{number}", int(Priority.NORMAL), ""))
+            wrong.append(
+                f"row {number} of lane is damaged: queue is {show(queue)}, priority is "
+                f"{show(priority)}, park is {show(park)}; its jobs wait in queue "
+                f"{DAMAGED_LANE}{number} for a worker that listens there"
+            )
     return rows
 
 
@@ -369,7 +368,7 @@ def _try_row(raw: Raw) -> TryRow:
     seq, attempt, state, holder, started_at, ended_at, outcome = raw
     return TryRow(
         seq,
-        attempt if _is_count(attempt) else 0,
+        attempt if is_count(attempt) else 0,
         STATES.get(state, JobState.FAILED),
         holder if _is_text(holder) else None,
         started_at if is_number(started_at) else None,

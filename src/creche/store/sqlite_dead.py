@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from creche.store.sqlite_rows import AMONG
+from creche.store.sqlite_rows import AMONG, bounded, total
 
 DEAD_STATES = (11, 13, 14)
 """The states that `JobState.is_dead` says."""
@@ -18,10 +18,13 @@ DEAD_STATES = (11, 13, 14)
 TRIM_ROWS = 2000
 """Dead jobs that leave the set in one call."""
 
+SIZE = "j.payload_bytes + j.tries_bytes + coalesce(e.outcome_bytes, 0)"
+"""What an ended job takes up."""
+
 # A job's row in `dead`, from what is known of its end.
 _INSERT = (
     "INSERT INTO dead (seq, ended_at, size, fate, judged_at, retried_as)"
-    " SELECT j.seq, e.ended_at, j.payload_bytes + j.tries_bytes + coalesce(e.outcome_bytes, 0),"
+    f" SELECT j.seq, e.ended_at, {bounded(SIZE)},"
     " ?, ?, ? FROM job j JOIN ending e ON e.n = j.ending AND j.state < 20 WHERE j.seq"
 )
 _JUDGED = (
@@ -61,7 +64,7 @@ class DeadJobs:
     def totals(self) -> Totals:
         """Return how many there are, and what they take up."""
         row = self._db.execute(
-            "SELECT count(*), coalesce(sum(size), 0) FROM dead INDEXED BY dead_set WHERE fate = 0"
+            f"SELECT count(*), {total('size')} FROM dead INDEXED BY dead_set WHERE fate = 0"
         ).fetchone()
         return Totals(*row)
 
@@ -82,7 +85,7 @@ class DeadJobs:
         over: list[int] = []
         cursor = self._db.execute(
             # What is larger than any number is no moment: a damaged row leaves with its job.
-            "SELECT seq, ended_at, size + 0 FROM dead INDEXED BY dead_set"
+            f"SELECT seq, ended_at, {bounded('size + 0')} FROM dead INDEXED BY dead_set"
             " WHERE fate = 0 AND ended_at < 9e999 ORDER BY ended_at, seq LIMIT ?",
             (most,),
         )

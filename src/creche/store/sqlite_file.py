@@ -321,7 +321,7 @@ def open_to_read(path: str, *, is_open_here: bool = False) -> sqlite3.Connection
             raise StoreUnusable(f"{path} is another program's database")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         check_version(path, version)
-        connection.execute("SELECT epoch FROM ledger").fetchone()
+        connection.execute("SELECT typeof(epoch) FROM ledger").fetchone()
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import sqlite3
 
-from creche.store.sqlite_rows import ENDED, FORGOTTEN, UNFINISHED
+from creche.store.sqlite_rows import ENDED, FORGOTTEN, MOST_COUNTED, UNFINISHED
 
 # Of each kind, what a value of another one fulfils.
 _ID = "typeof({0}) <> 'blob' OR length({0}) <> 16"
-_WHOLE = "typeof({0}) <> 'integer' OR {0} < 0"
-_WHOLE_IF_ANY = "typeof({0}) NOT IN ('integer', 'null') OR {0} < 0"
+_WHOLE = f"typeof({{0}}) <> 'integer' OR {{0}} NOT BETWEEN 0 AND {MOST_COUNTED}"
+_WHOLE_IF_ANY = (
+    f"typeof({{0}}) NOT IN ('integer', 'null') OR {{0}} NOT BETWEEN 0 AND {MOST_COUNTED}"
+)
 _MOMENT = "typeof({0}) NOT IN ('real', 'integer')"
 _MOMENT_IF_ANY = "typeof({0}) NOT IN ('real', 'integer', 'null')"
 _BYTES = "typeof({0}) <> 'blob'"
@@ -43,11 +45,13 @@ _KINDS: dict[str, dict[str, str]] = {
         "expires_at": _MOMENT_IF_ANY,
     },
     "lane": {
+        "lane": _WHOLE,
         "queue": _TEXT_IF_ANY,
         "priority": "typeof({0}) <> 'null' AND {0} NOT IN (0, 1, 2, 3)",
         "park": _TEXT,
     },
     "ending": {
+        "n": _WHOLE,
         "seq": _WHOLE,
         "attempt": _WHOLE,
         "losses": _WHOLE,
@@ -58,9 +62,21 @@ _KINDS: dict[str, dict[str, str]] = {
         "outcome_bytes": _WHOLE_IF_ANY,
         "outcome": _BYTES_IF_ANY,
     },
-    "tombstone": {"seq": _WHOLE, "ended_at": _MOMENT, "forgotten_at": _MOMENT},
+    "tombstone": {
+        "n": _WHOLE,
+        "seq": _WHOLE,
+        "attempt": _WHOLE,
+        "losses": _WHOLE,
+        "failures": _WHOLE,
+        "holder": _TEXT_IF_ANY,
+        "started_at": _MOMENT_IF_ANY,
+        "ended_at": _MOMENT,
+        "forgotten_at": _MOMENT,
+    },
     "large": {"payload": _BYTES},
     "try": {
+        "seq": _WHOLE,
+        "attempt": _WHOLE,
         "state": _STATE,
         "holder": _TEXT_IF_ANY,
         "started_at": _MOMENT_IF_ANY,

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 from creche.store.base import MAX_TRIES
 from creche.store.sqlite_dead import DEAD_STATES, DeadJobs
-from creche.store.sqlite_rows import AMONG, DELAYED, UNFINISHED, Columns, Row, insert_rows, standing
+from creche.store.sqlite_rows import (
+    AMONG,
+    DELAYED,
+    UNFINISHED,
+    Columns,
+    Row,
+    insert_rows,
+    standing,
+    total,
+)
 from creche.store.sqlite_tally import Contradiction, Tally
 
 INLINE_BYTES = 1024
@@ -173,7 +182,7 @@ class Moves:
         than *lane* and *stored*."""
         *by_state, elsewhere, payload_bytes = self._db.execute(
             f"SELECT {_COUNT_BY_STATE}, coalesce(sum(lane <> ? OR stored <> ?), 0),"
-            f" coalesce(sum(payload_bytes + tries_bytes), 0) FROM job WHERE seq IN {AMONG}",
+            f" {total('payload_bytes + tries_bytes')} FROM job WHERE seq IN {AMONG}",
             (lane, stored, str(seqs)),
         ).fetchone()
         if sum(by_state) != len(seqs):

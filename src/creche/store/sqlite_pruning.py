@@ -6,17 +6,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from creche.store.sqlite_dead import DeadJobs
+from creche.store.sqlite_dead import SIZE, DeadJobs
 from creche.store.sqlite_keys import UniqueKeys
-from creche.store.sqlite_rows import AMONG, ENDED, FORGOTTEN, Row, reading
+from creche.store.sqlite_rows import AMONG, ENDED, FORGOTTEN, Row, bounded, reading
 from creche.store.sqlite_tally import Counts, Tally
 
 PRUNE_ROWS = 2000
 """Outcomes (and tombstones) that one call of `prune` lets go of: about 10 ms."""
 
 _PICK = (
-    "SELECT e.n, e.seq, e.ended_at,"
-    " j.payload_bytes + j.tries_bytes + coalesce(e.outcome_bytes, 0), j.state"
+    f"SELECT e.n, e.seq, e.ended_at, {bounded(SIZE)}, j.state"
     " FROM ending e CROSS JOIN job j ON j.seq = e.seq"
     # The dead have limits of their own while they are in the set.
     " LEFT JOIN dead d ON d.seq = e.seq AND d.fate = 0 WHERE d.seq IS NULL ORDER BY e.n"

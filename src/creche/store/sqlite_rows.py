@@ -25,6 +25,10 @@ FORGOTTEN = 20
 UNKNOWN_STATE = -1
 """Stands for that of a job whose state and end contradict each other."""
 
+MOST_COUNTED = 2**53
+"""No count, number or size in a store comes to that. What is beyond it is damage, and not reckoned
+with: one more may be more than SQLite has room for."""
+
 AMONG = "(SELECT value FROM json_each(?))"
 """The numbers of a JSON list."""
 
@@ -32,6 +36,21 @@ INSERT_ROWS = 64
 """Rows an INSERT at most: as quick as 512, and the rest of a batch takes fewer statements."""
 
 LOOK_UP_IDS = 256
+
+
+def is_count(value: object) -> bool:
+    """Whether a value of a file is a count, a number given out, or a size."""
+    return type(value) is int and 0 <= value <= MOST_COUNTED
+
+
+def bounded(size: str) -> str:
+    """Return SQL for the size of one thing, 0 where that is damaged."""
+    return f"CAST(iif({size} BETWEEN 0 AND {MOST_COUNTED}, {size}, 0) AS INTEGER)"
+
+
+def total(size: str) -> str:
+    """Return SQL for the sum of the sizes of many, without those that are damaged."""
+    return f"min({MOST_COUNTED}, CAST(total({bounded(size)}) AS INTEGER))"
 
 
 def tolerantly(db: sqlite3.Connection, ask: Callable[[], T]) -> T:

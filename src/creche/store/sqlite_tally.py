@@ -13,8 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from creche.errors import StoreError, StoreUnusable
+from creche.store.sqlite_damage import show
 from creche.store.sqlite_file import as_store_full, describe, is_unwritable, roll_back
-from creche.store.sqlite_rows import ENDED, FORGOTTEN, UNFINISHED
+from creche.store.sqlite_rows import (
+    ENDED,
+    FORGOTTEN,
+    MOST_COUNTED,
+    UNFINISHED,
+    all_rows,
+    is_count,
+    total,
+)
 
 
 class Contradiction(StoreError):
@@ -45,7 +54,7 @@ class Tally:
 
 
 _KEPT_BYTES = (
-    "SELECT coalesce(sum(payload_bytes + tries_bytes + coalesce(outcome_bytes, 0)), 0)"
+    f"SELECT {total('payload_bytes + tries_bytes + coalesce(outcome_bytes, 0)')}"
     " FROM ending JOIN job ON job.seq = ending.seq"
 )
 
@@ -54,9 +63,10 @@ def jobs_by_state(db: sqlite3.Connection, recorded: object) -> dict[int, int]:
     """Return how many jobs are in each state, as *recorded* in the ledger, or counted anew if that
     cannot be read."""
     try:
-        return {int(state): int(jobs) for state, jobs in json.loads(recorded).items()}  # type: ignore[arg-type]
+        counts = {int(state): jobs for state, jobs in json.loads(recorded).items()}  # type: ignore[arg-type]
     except (TypeError, ValueError, AttributeError):
         return _count(db)
+    return counts if all(map(is_count, counts.values())) else _count(db)
 
 
 def _count(db: sqlite3.Connection) -> dict[int, int]:
@@ -97,24 +107,33 @@ class Counts:
         Raises:
             StoreUnusable: it is damaged.
         """
-        row = self._db.execute("SELECT epoch, next_seq FROM ledger WHERE name = 'main'").fetchone()
-        for name, value in zip(("epoch", "next_seq"), row or (None, None), strict=True):
-            if type(value) is not int:
-                raise StoreUnusable(
-                    f"the store's file is damaged: {name} of its ledger is {value!r}, and no "
-                    "number; restore a backup"
-                )
+        rows = all_rows(self._db, "SELECT epoch, next_seq, id FROM ledger WHERE name = 'main'")
+        epoch, next_seq, ledger_id = rows[0] if rows else (None, None, None)
+        wrong = ""
+        if not is_count(epoch):
+            wrong = f"epoch of its ledger is {show(epoch)}, and no whole number from 0 to 2^53"
+        elif not is_count(next_seq):
+            wrong = (
+                f"next_seq of its ledger is {show(next_seq)}, and no whole number from 0 to 2^53"
+            )
+        elif type(ledger_id) is not str:
+            wrong = f"id of its ledger is {show(ledger_id)}, and no text"
+        if wrong:
+            raise StoreUnusable(f"the store's file is damaged: {wrong}; restore a backup")
 
     def restore(self) -> tuple[str, int]:
         """Learn what was recorded, when the ledger is opened; return its id and epoch. What can be
         counted anew is, where it cannot be read."""
-        ledger_id, epoch, self.next_seq, counts, self.kept_bytes = self._db.execute(
-            "SELECT id, epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'"
-        ).fetchone()
+        ((ledger_id, epoch, self.next_seq, counts, self.kept_bytes),) = all_rows(
+            self._db,
+            "SELECT id, epoch, next_seq, counts, kept_bytes FROM ledger WHERE name = 'main'",
+        )
         self.by_state = jobs_by_state(self._db, counts)
-        if type(self.kept_bytes) is not int:
+        if not is_count(self.kept_bytes):
             (self.kept_bytes,) = self._db.execute(_KEPT_BYTES).fetchone()
-        (newest,) = self._db.execute("SELECT max(n) FROM ending").fetchone()
+        (newest,) = self._db.execute(
+            "SELECT max(n) FROM ending WHERE n < ?", (MOST_COUNTED,)
+        ).fetchone()
         self._next_ending = (newest or 0) + 1
         return ledger_id, epoch
 
@@ -132,6 +151,8 @@ class Counts:
             yield tally
             if tally.is_in_doubt:
                 tally.counts = defaultdict(int, _count(self._db))
+            # Sizes that are damaged may have been added, and not be taken away again.
+            tally.kept_bytes = min(max(0, tally.kept_bytes), MOST_COUNTED)
             if tally.has_changed(self.by_state):
                 self._db.execute(
                     "UPDATE ledger SET next_seq=?, counts=?, kept_bytes=? WHERE name='main'",

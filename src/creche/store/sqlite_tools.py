@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from creche.errors import StoreError, StoreFull, StoreUnusable
+from creche.model.maps import is_number
+from creche.store.sqlite_damage import show
 from creche.store.sqlite_file import (
     FileLock,
     check_file,
@@ -27,6 +29,7 @@ from creche.store.sqlite_file import (
 )
 from creche.store.sqlite_history import History
 from creche.store.sqlite_kinds import damaged_columns
+from creche.store.sqlite_rows import all_rows, is_count, total
 
 INFO_S = 10.0
 """How long `info` may take (seconds)."""
@@ -74,6 +77,9 @@ _INVARIANTS = {
 }
 
 
+IDS_SINCE = 2
+"""The version of the schema from which on a ledger has an id."""
+
 TRIES_SINCE = 3
 """The version of the schema from which on tries are kept. An older store can be looked at too."""
 
@@ -99,6 +105,8 @@ _WRONG_TRIES = (
     " LEFT JOIN job j ON j.seq = s.seq WHERE j.tries_bytes IS NOT"
     " (SELECT coalesce(sum(length(outcome)), 0) FROM try WHERE try.seq = s.seq)"
 )
+
+_OF_LEDGER = "epoch, next_seq, opened_at, counts, kept_bytes"
 
 _WRONG_OUSTED = (
     "SELECT count(*) FROM ousted o LEFT JOIN job j ON j.seq = o.seq"
@@ -166,23 +174,38 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
         (found,) = connection.execute(query).fetchone()
         if found:
             problems.append(f"{found:,} {sentence}")
-    row = connection.execute("SELECT counts, kept_bytes FROM ledger WHERE name = 'main'").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    columns = f"{_OF_LEDGER}{', id' if version >= IDS_SINCE else ''}"
+    rows = all_rows(connection, f"SELECT {columns} FROM ledger WHERE name = 'main'")
     try:
-        counts, kept_bytes = row
+        epoch, next_seq, opened_at, counts, kept_bytes, *ids = rows[0]
         recorded = {int(state): jobs for state, jobs in json.loads(counts).items()}
-    except (TypeError, ValueError, AttributeError):
+    except (IndexError, TypeError, ValueError, AttributeError):
         return [*problems, "the ledger cannot be read: what was recorded of the store is lost"]
+    for name, value in (("epoch", epoch), ("next_seq", next_seq)):
+        if not is_count(value):
+            problems.append(
+                f"{name} of the ledger is {show(value)}, and no whole number from 0 to 2^53: no"
+                " plane can open this store; restore a backup"
+            )
+    if not all(type(ledger_id) is str for ledger_id in ids):
+        problems.append(
+            f"id of the ledger is {show(ids[0])}, and no text: no plane can open this store;"
+            " restore a backup"
+        )
+    if not is_number(opened_at):
+        problems.append(f"opened_at of the ledger is {show(opened_at)}, and no moment")
     counted = dict(connection.execute("SELECT state, count(*) FROM job GROUP BY state"))
     if recorded != counted:
         problems.append(f"the jobs by state are {counted}, and recorded as {recorded}")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
     has_tries = version >= TRIES_SINCE
+    sizes = f"payload_bytes + coalesce(outcome_bytes, 0) {'+ tries_bytes' if has_tries else ''}"
     (size,) = connection.execute(
-        "SELECT coalesce(sum(payload_bytes + coalesce(outcome_bytes, 0)"
-        f" {'+ tries_bytes' if has_tries else ''}), 0)"
-        " FROM ending JOIN job ON job.seq = ending.seq"
+        f"SELECT {total(sizes)} FROM ending JOIN job ON job.seq = ending.seq"
     ).fetchone()
-    if size != kept_bytes:
+    if not is_count(kept_bytes):
+        problems.append(f"kept_bytes of the ledger is {show(kept_bytes)}, and no number of bytes")
+    elif size != kept_bytes:
         problems.append(f"ended jobs take {size:,} bytes, recorded as {kept_bytes:,}")
     if has_tries:
         (found,) = connection.execute(_WRONG_TRIES).fetchone()

@@ -30,8 +30,8 @@ SOUND: dict[str, Any] = {
 # A whole number never is a float in a column of whole numbers: SQLite sees to that.
 BROKEN = st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: not x.is_integer())
 ANYTHING = st.one_of(
-    st.none(), st.integers(-2, 30), BROKEN, st.binary(max_size=20),
-    st.text(max_size=20), st.tuples(st.binary(max_size=5)),
+    st.none(), st.integers(-2, 30), st.integers(2**53 - 1, 2**63 - 1), BROKEN,
+    st.binary(max_size=20), st.text(max_size=20), st.tuples(st.binary(max_size=5)),
 )  # fmt: skip
 
 
@@ -62,7 +62,9 @@ def test_whatever_a_row_holds_the_others_are_as_they_were_and_it_is_harmless(
     assert row == alone
     assert row.seq == 7
     assert not row.state.has_ended
-    assert min(row.attempt, row.losses, row.epoch, row.failures, row.lane) >= 0
+    counts = (row.attempt, row.losses, row.epoch, row.failures, row.lane)
+    assert min(counts) >= 0
+    assert max(counts) <= 2**53
     assert isinstance(row.payload, bytes)
     assert row.state is not JobState.DELAYED or row.due_at is not None
     assert len(row.id) == 16 or (not row.id and row.damage is not None)
@@ -74,7 +76,14 @@ def test_whatever_a_row_holds_the_others_are_as_they_were_and_it_is_harmless(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"attempt": "first"}, "attempt is the text 'first', and not a whole number of 0 or more"),
+        (
+            {"attempt": "first"},
+            "attempt is the text 'first', and not a whole number from 0 to 2^53",
+        ),
+        (
+            {"losses": 2**63 - 1},
+            "losses is the number 9223372036854775807, and not a whole number from 0 to 2^53",
+        ),
         ({"state": 99}, "state is the number 99, and not that of a job that waits or runs"),
         ({"stored": 1, "state": 4}, "state is the number 4, and not that of a job that waits"),
         ({"stored": 9}, "stored is the number 9, and not that of a job that waits or runs"),
@@ -115,6 +124,15 @@ def test_a_lane_that_cannot_be_read_gets_a_queue_of_its_own() -> None:
         "row 2 of lane is damaged: queue is the text 'mail', priority is the number 9" in wrong[0]
     )
     assert len(wrong) == 2
+
+
+def test_a_lane_whose_number_is_beyond_all_counting_is_none() -> None:
+    wrong: list[str] = []
+    rows = lane_rows([(1, "default", 2, ""), (2**63 - 1, "mail", 1, "")], wrong)
+    assert [row.lane for row in rows] == [1]
+    assert wrong == [
+        "a row of lane is damaged, and left alone: lane is the number 9223372036854775807"
+    ]
 
 
 def test_a_row_without_a_name_is_left_alone_and_told_once() -> None:

@@ -14,6 +14,8 @@ from creche.store.sqlite_kinds import _KINDS, damaged_columns
 from creche.store.sqlite_ledger import Ledger
 from creche.store.sqlite_tools import verify
 
+KEYS = {("lane", "lane"), ("ending", "n"), ("tombstone", "n")}
+"""Columns in which SQLite itself allows nothing but whole numbers."""
 EVERY = [(table, column) for table, kinds in _KINDS.items() for column in kinds]
 
 
@@ -40,7 +42,7 @@ def path(tmp_path: Path) -> str:
     return path
 
 
-@pytest.mark.parametrize(("table", "column"), EVERY)
+@pytest.mark.parametrize(("table", "column"), [each for each in EVERY if each not in KEYS])
 def test_a_value_of_the_wrong_kind_is_found_in_every_column(
     path: str, table: str, column: str
 ) -> None:
@@ -54,6 +56,27 @@ def test_a_value_of_the_wrong_kind_is_found_in_every_column(
             else f'UPDATE "{table}" SET "{column}" = {wrong}'
         )
     assert rows[0] >= 1
+    assert any(f"1 rows of {table} have a damaged `{column}`" in said for said in verify(path))
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        *(("job", column) for column in ("attempt", "losses", "failures", "epoch", "lane",
+                                         "payload_bytes", "tries_bytes")),
+        *(("ending", column) for column in ("attempt", "losses", "failures", "outcome_bytes", "n")),
+        *(("tombstone", column) for column in ("attempt", "losses", "failures", "n")),
+        ("lane", "lane"), ("try", "attempt"), ("try", "seq"), ("dead", "size"),
+        ("ousted", "attempt"),
+    ],
+)  # fmt: skip
+def test_a_number_beyond_all_counting_is_found(path: str, table: str, column: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        key = {"try": "seq", "lane": "lane", "ending": "n", "tombstone": "n"}.get(table, "seq")
+        connection.execute(
+            f'UPDATE "{table}" SET "{column}" = 9223372036854775807 WHERE "{key}" ='
+            f' (SELECT min("{key}") FROM "{table}")'
+        )
     assert any(f"1 rows of {table} have a damaged `{column}`" in said for said in verify(path))
 
 

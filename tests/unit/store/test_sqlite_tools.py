@@ -103,6 +103,17 @@ async def test_a_sound_store_has_no_problems_with_and_without_a_plane(tmp_path: 
         ("UPDATE ledger SET next_seq = 7", "would be given again"),
         ("UPDATE ledger SET counts = '{}'", "the jobs by state"),
         ("UPDATE ledger SET kept_bytes = 1", "ended jobs take"),
+        *(
+            (f"UPDATE ledger SET {column} = {value}", f"{column} of the ledger is ")
+            for column in ("epoch", "next_seq", "kept_bytes", "opened_at")
+            for value in ("'x'", "x'ff'", "CAST(x'ff41' AS TEXT)")
+        ),
+        ("UPDATE ledger SET epoch = 9223372036854775807", "no plane can open this store"),
+        ("UPDATE ledger SET next_seq = 9223372036854775807", "no plane can open this store"),
+        ("UPDATE ledger SET kept_bytes = -1", "no number of bytes"),
+        ('UPDATE ledger SET counts = \'{"1": "many"}\'', "recorded as"),
+        ("UPDATE ledger SET counts = CAST(x'ff41' AS TEXT)", "the ledger cannot be read"),
+        ("UPDATE job SET payload_bytes = 9223372036854775807 WHERE seq = 99", "damaged `payload_b"),
         ("UPDATE ledger SET counts = 'nonsense'", "the ledger cannot be read"),
         ("UPDATE ledger SET counts = '[]'", "the ledger cannot be read"),
         ("DELETE FROM ledger", "the ledger cannot be read"),
