@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,61 @@ def test_a_store_of_an_earlier_version_is_verified_as_it_is(tmp_path: Path) -> N
     path = tmp_path / "store.db"
     store_of_version(path, 7).close()
     assert verify(path) == []
+
+
+ODD = [
+    "9223372036854775807", "-9223372036854775808", "1e300", "9e999", "2.5", "-1", "'x'", "x'ff'",
+    "CAST(x'ff' AS TEXT)",
+]  # fmt: skip
+TABLES = ["job", "ending", "try", "unique_key", "tombstone"]
+"""What 0008 looks into."""
+
+
+def sample(path: Path) -> sqlite3.Connection:
+    """Make a store of version 7 with something in each table of which 0008 reads."""
+    old = store_of_version(path, 7)
+    for seq, state in ((1, DELAYED), (2, FAILED), (3, SUCCEEDED), (4, LOST), (5, RUNNING)):
+        add_job(old, seq, state, attempt=6, failures=2, losses=1)
+        for attempt in (2, 3, 5):
+            add_try(old, seq, attempt, FAILED)
+    add_try(old, 99, 1, FAILED)  # of no job
+    add_try(old, 99, 2, FAILED)
+    old.execute("INSERT INTO unique_key VALUES (zeroblob(16), 5, 1.0, 1, 0)")
+    old.execute("INSERT INTO tombstone VALUES (1, 90, 1, 0, NULL, 1.0, 2.0, 3.0, 0)")
+    return old
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_store_is_brought_along_whatever_stands_in_a_damaged_row(
+    tmp_path: Path, table: str
+) -> None:
+    tried = 0
+    with closing(sample(tmp_path / "store.db")) as old:
+        columns = [row[1] for row in old.execute(f'PRAGMA table_info("{table}")')]
+        first = "seq" if "seq" in columns else columns[0]
+        one = f' WHERE "{first}" = (SELECT min("{first}") FROM "{table}")'
+        for column, value, where in product(columns, ODD, ("", one)):
+            with closing(sqlite3.connect(":memory:", isolation_level=None)) as damaged:
+                old.backup(damaged)
+                try:
+                    damaged.execute(f'UPDATE "{table}" SET "{column}" = {value}{where}')
+                except sqlite3.IntegrityError:
+                    continue  # SQLite has no such row
+                migrate(damaged)
+                assert damaged.execute("PRAGMA user_version").fetchone() == (8,)
+                tried += 1
+                if table in ("job", "ending") and where:
+                    assert numbers(damaged, 5) == [(1, 3.0), (2, 4.0), (3, 6.0)]
+    assert tried
+
+
+@pytest.mark.parametrize("value", ["9223372036854775807", "9e999", "'x'", "-5"])
+def test_where_a_count_is_damaged_attempts_are_numbered_by_those_that_are_kept(
+    tmp_path: Path, value: str
+) -> None:
+    with closing(sample(tmp_path / "store.db")) as old:
+        old.execute(f"UPDATE job SET failures = {value}, losses = {value} WHERE seq = 1")
+        old.execute(f"UPDATE ending SET failures = {value}, losses = {value} WHERE seq = 2")
+        migrate(old)
+        for seq in (1, 2):
+            assert numbers(old, seq) == [(1, 3.0), (2, 4.0), (3, 6.0)]
