@@ -167,7 +167,7 @@ def read_history(*paths: str | Path) -> list[Event]:
     """Return the events of files, and of all that recorders have written into folders, by time.
 
     Raises:
-        HistoryError: there is no such file, or it has something else in it.
+        HistoryError: there is no such file, it has something else in it, or no file has anything.
     """
     events: list[Event] = []
     for path in map(Path, paths):
@@ -180,4 +180,6 @@ def read_history(*paths: str | Path) -> list[Event]:
                     events.extend(read_lines(lines, str(file)))
             except (OSError, UnicodeDecodeError) as error:
                 raise HistoryError(f"{file} cannot be read: {error}") from None
+    if paths and not events:
+        raise HistoryError(f"{', '.join(map(str, paths))}: nothing was recorded there")
     return sorted(events, key=place)

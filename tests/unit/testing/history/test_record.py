@@ -19,6 +19,7 @@ from tests.unit.testing.history.story import Story
 from creche.testing import history as h
 from creche.testing.history.__main__ import main
 from creche.testing.history.events import KINDS, from_line, to_line
+from creche.testing.history.record import SUFFIX
 
 BODY = """
 import os, sys
@@ -239,9 +240,13 @@ def test_what_is_not_there_or_says_nothing_is_exit_code_2(
 ) -> None:
     binary = tmp_path / "binary"
     binary.write_bytes(os.urandom(4) + b"\xff\n")
-    for path in (tmp_path / "missing", tmp_path, binary):
+    empty, folder = tmp_path / "empty.hist", tmp_path / "of-a-killed-process"
+    empty.touch()
+    folder.mkdir()
+    (folder / f"one{SUFFIX}").touch()
+    for path in (tmp_path / "missing", tmp_path, binary, empty, folder):
         assert main([str(path)]) == 2
-        assert capsys.readouterr().err.startswith("error: ")
+        assert capsys.readouterr().err.startswith(f"error: {path}")
 
 
 def test_a_recording_that_contradicts_itself_is_no_verdict(
