@@ -95,6 +95,18 @@ async def test_a_job_of_an_unknown_task_is_parked_with_near_names_and_blocks_nob
                 assert (await other.hear(m.Offer)).id == slip.id
 
 
+async def test_a_task_that_is_announced_under_another_module_is_near(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("ok", "mail.deliver_all_of_them", "jobs.k")
+            for n, (slip, meant) in enumerate(
+                [("sj.ok", "'ok'"), ("deliver_all_of_them", "'mail.deliver_all_of_them'"),
+                 ("very.long.way.to.k", "'jobs.k'")]
+            ):  # fmt: skip
+                await client.say(client.submit(n, slip))
+                assert f"did you mean {meant}" in (await client.hear(m.Warned)).why
+
+
 async def test_who_names_a_queue_that_nobody_listens_on_is_told_so_once(autojump_clock):
     async with open_house() as house, house.client().connected() as client:
         # With no worker there at all it may be that none was started yet.

@@ -121,7 +121,12 @@ class Catalog:
         names: Iterable[str] = self._declarations
         if len(self._declarations) > MAX_COMPARED:
             names = nsmallest(MAX_COMPARED, names, key=lambda known: abs(len(known) - len(name)))
-        return get_close_matches(name, names, n=3, cutoff=0.6)
+        names = list(names)
+        # The same function by another module's name is no slip of the fingers, and nearer than any.
+        last = name.rpartition(".")[2]
+        same = [known for known in names if last and known.rpartition(".")[2] == last]
+        near = get_close_matches(name, names, n=3, cutoff=0.6)
+        return [*same, *(known for known in near if known not in same)][:3]
 
     def announce(
         self, declarations: Iterable[dict[str, Any]], now: float, began: float
