@@ -459,6 +459,16 @@ async def test_a_moment_that_is_too_late_for_the_job_is_declined_whoever_knows_o
     [
         ({"delivery": "at-most-once"}, {"retry": {"retries": 2}}, "runs at most once, and is not"),
         ({}, {"retry": {"backoff": 2}}, "backoff without retries: task 'echo' says none either"),
+        (
+            {"retry": {"retries": 2, "backoff_max": 5.0}},
+            {"retry": {"backoff": 50.0}},
+            "backoff (50 s) is longer than backoff_max (5 s) of task 'echo': choose a shorter one",
+        ),
+        (
+            {"retry": {"retries": 2, "backoff": 5.0}},
+            {"retry": {"backoff_max": 1.0}},
+            "backoff (5 s) is longer than backoff_max (1 s): choose",
+        ),
     ],
 )
 async def test_retries_that_are_none_are_declined(autojump_clock, announced, options, why):

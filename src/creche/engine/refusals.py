@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from creche.engine.options import AT_MOST_ONCE, check_options
 from creche.model.ids import made_at
 from creche.model.names import MAX_NAME, why_no_queue
+from creche.model.retry import RetryPolicy
 from creche.wire import messages as m
 
 if TYPE_CHECKING:
@@ -115,7 +116,17 @@ def _retry_refusal(core: Core, message: m.Submit, options: m.Facts) -> tuple[str
     if message.task in core.catalog and "retries" not in {**(announced.retry or {}), **said}:
         given = ", ".join(said)
         return "bad-retry", f"{given} without retries: task {message.task!r} says none either"
-    return None
+    delays = {"backoff", "backoff_max"} & said.keys()
+    if not delays or (len(delays) == 1 and not announced.retry):
+        return None
+    policy = RetryPolicy.from_data({**(announced.retry or {}), **said})
+    if policy.backoff <= policy.backoff_max:
+        return None
+    whose = "" if "backoff_max" in said else f" of task {message.task!r}"
+    return "bad-retry", (
+        f"backoff ({policy.backoff:g} s) is longer than backoff_max ({policy.backoff_max:g} s)"
+        f"{whose}: choose a shorter one, or say a longer backoff_max in code (with_options)"
+    )
 
 
 def credit_refusal(settings: PlaneSettings) -> tuple[str, str]:
