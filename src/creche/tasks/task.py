@@ -548,6 +548,16 @@ def _judged(
         check_errors(where, name, given[name]) if name in said else usual
         for name, usual in (("retry_on", (Exception,)), ("never_retry_on", ()))
     )
+    if not retry_on and options.retry and options.retry.get("retries") != 0:
+        raise TaskDefinitionError(
+            f"{where}: retry_on names no exception, so that nothing is ever tried again: name "
+            "some, or leave retries out"
+        )
+    both = [each.__qualname__ for each in retry_on if each in never_retry_on]
+    if both:
+        raise TaskDefinitionError(
+            f"{where}: retry_on and never_retry_on both name {both[0]}: leave it out of one of them"
+        )
     return retry_on, never_retry_on
 
 
