@@ -108,6 +108,23 @@ def test_a_local_worker_that_is_stopped_is_started_again(plane: Plane) -> None:
     wait_for_workers(plane, 2)
 
 
+@pytest.mark.parametrize("words", [("resume", "{}"), ("resize", "{}", "3"), ("resume", "--all")])
+def test_a_worker_that_is_leaving_is_not_told_to_take_more_in_vain(
+    plane: Plane, words: tuple[str, ...]
+) -> None:
+    first, second = names_of(plane)
+    plane.run("workers", "drain", second, "--wait", "30")
+    job = plane.run("submit", "waits", "--non-blocking").stdout.strip()
+    until(lambda: plane.data("jobs", "ls")["jobs"][0]["state"] == "running", "it runs")
+    plane.run("workers", "stop", first)
+    told = plane.run("workers", *(word.format(first) for word in words))
+    why = f"error: leaving, and taking nothing any more: {first}\n"
+    assert (told.returncode, told.stderr) == (1, why)
+    plane.run("cancel", job)
+    plane.run("workers", "resume", second)
+    until(lambda: sum(r["slots"] for r in plane.data("workers", "ls")["workers"]) == 2, "as before")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [

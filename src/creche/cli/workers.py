@@ -115,7 +115,7 @@ async def _tell(
     came_to: str = "",
 ) -> Exit:
     """Tell workers, and wait for each if that is wanted. The first that is not known ends it, and
-    nobody was told then."""
+    nobody was told then. One that leaves is to take jobs again in vain."""
     if every == bool(names):
         raise SettingsError("which workers? name them, or say --all alone")
     async with open_client(where) as client:
@@ -124,6 +124,10 @@ async def _tell(
         told: dict[str, Row] = {}
         for name in await _look(client) if every else names:
             told[name] = await client.ask("set-worker", {"worker": name, **command})
+        leaving = [name for name, row in told.items() if row["state"] == "leaving"]
+        if leaving and command.get("slots", 0) != 0:
+            say("error", f"leaving, and taking nothing any more: {', '.join(leaving)}")
+            return Exit.FAILED
         what = "1 worker was told" if len(told) == 1 else f"{len(told):,} workers were told"
         say("", what)
         if wait_s is None or is_done is None:
