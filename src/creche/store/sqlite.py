@@ -7,6 +7,7 @@ plane's core alone. What the process does is in `sqlite_child` and below.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -58,7 +59,10 @@ from creche.store.sqlite_damage import (
     stored_counts,
     task_rows,
 )
+from creche.store.sqlite_file import schema_behind
 from creche.store.sqlite_pipe import FULL, LOCKED, OK, OVER_LIMIT, UNUSABLE
+
+logger = logging.getLogger("creche.plane")
 
 LOCK_WAIT_S = 5.0
 """How long opening waits for another plane to let go of the file."""
@@ -131,9 +135,19 @@ class SqliteStore:
         """
         if self._process is not None:
             raise StoreError(f"{self.path} is open already")
+        behind = schema_behind(self.path)
+        if behind is not None:
+            logger.info(
+                "the store %s is brought from version %d of its schema to %d: a large one takes a "
+                "minute or more",
+                self.path,
+                *behind,
+            )
         try:
             await self._start()
             found = await self._calls.ask("open", now, os.getpid(), self._lock_wait_s)
+            if behind is not None:
+                logger.info("the store %s is at version %d now", self.path, behind[1])
             held = await self._read_held()
             damaged: list[str] = []
             schedules = await self._read_schedules(damaged)

@@ -189,6 +189,19 @@ def _check_header(path: str, header: bytes) -> None:
     check_version(path, int.from_bytes(header[_USER_VERSION], "big"))
 
 
+def schema_behind(path: str) -> tuple[int, int] | None:
+    """Return the version of the schema of the store at *path* and this version's, if opening it is
+    going to bring it along; None if it is not, or there is no store of ours."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+    except OSError:
+        return None
+    version, newest = int.from_bytes(header[_USER_VERSION], "big"), max(migrations())
+    is_ours = int.from_bytes(header[_APPLICATION_ID], "big") == APPLICATION_ID
+    return (version, newest) if is_ours and 0 < version < newest else None
+
+
 def check_version(path: str, version: int) -> None:
     """Refuse a schema that is newer than this version of Creche knows.
 

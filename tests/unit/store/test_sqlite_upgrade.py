@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from contextlib import closing
 from itertools import product
 from pathlib import Path
 
 import pytest
+import trio
 
 from creche.model.job import JobState
+from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_file import MIGRATIONS, migrate, migrations, open_to_write
 from creche.store.sqlite_tools import verify
 
@@ -112,6 +115,23 @@ def test_what_was_to_be_cancelled_as_replaced_is_after_an_upgrade(tmp_path: Path
         assert new.execute("SELECT count(*) FROM unique_key").fetchone() == (4,)
         columns = [row[1] for row in new.execute("PRAGMA table_info(unique_key)")]
         assert columns == ["name", "seq", "since"]
+
+
+@pytest.mark.trio
+async def test_a_store_that_is_brought_along_is_told_of_before_and_after(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "creche.plane")
+    path = tmp_path / "store.db"
+    store_of_version(path, 7).close()
+    for told in (2, 2):
+        with trio.fail_after(60):
+            store = SqliteStore(path)
+            await store.open(1.0)
+            await store.aclose()
+        assert len(caplog.messages) == told
+    assert "is brought from version 7 of its schema to 8" in caplog.messages[0]
+    assert caplog.messages[1].endswith("is at version 8 now")
 
 
 def test_a_store_of_an_earlier_version_is_verified_as_it_is(tmp_path: Path) -> None:
