@@ -190,6 +190,8 @@ class ScriptedPlane:
         self.greets = greets
         self.refuses: str | None = None
         """Why nobody answers; None: somebody does."""
+        self.refused = 0
+        """How often nobody has answered."""
         self.dials = 0
         self._waiting: deque[Connection] = deque()
         self._news = anyio.Event()
@@ -200,6 +202,7 @@ class ScriptedPlane:
         await anyio.lowlevel.checkpoint()
         self.dials += 1
         if self.refuses is not None:
+            self.refused += 1
             raise PlaneUnreachable("the plane", self.refuses)
         near, far = End("plane"), End("client")
         near.other, far.other = far, near

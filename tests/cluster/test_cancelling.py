@@ -4,6 +4,7 @@ record says how."""
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -12,9 +13,10 @@ from tests.cluster.scripted import open_house
 from tests.cluster.test_delays import patient
 from tests.cluster.test_windows import LISTENING, DiskLike
 
-from creche import JobCancelled, JobFailed, JobHandle, JobState, Snooze
+from creche import JobCancelled, JobFailed, JobHandle, JobState, Snooze, SubmissionUncertain
 from creche.client.client import Client
 from creche.model.failure import Failure
+from creche.store.base import Batch, Duplicate
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
 from creche.testing.cluster import open_cluster
@@ -290,7 +292,7 @@ async def test_a_cancel_outlives_a_restart_of_the_plane(autojump_clock):
             await job.result()
 
 
-async def test_a_withdrawal_ends_what_waits_and_lets_go_on_what_runs(autojump_clock):
+async def test_a_withdrawal_leaves_alone_what_was_accepted_whether_it_runs_or_waits(autojump_clock):
     async with (
         open_house(patient(), DiskLike) as house,
         house.client().connected() as client,
@@ -300,14 +302,60 @@ async def test_a_withdrawal_ends_what_waits_and_lets_go_on_what_runs(autojump_cl
         await worker.ready("echo", slots=1)
         offer = await worker.hear(m.Offer)
         waits = await client.submitted(2, flags=m.WATCH)
-        await client.say(m.Cancel(7, [runs.id, waits.id], "late", is_withdrawal=True))
+        await client.say(m.Cancel(7, [runs.id, waits.id, b"x" * 16], "late", is_withdrawal=True))
         answer = await client.hear(m.Answer)
-        assert answer.body == [JobState.RUNNING, JobState.CANCELLED]
-        assert (await client.hear(m.Ended)).id == waits.id
+        assert answer.body == [JobState.RUNNING, JobState.QUEUED, None]
         await worker.hears_nothing(m.Stop, 10)
         await worker.finish(offer)
-        ended = await client.hear(m.Ended)
-        assert (ended.id, ended.state) == (runs.id, JobState.SUCCEEDED)
+        await worker.finish(await worker.hear(m.Offer))
+        for job in (runs, waits):
+            ended = await client.hear(m.Ended)
+            assert (ended.id, ended.state) == (job.id, JobState.SUCCEEDED)
+
+
+class SlowDisk(DiskLike):
+    """Takes so long for each commit."""
+
+    seconds = 0.0
+
+    async def commit(self, batch: Batch) -> Sequence[Duplicate]:
+        await trio.sleep(self.seconds)
+        return await super().commit(batch)
+
+
+async def test_a_submission_that_is_accepted_while_it_is_withdrawn_runs(autojump_clock):
+    store = SlowDisk()
+    async with (
+        open_cluster([echo], make_store=lambda: store, workers=0) as cluster,
+        cluster.client(timeout=30.0) as client,
+    ):
+        store.seconds = 31.5
+        handle = await client.submit(echo, 7)
+        store.seconds = 0.0
+        await cluster.add_worker()
+        assert await handle.result(timeout=300) == 7
+
+
+async def test_who_gives_up_a_unique_job_takes_it_from_nobody_else(autojump_clock):
+    one = echo.with_options(unique=True)
+    store = SlowDisk()
+    async with (
+        open_cluster([echo], make_store=lambda: store, workers=0) as cluster,
+        cluster.client(timeout=1.0) as hasty,
+        cluster.client(timeout=60.0) as patient,
+    ):
+        store.seconds = 2.0
+
+        async def give_up() -> None:
+            with suppress(SubmissionUncertain):
+                await hasty.submit(one, 7)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            await trio.sleep(0.1)
+            handle = await patient.submit(one, 7)
+        await cluster.add_worker()
+        assert await handle.result(timeout=300) == 7
 
 
 @pytest.mark.parametrize("is_back", [True, False])

@@ -126,7 +126,9 @@ class Catalog:
         last = name.rpartition(".")[2]
         same = [known for known in names if last and known.rpartition(".")[2] == last]
         near = get_close_matches(name, names, n=3, cutoff=0.6)
-        return [*same, *(known for known in near if known not in same)][:3]
+        same = get_close_matches(name, same, n=3, cutoff=0.0)
+        # But the nearest as it is written is shown in any case.
+        return list(dict.fromkeys([*near[:1], *same, *near]))[:3]
 
     def announce(
         self, declarations: Iterable[dict[str, Any]], now: float, began: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from enum import IntEnum
 from typing import Any
 
 import trio
@@ -47,6 +48,17 @@ CANCEL_AT_A_TIME = 1000
 
 PRUNE_EVERY_S = 30.0
 PRUNE_EVERY_ENDS = 2000
+
+
+class Reach(IntEnum):
+    """How far a cancel goes: each with what is before it."""
+
+    ARRIVING = 1
+    """What was not accepted."""
+    WAITING = 2
+    """What waits, accepted or not."""
+    ALL = 3
+    """What runs as well."""
 
 
 class Core:
@@ -302,24 +314,25 @@ class Core:
             job.lane.withdraw(job)
 
     async def cancel(self, session: Session, message: m.Cancel) -> None:
-        """Cancel what waits, and have what runs stopped unless the message withdraws submissions;
-        answer with the state of each job when that is on disk."""
+        """Cancel what waits, and have what runs stopped; if it is a withdrawal, only what was not
+        accepted. Answer with the state of each job when that is on disk."""
         states: list[int | None] = []
         for start in range(0, len(message.ids), CANCEL_AT_A_TIME):
             ids = message.ids[start : start + CANCEL_AT_A_TIME]
             whys = dict.fromkeys(ids, message.why)
-            states += await self._cancel_some(ids, whys, not message.is_withdrawal)
+            reach = Reach.ARRIVING if message.is_withdrawal else Reach.ALL
+            states += await self._cancel_some(ids, whys, reach)
         self.journal.reply(session, m.Answer(message.ref, states))
         self.journal.wake()
 
     async def cancel_these(self, whys: Mapping[bytes, str], is_running_too: bool = True) -> None:
         """Cancel as `cancel` does, each job for a reason of its own, with nobody to answer to; what
         runs goes on unless *is_running_too*."""
-        await self._cancel_some(list(whys), whys, is_running_too)
+        await self._cancel_some(list(whys), whys, Reach.ALL if is_running_too else Reach.WAITING)
         self.journal.wake()
 
     async def _cancel_some(
-        self, ids: Sequence[bytes], whys: Mapping[bytes, str], is_running_too: bool = True
+        self, ids: Sequence[bytes], whys: Mapping[bytes, str], reach: Reach
     ) -> list[int | None]:
         states: list[int | None] = []
         withdrawn: set[bytes] = set()
@@ -338,9 +351,9 @@ class Core:
         for job_id in ids:
             job = self._unfinished(job_id, rows)
             if job is not None:
-                if job.is_committed and job.state.is_waiting:
+                if job.is_committed and job.state.is_waiting and reach >= Reach.WAITING:
                     self.end_waiting(job, JobState.CANCELLED, make_cancelled(whys[job_id]))
-                elif job.state is JobState.RUNNING and is_running_too:
+                elif job.state is JobState.RUNNING and reach is Reach.ALL:
                     self.leases.cancel(job, whys[job_id])
                 states.append(int(job.state))
             elif job_id in ended:

@@ -728,7 +728,7 @@ class Submitter:
         if ids and self._link.is_connected:
             with anyio.move_on_after(_WITHDRAW_S):
                 try:
-                    # What has begun was accepted, and goes on.
+                    # What was accepted in this moment is left alone, and counts.
                     why = "withdrawn by its submitter"
                     return await self._cancel(ids, why, self._withdrawals, is_withdrawal=True)
                 except CrecheError:

@@ -192,6 +192,8 @@ def _check_header(path: str, header: bytes) -> None:
 def schema_behind(path: str) -> tuple[int, int] | None:
     """Return the version of the schema of the store at *path* and this version's, if opening it is
     going to bring it along; None if it is not, or there is no store of ours."""
+    if not os.path.isfile(path):  # a pipe would have us wait for whoever writes into it
+        return None
     try:
         with open(path, "rb") as file:
             header = file.read(100)

@@ -548,11 +548,6 @@ def _judged(
         check_errors(where, name, given[name]) if name in said else usual
         for name, usual in (("retry_on", (Exception,)), ("never_retry_on", ()))
     )
-    if not retry_on and options.retry and options.retry.get("retries") != 0:
-        raise TaskDefinitionError(
-            f"{where}: retry_on names no exception, so that nothing is ever tried again: name "
-            "some, or leave retries out"
-        )
     both = [each.__qualname__ for each in retry_on if each in never_retry_on]
     if both:
         raise TaskDefinitionError(

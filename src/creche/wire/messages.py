@@ -179,7 +179,7 @@ class Cancel(NamedTuple):
     ids: list[bytes]
     why: str
     is_withdrawal: bool = False
-    """Only what has not begun: who gives a submission up may have been accepted meanwhile."""
+    """Only what was not accepted: a submission that is given up may have been, in that moment."""
 
 
 class Ask(NamedTuple):

@@ -91,7 +91,6 @@ def test_the_later_of_two_times_is_the_one_that_counts() -> None:
         ({"retries": 3, "retry_on": "OSError"}, "retry_on names exception classes"),
         ({"retries": 3, "retry_on": (OSError, 5)}, "5 is none"),
         ({"retries": 3, "never_retry_on": int}, "is none"),
-        ({"retries": 3, "retry_on": ()}, "retry_on names no exception"),
         (
             {"retries": 3, "retry_on": OSError, "never_retry_on": (KeyError, OSError)},
             "retry_on and never_retry_on both name OSError",
