@@ -4,8 +4,6 @@ The plane answers a command when it is on disk."""
 
 from __future__ import annotations
 
-import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from creche.errors import InvalidArguments, Refused, UnknownSchedule
+from creche.host import Host
 from creche.model.ids import id_to_text, new_id
 from creche.model.priority import Priority
 from creche.peer.handle import JobHandle
@@ -79,6 +78,8 @@ class ScheduleInfo:
 class ScheduleVerbs(ABC):
     """The part of `Client` that is about schedules."""
 
+    _host: Host
+
     @abstractmethod
     async def ask(self, question: str, params: Mapping[str, Any] | None = None) -> Any:
         """Ask the plane; see `Client.ask`."""
@@ -115,7 +116,7 @@ class ScheduleVerbs(ABC):
             params["queue"] = queue
         if priority is not None:
             params["priority"] = int(_parsed(priority))
-        request = os.urandom(16)
+        request = self._host.entropy(16)
         try:
             return await self._about(name, "create-schedule", params, request=request)
         except Refused as refused:
@@ -196,7 +197,7 @@ class ScheduleVerbs(ABC):
             Refused: it is declared in code (``declared``), and would come back.
             PlaneUnreachable: no answer within the client's timeout; it may be deleted.
         """
-        await self._asked(name, "delete-schedule", {"request": os.urandom(16)})
+        await self._asked(name, "delete-schedule", {"request": self._host.entropy(16)})
 
     async def run_schedule(self, name: str) -> JobHandle[Any]:
         """Submit a schedule's job now, also if it is paused or its last job is unfinished, and
@@ -207,7 +208,7 @@ class ScheduleVerbs(ABC):
             Refused: there is no room for the job now.
             PlaneUnreachable: no answer within the client's timeout; it may have been submitted.
         """
-        job_id = new_id(time.time(), os.urandom(10))
+        job_id = new_id(self._host.clock(), self._host.entropy(10))
         await self._asked(name, "run-schedule", {"id": job_id})
         return self.job(id_to_text(job_id))
 
