@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from creche.testing.history.events import (
     Back,
@@ -97,24 +98,25 @@ def firings_are_due(history: History) -> Iterator[FiredUnasked]:
 
 
 class NotFired(Violation):
-    """A schedule that makes up for what it missed fires for each moment, or once for all that were
-    missed in one go."""
+    """A schedule that makes up for what it missed fires for each moment, or, if that is its policy,
+    once for all that were missed in one go."""
 
 
 def moments_are_not_left_out(history: History) -> Iterator[NotFired]:
     """Refuse a moment of such a schedule without a job, once all faults are over; but where the
-    plane was away then, and the next one came before it was back."""
+    plane was away then, and the next one came before it was back: one that makes up for
+    all of them has no such excuse."""
     if history.quiescent is None:
         return
     grace_s = history.bounds.grace_s
     away = _away(history)
     for name, schedule in history.schedules.items():
-        if schedule.missed != "once" or schedule.overlap != "allow":
+        if schedule.missed not in ("once", "all") or schedule.overlap != "allow":
             continue
         fired = {each.moment for each in history.fired[name]}
         due = [moment for moment in sorted(schedule.moments) if _is_due(history, schedule, moment)]
-        for moment, after in zip(due, [*due[1:], float("inf")], strict=True):
-            is_missed = any(
+        for moment, after in pairwise([*due, float("inf")]):
+            is_missed = schedule.missed == "once" and any(
                 since - grace_s <= moment <= until + grace_s and after <= until + grace_s
                 for since, until in away
             )
@@ -130,14 +132,21 @@ def _is_due(history: History, schedule: Scheduled, moment: float) -> bool:
 
 def _away(history: History) -> list[tuple[float, float]]:
     """Return when there was no plane, or nobody could reach it."""
-    away: list[tuple[float, float]] = []
+    spans: list[tuple[float, float]] = []
     since: dict[str, float] = {}
     for trouble in history.plane_troubles:
         if isinstance(trouble, Gone | Paused):
             since.setdefault(trouble.who, trouble.at)
         elif isinstance(trouble, Back | Woken) and trouble.who in since:
-            away.append((since.pop(trouble.who), trouble.at))
-    return away + [(at, float("inf")) for at in since.values()]
+            spans.append((since.pop(trouble.who), trouble.at))
+    spans += [(at, float("inf")) for at in since.values()]
+    away: list[tuple[float, float]] = []
+    for begin, end in sorted(spans):
+        # One right after the other is one: there was no time to do anything between them.
+        if away and begin <= away[-1][1] + history.bounds.grace_s:
+            begin, end = away[-1][0], max(away.pop()[1], end)
+        away.append((begin, end))
+    return away
 
 
 RULES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from creche.testing.history.events import (
@@ -143,14 +144,31 @@ class LateResult(Violation):
 
 
 def late_results_are_unseen(history: History) -> Iterator[LateResult]:
-    """Refuse a result that only attempts without a lease had come to."""
+    """Refuse a result that only attempts without a lease had come to. Of a loss that was declared
+    before the plane was killed, nobody knows whether it was on disk, unless something followed from
+    it: if it was not, the attempt had its lease still."""
     for job in history.jobs.values():
         for saw in _successes(job):
             makers = _makers(job, saw)
-            if makers and all(run.lost is not None for run in makers):
+            if makers and all(_has_surely_lost(history, job, run) for run in makers):
                 proof = (*makers[0].events, saw)
                 yield LateResult(job.id, "the lease of its attempt was lost", proof)
                 break
+
+
+_MAY_GO_ON = ("running", "cancelling", "succeeded")
+"""What may be seen of a job whose attempt has its lease, or had it to its end."""
+
+
+def _has_surely_lost(history: History, job: Job, run: Run) -> bool:
+    if run.lost is None:
+        return False
+    followed = [
+        event.at
+        for event in (*(each.start for each in job.runs), *job.saw)
+        if before(run.lost, event) and not (isinstance(event, Saw) and event.state in _MAY_GO_ON)
+    ]
+    return not history.plane_was_killed(run.lost.at, min(followed, default=math.inf))
 
 
 def _successes(job: Job) -> list[Saw]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -256,7 +256,8 @@ class ScopeClosed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled(Event):
     """A schedule is there; *moments* are those that its rule names, counted by whoever records,
-    and not asked of the plane."""
+    and not asked of the plane. *missed* and *overlap* are its policies; ``all`` is judged as if no
+    moment were ever too long ago."""
 
     schedule: str
     moments: tuple[float, ...]
@@ -352,31 +353,38 @@ def checked(event: E) -> E:
     if isinstance(terms := getattr(event, "terms", None), Terms):
         records.append(terms)
     for record in records:
-        for name, hint in _HINTS[type(record)].items():
-            value = getattr(record, name)
-            if not _fits(value, hint):
+        for name, hint, fits in _HINTS[type(record)]:
+            if not fits(value := getattr(record, name)):
                 raise HistoryError(f"{type(event).__name__}: {name}={value!r} is not {hint}")
     if isinstance(event, Rate) and event.per_s <= 0:
         raise HistoryError(f"Rate: per_s={event.per_s!r} is no time")
     return event
 
 
-_HINTS = {kind: get_type_hints(kind) for kind in (*KINDS.values(), Terms)}
-
-
-def _fits(value: Any, hint: Any) -> bool:
+def _fitting(hint: Any) -> Callable[[Any], bool]:
+    """Return what says whether a value is one of a hint's."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
-        return True
+        return lambda _: True
     if origin is Literal:
-        return isinstance(value, str) and value in parts
+        return lambda value: isinstance(value, str) and value in parts
     if origin is UnionType:
-        return any(_fits(value, part) for part in parts)
+        any_of = [_fitting(part) for part in parts]
+        return lambda value: any(fits(value) for fits in any_of)
     if origin is tuple:
-        return type(value) is tuple and all(_fits(each, parts[0]) for each in value)
+        one = _fitting(parts[0])
+        return lambda value: type(value) is tuple and all(map(one, value))
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        return lambda value: type(value) in (int, float) and math.isfinite(value)
+    if hint is bool:
+        return lambda value: isinstance(value, bool)
+    return lambda value: isinstance(value, hint) and not isinstance(value, bool)
+
+
+_HINTS = {
+    kind: [(name, hint, _fitting(hint)) for name, hint in get_type_hints(kind).items()]
+    for kind in (*KINDS.values(), Terms)
+}
 
 
 # --- lines --------------------------------------------------------------------------------------

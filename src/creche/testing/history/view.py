@@ -211,12 +211,22 @@ class History:
                 since = a - self.bounds.grace_s
         return since
 
+    def written_by(self, start: Started) -> float:
+        """Return the moment at which the lease of an attempt is surely on disk: the grace after it
+        began, but if nobody could reach the plane or its store then, the grace after that."""
+        by = start.at + self.bounds.grace_s
+        those = {trouble.who for trouble in self.plane_troubles}
+        for a, b in sorted(span for who in those for span in self._paused[who]):
+            if a <= by and start.at <= b:
+                by = max(by, b + self.bounds.grace_s)
+        return by
+
     def may_be_unwritten(self, start: Started, until_at: float = float("inf")) -> bool:
         """Whether the plane was killed, until a moment, when the lease of an attempt may not have
         been on disk, so that its job was free without a word. What a plane has given out arrives
         before the next plane comes, unless its worker could not be reached."""
         since = self.offered_since(start)
-        until_at = min(until_at, start.at + self.bounds.grace_s)
+        until_at = min(until_at, self.written_by(start))
         n = bisect_right(self.plane_troubles, until_at, key=lambda trouble: trouble.at)
         is_paused = self.was_paused(start.process, since, start.at)
         for trouble in (self.plane_troubles[i] for i in range(n - 1, -1, -1)):
@@ -226,6 +236,13 @@ class History:
             if isinstance(trouble, Gone):
                 return True
         return False
+
+    def plane_was_killed(self, since_at: float, until_at: float) -> bool:
+        """Whether the plane or its store was killed within a time."""
+        return any(
+            isinstance(trouble, Gone) and since_at <= trouble.at <= until_at
+            for trouble in self.plane_troubles
+        )
 
     # --- reading --------------------------------------------------------------------------------
 

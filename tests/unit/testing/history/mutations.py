@@ -3,6 +3,7 @@ queue, and changes what was seen, or what was promised. None: there is nothing i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise, permutations
@@ -138,6 +139,8 @@ def its_body_had_another_result(past: Past) -> list[Event] | None:
 def its_lease_was_lost(past: Past) -> list[Event] | None:
     job = past.jobs(lambda job: any(saw.state == "succeeded" for saw in job.saw))
     ends = [run.end for run in job.runs if run.end] if job else []
+    if any(past.view.plane_was_killed(end.at, math.inf) for end in ends):
+        return None
     lost = {
         end.n: [h.Lost(at=end.at, process="plane", job=end.job, attempt=end.attempt), end]
         for end in ends

@@ -133,6 +133,15 @@ def a_result_is_seen_that_was_made_before_the_lease_was_lost_and_reported_after(
     return story.runs(6, 7, "a", "2", value="r2").sees(8, "a", "succeeded", "r1")
 
 
+@breaks(h.LateResult)
+def a_result_is_seen_whose_lease_was_lost_before_the_next_attempt_and_the_plane_was_killed() -> (
+    Story
+):
+    story = Story().takes(0, "a").runs(1, 4, "a", value="r1").loses(5, "a")
+    story.starts(6, "a", "2").kills(7, "plane", "plane").tell(8, h.Back, who="plane", role="plane")
+    return story.sees(9, "a", "succeeded", "r1")
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 
@@ -547,3 +556,14 @@ def the_last_moment_that_was_missed_is_not_made_up_for() -> Story:
     story.kills(5, "plane", "plane").tell(25, h.Back, who="plane", role="plane")
     story.tell(30, h.Fired, schedule="s", moment=30.0, job="c").runs(30, 31, "c")
     return story.sees(32, "c", "succeeded").is_over(60)
+
+
+@breaks(h.NotFired)
+def a_moment_that_was_missed_is_left_out_where_all_are_made_up_for() -> Story:
+    moments = (10.0, 20.0, 30.0)
+    story = Story().tell(0, h.Scheduled, schedule="s", moments=moments, missed="all")
+    story.kills(5, "plane", "plane").tell(25, h.Back, who="plane", role="plane")
+    for at, moment in ((26, 20.0), (30, 30.0)):
+        story.tell(at, h.Fired, schedule="s", moment=moment, job=f"{moment}")
+        story.runs(at, at + 1, f"{moment}").sees(at + 2, f"{moment}", "succeeded")
+    return story.is_over(60)

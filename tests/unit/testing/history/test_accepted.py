@@ -315,6 +315,35 @@ def test_a_schedule_fires_each_moment_and_the_last_of_those_that_were_missed() -
     assert accepted(story.is_over(70.5))
 
 
+def test_a_result_whose_lease_was_lost_when_the_plane_was_killed_before_that_was_on_disk() -> None:
+    story = Story().takes(0, "a").runs(1, 2, "a", value="r1").loses(5, "a")
+    story.kills(5.01, "plane", "plane").tell(6, h.Back, who="plane", role="plane")
+    assert accepted(story.sees(7, "a", "succeeded", "r1"))
+
+
+def test_an_attempt_whose_lease_was_not_written_as_the_plane_was_stopped_and_killed() -> None:
+    story = Story().takes(0, "a").starts(1, "a", "1").tell(1.5, h.Paused, who="plane", role="plane")
+    story.tell(30, h.Woken, who="plane", role="plane").kills(30.5, "plane", "plane")
+    story.tell(31, h.Back, who="plane", role="plane").runs(32, 33, "a", "2", process="w2")
+    assert accepted(story.sees(34, "a", "succeeded"))
+
+
+def test_a_schedule_whose_plane_is_stopped_as_soon_as_its_disk_is_there_again() -> None:
+    moments = (10.0, 20.0, 30.0)
+    story = Story().tell(0, h.Scheduled, schedule="s", moments=moments)
+    story.tell(5, h.Paused, who="disk", role="store").tell(15, h.Woken, who="disk", role="store")
+    story.tell(14, h.Paused, who="plane", role="plane").tell(25, h.Woken, who="plane", role="plane")
+    for at, moment in ((26, 20.0), (30, 30.0)):
+        story.tell(at, h.Fired, schedule="s", moment=moment, job=f"{moment}")
+        story.runs(at, at + 1, f"{moment}").sees(at + 2, f"{moment}", "succeeded")
+    assert accepted(story.is_over(60))
+
+
+def test_a_schedule_of_which_nobody_knows_before_its_last_moment_has_passed() -> None:
+    story = Story().tell(50, h.Scheduled, schedule="s", moments=(10.0, 20.0))
+    assert accepted(story.is_over(60))
+
+
 def test_a_schedule_that_fires_nothing_beside_its_last_job() -> None:
     story = Story().tell(0, h.Scheduled, schedule="s", moments=(10.0, 20.0), overlap="skip")
     story.tell(10, h.Fired, schedule="s", moment=10.0, job="a").runs(10, 30, "a")
