@@ -30,6 +30,7 @@ IN_ANY_ORDER = ("-n", "3", "--dist", "worksteal")
 # `docs` and `client` have their own sessions; the other two are no part of a usual run.
 ELSEWHERE = ("benchmarks", "browser", "client", "docs")
 FUZZ_SEEDS = "500"
+SIMULATED_SEEDS = "150"  # of each kind
 
 # What the tests of the built wheel have to show, that those of the source cannot. `test_wheel`
 # builds one as well, beside the source, and compares every file of the package with it: byte for
@@ -98,6 +99,7 @@ nox.options.sessions = [
     "imports",
     "docs",
     "wheel",
+    "simulate",
 ]
 
 
@@ -266,6 +268,25 @@ def faults(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """A cluster whose peers come and go, of which nothing may grow; `-- --minutes 10`."""
     WORKSHOP.run(session, "python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def simulate(session: nox.Session) -> None:
+    """The whole cluster with everything that goes wrong, the same seeds each time and others each
+    day; `-- --seeds 20000` and so on are passed on instead."""
+    run = ("python", "-m", "creche.testing.simulate")
+    if session.posargs:
+        WORKSHOP.run(session, *run, *session.posargs)
+        return
+    WORKSHOP.run(session, *run, "--seeds", SIMULATED_SEEDS)
+    kept = str(ROOT / ".nox" / "seeds-that-failed")
+    WORKSHOP.run(session, *run, "--dated", "--seeds", SIMULATED_SEEDS, "--keep", kept)
+
+
+@nox.session(venv_backend="none")
+def mistakes(session: nox.Session) -> None:
+    """Mistakes that are made in the engine on purpose, and how many seeds it takes to find each."""
+    WORKSHOP.run(session, "python", "-m", "tests.simulate", *session.posargs)
 
 
 @nox.session(venv_backend="none")
