@@ -35,6 +35,11 @@ NO_TEXT = "CAST(x'ff41' AS TEXT)"
 HUGE = "9223372036854775807"
 """The largest number that SQLite has for whole ones: one more is none."""
 
+NEAR = [2**51 + 3, 2**52 - 1, 2**52, 2**52 + 3, 2**53 - 1, 2**53]
+"""Numbers on both sides of those from which a plane could not go on."""
+
+OUT_OF_REACH = [str(2**52 + 1), str(2**53 - 1), str(2**53)]
+
 OF_JOBS = {
     "task": ["x'ff'", NO_TEXT],
     "lane": ["'nowhere'", "999", "-1", "1.5", HUGE],
@@ -245,6 +250,7 @@ OF_ENDED = [
     ("job", "payload_bytes", HUGE), ("job", "tries_bytes", HUGE), ("job", "payload_bytes", "9e999"),
     *(("ending", column, HUGE) for column in (
         "n", "attempt", "losses", "failures", "outcome_bytes")),
+    *(("ending", "n", str(number)) for number in NEAR),
     ("dead", "size", HUGE), ("dead", "size", "-9e999"),
     ("job", "due_at", "'soon'"), ("job", "expires_at", "'soon'"),
     *(("ending", column, "'damaged'") for column in (
@@ -309,6 +315,25 @@ async def test_a_damaged_row_of_an_ended_job_keeps_nothing_from_being_told_or_le
         await arrivals(worker, 1)
     async with open_house(settings, opening(path)) as house, house.client().connected() as client:
         await client.ask("jobs", limit=100)
+
+
+@pytest.mark.parametrize("number", [*NEAR, 2**52 - 2**40 - 1, 2**52 - 2**40 - 3])
+async def test_whatever_number_an_end_has_jobs_end_from_then_on(autojump_clock, tmp_path, number):
+    path = tmp_path / "creche.db"
+    for epoch in range(4):
+        async with (
+            open_house(patient(), opening(path)) as house,
+            house.client().connected() as client,
+            house.worker().connected(**LISTENING) as worker,
+        ):
+            await worker.ready("echo", slots=1)
+            jobs = [await client.submitted(10 * epoch + n) for n in range(3)]
+            await arrivals(worker, 3)
+            for job in jobs:
+                await client.say(m.Watch([job.id]))
+                assert (await client.hear(m.Ended)).state == JobState.SUCCEEDED
+        if not epoch:
+            edit(path, f"UPDATE ending SET n = {number} WHERE seq = 2")
 
 
 @pytest.mark.parametrize(
@@ -406,8 +431,8 @@ async def test_a_damaged_row_that_is_of_no_job_keeps_no_job_from_running(
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        *(("epoch", value) for value in ("'many'", HUGE, "-1", NO_TEXT)),
-        *(("next_seq", value) for value in ("'many'", HUGE, "-1", NO_TEXT)),
+        *(("epoch", value) for value in ("'many'", HUGE, "-1", NO_TEXT, *OUT_OF_REACH)),
+        *(("next_seq", value) for value in ("'many'", HUGE, "-1", NO_TEXT, *OUT_OF_REACH)),
         ("id", "x'ff'"),
         ("id", NO_TEXT),
     ],
@@ -422,6 +447,27 @@ async def test_a_ledger_that_cannot_be_read_is_told_in_one_sentence(tmp_path, co
         with pytest.raises(StoreUnusable, match=f"{column} of its ledger.*restore a backup"):
             await SqliteStore(path).open(0.0)
         assert any(column in problem for problem in verify(path))
+
+
+@pytest.mark.parametrize("column", ["epoch", "next_seq"])
+async def test_a_plane_goes_on_from_the_numbers_that_it_takes_from_a_ledger(
+    autojump_clock, tmp_path, column
+):
+    path = tmp_path / "creche.db"
+    async with open_house(patient(), opening(path)) as house, house.client().connected() as client:
+        await client.submitted(0)
+    edit(path, f"UPDATE ledger SET {column} = {NEAR[0]}")
+    for epoch in range(1, 4):
+        async with (
+            open_house(patient(), opening(path)) as house,
+            house.client().connected() as client,
+            house.worker().connected(**LISTENING) as worker,
+        ):
+            await client.submitted(epoch)
+            await worker.ready("echo", slots=1)
+            due = [0, 1] if epoch == 1 else [epoch]
+            assert [n for n, _ in await arrivals(worker, len(due))] == due
+    assert not verify(path)
 
 
 async def test_a_try_that_is_damaged_is_shown_as_far_as_it_can_be_read(autojump_clock, tmp_path):

@@ -108,7 +108,7 @@ class _Rule(NamedTuple):
 
 
 _TEXT = _Rule(_is_text, "a text", UNREADABLE)
-_COUNT = _Rule(is_count, "a whole number from 0 to 2^53", 0)
+_COUNT = _Rule(is_count, "a whole number from 0 to 2^52", 0)
 _TIME = _Rule(is_number, "a moment", 0.0)
 _TIME_IF_ANY = _Rule(_or_none(is_number), "a moment or nothing")
 _HOLDER = _Rule(_or_none(_is_text), "a text or nothing")

@@ -25,9 +25,10 @@ FORGOTTEN = 20
 UNKNOWN_STATE = -1
 """Stands for that of a job whose state and end contradict each other."""
 
-MOST_COUNTED = 2**53
+MOST_COUNTED = 2**52
 """No count, number or size in a store comes to that. What is beyond it is damage, and not reckoned
-with: one more may be more than SQLite has room for."""
+with: what is taken from a file is gone on from, and there has to be room for that below 2^53, up to
+which numbers are told apart by all who read them, and in SQLite, which goes to 2^63."""
 
 AMONG = "(SELECT value FROM json_each(?))"
 """The numbers of a JSON list."""

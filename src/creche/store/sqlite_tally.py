@@ -53,6 +53,9 @@ class Tally:
         return json.dumps({state: jobs for state, jobs in self.counts.items() if jobs})
 
 
+ENDINGS_TO_COME = 2**40
+"""As many ends have to find their numbers free: no plane comes to that."""
+
 _KEPT_BYTES = (
     f"SELECT {total('payload_bytes + tries_bytes + coalesce(outcome_bytes, 0)')}"
     " FROM ending JOIN job ON job.seq = ending.seq"
@@ -111,10 +114,10 @@ class Counts:
         epoch, next_seq, ledger_id = rows[0] if rows else (None, None, None)
         wrong = ""
         if not is_count(epoch):
-            wrong = f"epoch of its ledger is {show(epoch)}, and no whole number from 0 to 2^53"
+            wrong = f"epoch of its ledger is {show(epoch)}, and no whole number from 0 to 2^52"
         elif not is_count(next_seq):
             wrong = (
-                f"next_seq of its ledger is {show(next_seq)}, and no whole number from 0 to 2^53"
+                f"next_seq of its ledger is {show(next_seq)}, and no whole number from 0 to 2^52"
             )
         elif type(ledger_id) is not str:
             wrong = f"id of its ledger is {show(ledger_id)}, and no text"
@@ -131,11 +134,21 @@ class Counts:
         self.by_state = jobs_by_state(self._db, counts)
         if not is_count(self.kept_bytes):
             (self.kept_bytes,) = self._db.execute(_KEPT_BYTES).fetchone()
-        (newest,) = self._db.execute(
-            "SELECT max(n) FROM ending WHERE n < ?", (MOST_COUNTED,)
-        ).fetchone()
-        self._next_ending = (newest or 0) + 1
+        self._next_ending = self._newest_ending() + 1
         return ledger_id, epoch
+
+    def _newest_ending(self) -> int:
+        """Return the number of the last end, 0 if there is none. One that is damaged, or comes
+        after such a one, may leave none free for those to come: it is passed over."""
+        newest = MOST_COUNTED
+        while newest:
+            beyond = newest
+            (newest,) = self._db.execute(
+                "SELECT coalesce(max(n), 0) FROM ending WHERE n BETWEEN 0 AND ?", (beyond - 1,)
+            ).fetchone()
+            if beyond - newest > ENDINGS_TO_COME:
+                break
+        return newest
 
     @contextmanager
     def transaction(self) -> Iterator[Tally]:

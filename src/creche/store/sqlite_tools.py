@@ -185,7 +185,7 @@ def _broken_invariants(connection: sqlite3.Connection) -> list[str]:
     for name, value in (("epoch", epoch), ("next_seq", next_seq)):
         if not is_count(value):
             problems.append(
-                f"{name} of the ledger is {show(value)}, and no whole number from 0 to 2^53: no"
+                f"{name} of the ledger is {show(value)}, and no whole number from 0 to 2^52: no"
                 " plane can open this store; restore a backup"
             )
     if not all(type(ledger_id) is str for ledger_id in ids):
