@@ -3,7 +3,9 @@ disk or on it already."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ from tests.cluster.test_memory_room import full_house
 from tests.cluster.test_unique_races import EXISTING, REPLACE, Slow, knows_nothing_more, unique
 from tests.cluster.test_windows import number
 
-from creche.errors import StoreOverLimit
+from creche.errors import StoreFull, StoreOverLimit
 from creche.model.job import Fate
 from creche.model.priority import Priority
 from creche.store.base import Batch, Verdict
@@ -122,6 +124,157 @@ async def test_a_key_that_is_given_back_when_its_job_has_ended_counts_as_it_ende
                 assert sorted(await ran_since(worker, offer)) == [5, 70]
 
 
+class SlowKeys(MemoryStore):
+    """Takes keys of jobs that are there when it is told to, or has no room for them at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = b""
+        self.may_write = trio.Event()
+        self.may_write.set()
+        self.has_no_room = False
+        self.may_tell = trio.Event()
+        """Who has a key: as it was when that was asked."""
+        self.may_tell.set()
+
+    async def keys(self, names: Any) -> Any:
+        found = await super().keys(names)
+        await self.may_tell.wait()
+        return found
+
+    async def commit(self, batch: Batch) -> Any:
+        if any(job.id == self.refused for job in batch.jobs):
+            await trio.lowlevel.checkpoint()
+            raise StoreOverLimit("too much")
+        if batch.keys and not batch.jobs:
+            await self.may_write.wait()
+            if self.has_no_room:
+                self.has_no_room = False
+                raise StoreFull("disk full")
+        return await super().commit(batch)
+
+
+ENDED_TOO = {"key": "k", "states": ["waiting", "running", "succeeded"]}
+
+
+class Ended(NamedTuple):
+    """A job has ended, whose key another one has taken over that waits for room."""
+
+    house: House
+    b: Peer
+    """Who submitted that one."""
+    c: Peer
+    worker: Peer
+    offer: m.Offer
+    older: m.Submit
+    newer: m.Submit
+
+
+@asynccontextmanager
+async def taken_over_from_an_ended_job(store: MemoryStore) -> AsyncIterator[Ended]:
+    async with (
+        full_house(make_store=lambda: store) as (house, first, worker, offer),
+        house.client("b").connected() as b,
+        house.client("c").connected() as c,
+    ):
+        await first.say(first.submit(70, priority=Priority.LOW))
+        await first.say(older := unique(first, 3, REPLACE))
+        await trio.sleep(1)
+        await b.say(newer := unique(b, 4, REPLACE, priority=Priority.LOW))
+        await trio.sleep(1)
+        offer = await finish_and_hear(worker, offer)
+        await hear_accepted(first, older)
+        offer = await finish_and_hear(worker, offer)
+        await first.submitted(91)
+        offer = await finish_and_hear(worker, offer)
+        yield Ended(house, b, c, worker, offer, older, newer)
+
+
+@pytest.mark.parametrize("way", ["behind it", "beside it", "before it"])
+async def test_who_meets_a_key_just_as_an_ended_job_is_given_it_back_is_one_with_that_job(
+    autojump_clock: object, way: str
+) -> None:
+    async with taken_over_from_an_ended_job(MemoryStore()) as (house, b, c, worker, offer, *jobs):
+        older, newer = jobs
+        who = b if way == "behind it" else c
+        again, cancel = unique(who, 5, ENDED_TOO), m.Cancel(77, [newer.id], "withdrawn")
+        if way == "behind it":
+            await b.say(cancel, again)
+        elif way == "beside it":
+            await b.say(cancel)
+            await c.say(again)
+        else:
+            await c.say(again)
+            await trio.sleep(1)
+            await b.say(cancel)
+        assert await who.hear(m.Existing) == m.Existing(again.n, older.id, False)
+        assert await ran_since(worker, offer) == [70]
+        assert knows_nothing_more(house)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_who_meets_a_key_that_is_being_given_back_to_an_ended_job_waits_for_the_disk(
+    autojump_clock: object, is_gone: bool
+) -> None:
+    store = SlowKeys()
+    async with taken_over_from_an_ended_job(store) as (house, b, c, worker, offer, *jobs):
+        older, newer = jobs
+        store.may_write = trio.Event()
+        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
+        await b.hear(m.Declined)
+        await c.say(again := unique(c, 5, ENDED_TOO))
+        await c.hears_nothing(m.Existing, 5)
+        if is_gone:
+            await c.say(m.Cancel(78, [again.id], "withdrawn"))
+            assert (await c.hear(m.Declined)).n == again.n
+        store.may_write.set()
+        if not is_gone:
+            assert await c.hear(m.Existing) == m.Existing(again.n, older.id, False)
+        assert await ran_since(worker, offer) == [70]
+        assert knows_nothing_more(house)
+        assert not any(session.claims.number for session in house.core.sessions)
+
+
+async def test_a_store_that_was_asked_before_a_key_was_given_back_is_asked_again(
+    autojump_clock: object,
+) -> None:
+    store = SlowKeys()
+    async with taken_over_from_an_ended_job(store) as (house, b, c, worker, offer, *jobs):
+        older, newer = jobs
+        store.may_write, store.may_tell = trio.Event(), trio.Event()
+        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
+        await b.hear(m.Declined)
+        await c.say(again := unique(c, 5, ENDED_TOO))
+        await trio.sleep(1)
+        store.may_write.set()
+        await trio.sleep(1)
+        store.may_tell.set()
+        assert await c.hear(m.Existing) == m.Existing(again.n, older.id, False)
+        assert await ran_since(worker, offer) == [70]
+        assert knows_nothing_more(house)
+
+
+async def test_who_meets_a_key_that_the_disk_has_no_room_to_give_back_is_declined(
+    autojump_clock: object,
+) -> None:
+    store = SlowKeys()
+    async with taken_over_from_an_ended_job(store) as (house, b, c, worker, offer, *jobs):
+        older, newer = jobs
+        store.may_write, store.has_no_room = trio.Event(), True
+        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
+        await b.hear(m.Declined)
+        await c.say(again := unique(c, 5, ENDED_TOO))
+        await trio.sleep(1)
+        store.may_write.set()
+        declined = await c.hear(m.Declined)
+        assert (declined.n, declined.code) == (again.n, "store-full")
+        await trio.sleep(5)
+        await c.say(once_more := unique(c, 6, ENDED_TOO))
+        assert await c.hear(m.Existing) == m.Existing(once_more.n, older.id, False)
+        assert await ran_since(worker, offer) == [70]
+        assert knows_nothing_more(house)
+
+
 class SlowMemory(MemoryStore):
     """Takes new jobs when it is told to."""
 
@@ -213,6 +366,41 @@ async def test_a_key_that_is_lent_is_lent_again_when_who_took_it_over_finds_no_r
             await c.hear(m.Accepted)
             assert (await a.hear(m.Existing)).id == first.id
             await trio.sleep(1)
+            await b.say(b.submit(4, options={"idempotency_key": "K"}))
+            assert (await b.hear(m.Existing)).id == first.id
+            assert knows_nothing_more(house)
+
+
+class SlowToLend(Slow, SlowKeys):
+    """Is both, one after the other."""
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_key_that_is_lent_again_is_on_disk_before_its_submitter_is_answered(
+    autojump_clock: object, is_full: bool
+) -> None:
+    store = SlowToLend()
+    async with open_house(make_store=lambda: store) as house, house.client("b").connected() as b:
+        async with house.client("a").connected() as a, house.client("c").connected() as c:
+            store.may_commit = trio.Event()
+            await c.say(first := unique(c, 1, EXISTING))
+            await trio.sleep(0.1)
+            lends = a.submit(2, options={"unique": EXISTING, "idempotency_key": "K"})
+            await a.say(lends)
+            await trio.sleep(0.1)
+            store.refused = retry_of(house, c, 3).id
+            store.may_write, store.has_no_room = trio.Event(), is_full
+            store.may_commit.set()
+            await c.hear(m.Accepted)
+            await a.hears_nothing(m.Existing, 1)
+            assert len(store._keys._keys) == 1
+            store.may_write.set()
+            if is_full:
+                assert (await a.hear(m.Declined)).code == "store-full"
+                await trio.sleep(5)
+                await a.say(lends)
+            assert await a.hear(m.Existing) == m.Existing(lends.n, first.id, False)
+            assert len(store._keys._keys) == 2
             await b.say(b.submit(4, options={"idempotency_key": "K"}))
             assert (await b.hear(m.Existing)).id == first.id
             assert knows_nothing_more(house)

@@ -110,14 +110,17 @@ class _Follower(NamedTuple):
     asks: Sequence[Ask]
     """All the keys that it wants to have."""
     is_refused: bool
+    is_undecided: bool = False
+    """Whether it is decided anew then: how the job that has its key has ended, only the store
+    knows, and not yet that it has it."""
 
 
 class Taking:
     """A submission that has keys, until the store knows of it."""
 
     __slots__ = (
-        "after", "before", "due_at", "id", "is_committed", "is_job", "is_written", "job_id",
-        "names", "ousts", "said", "seq", "since", "submitted_at", "unwritten",
+        "after", "before", "due_at", "id", "is_committed", "is_given_back", "is_job", "is_written",
+        "job_id", "names", "ousts", "said", "seq", "since", "submitted_at", "unwritten",
     )  # fmt: skip
 
     def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
@@ -143,6 +146,8 @@ class Taking:
         nobody else has them from the moment in which that is decided."""
         self.is_written = False
         """Whether what is lent is on its way to the disk."""
+        self.is_given_back = False
+        """Whether some of its keys were given back to it when its job was on disk."""
         self.unwritten: set[bytes] = set()
         """Keys of which the store was not told with the others: somebody had taken them over, and
         may yet give them back."""
@@ -269,6 +274,10 @@ class UniqueKeys:
         now = self._core.now()
         taking = Taking(message.id, message.id, now)
         for ask in asks:
+            newest = self._newest.get(ask.name)
+            if newest is not None and self._is_untold(newest, known):
+                self._decide_later(_Follower(session, message, asks, False, True), newest)
+                return True
             standing = self._standing(ask.name, known)
             holder = None if standing is None else standing.holder
             decision = decide(ask.rule, holder, now)
@@ -363,6 +372,23 @@ class UniqueKeys:
             return job.state
         return known.gone.get(seq, said)
 
+    def _is_untold(self, taking: Taking, known: Known) -> bool:
+        """Whether only the store knows how the job stands that a key was given back to."""
+        return (
+            taking.is_given_back
+            and taking.is_job
+            and taking.seq not in self._core.by_seq
+            and taking.seq not in known.gone
+        )
+
+    def _decide_later(self, follower: _Follower, taking: Taking) -> None:
+        """Have a submission decided anew when the store can tell who has its key."""
+        if taking.is_committed:
+            # It could not when it was asked, and is asked again.
+            self._again(follower.session, follower.message, follower.asks)
+        elif self._has_room(follower):
+            self._followers.setdefault(taking.id, []).append(follower)
+
     def _would_wait_for_itself(self, message: m.Submit, seq: int) -> bool:
         """Whether a running job asks for a result that depends on its own: what it submits is one
         with itself, or with a job around it."""
@@ -426,7 +452,7 @@ class UniqueKeys:
 
     def _answer(self, follower: _Follower, job_id: bytes) -> None:
         """Tell somebody which job is there."""
-        session, message, _, is_refused = follower
+        session, message, _, is_refused, _ = follower
         session.post(m.Existing(message.n, job_id, is_refused))
         # Not before: who has not heard yet which job it is does not know its end.
         if message.flags & m.WATCH and not is_refused:
@@ -469,7 +495,8 @@ class UniqueKeys:
         if taking is not None:
             self._is_known(taking)
             self._oust(taking)
-        self._tell_followers(job.id, job.id, job.seq)
+        if taking is None or taking.is_committed:
+            self._tell_followers(job.id, job.id, job.seq)
 
     def lent(self, submission_ids: Iterable[bytes]) -> None:
         """It is on disk that the keys of these submissions are those of other jobs."""
@@ -477,9 +504,12 @@ class UniqueKeys:
             taking = self.takings.get(submission_id)
             if taking is not None:
                 self._is_known(taking)
-                self._tell_followers(submission_id, taking.job_id, taking.seq)
+                if taking.is_committed:
+                    self._tell_followers(submission_id, taking.job_id, taking.seq)
 
     def _is_known(self, taking: Taking) -> None:
+        """What was said to the store of a submission's keys is on disk. It is not committed if some
+        were given back to it since: these are on their way, and nobody is told before."""
         for name, before in taking.before.items():
             del before.after[name]
         taking.before.clear()
@@ -494,21 +524,19 @@ class UniqueKeys:
         """Have keys written that were given back to a submission whose job is on disk."""
         taking.unwritten.difference_update(names)
         rows = [KeyRow(name, taking.seq, taking.since[name]) for name in names]
-        if taking.is_job and taking.seq not in self._core.by_seq:
-            # It has ended meanwhile, and only the store knows how.
-            for name in names:
-                self._newest.pop(name, None)
-            self._core.journal.keys(rows)
-        else:
-            taking.is_committed = False
-            self.takings[taking.id] = taking
-            self._core.journal.lend(taking.id, rows)
+        taking.is_committed = False
+        taking.is_given_back = True
+        self.takings[taking.id] = taking
+        self._core.journal.lend(taking.id, rows)
         self._core.journal.wake()
 
     def _tell_followers(self, submission_id: bytes, job_id: bytes, seq: int) -> None:
         """A submission is on disk, as the job *job_id*: so are those that are one with it, but for
         those that have keys of their own, which are to be there first."""
         for follower in self._followers.pop(submission_id, ()):
+            if follower.is_undecided:
+                self._decide_anew(follower)
+                continue
             own = follower.message.id
             lent = None if own == submission_id else self.takings.get(own)
             if lent is not None and not (lent.is_job or follower.is_refused):
@@ -518,6 +546,10 @@ class UniqueKeys:
                 follower.session.claims.remove(len(follower.message.payload))
                 self._answer(follower, job_id)
 
+    def _decide_anew(self, follower: _Follower) -> None:
+        follower.session.claims.remove(len(follower.message.payload))
+        self._again(follower.session, follower.message, follower.asks)
+
     def unlent(self, submission_ids: Iterable[bytes]) -> None:
         """The disk had no room for the keys of these: what is lent is given up, and what a job of
         its own has is tried again."""
@@ -525,6 +557,14 @@ class UniqueKeys:
             taking = self.takings.get(submission_id)
             if taking is not None and taking.is_job:
                 self._core.journal.lend(submission_id, self._key_rows(taking))
+                # Nobody new waits for as long as the disk takes nothing.
+                waiting = self._followers.pop(submission_id, [])
+                decided = [follower for follower in waiting if not follower.is_undecided]
+                if decided:
+                    self._followers[submission_id] = decided
+                for follower in waiting:
+                    if follower.is_undecided:
+                        self._decide_anew(follower)
             else:
                 self.released(submission_id)
 
@@ -547,12 +587,11 @@ class UniqueKeys:
                 for after in taking.after.values():
                     after.ousts = [oust for oust in after.ousts if oust.id != this_id]
                 self._undo(taking)
-            for session, message, asks, _ in self._followers.pop(this_id, ()):
-                session.claims.remove(len(message.payload))
-                own = self.takings.get(message.id)
+            for follower in self._followers.pop(this_id, ()):
+                own = self.takings.get(follower.message.id)
                 if own is not None and not own.is_job:
-                    released.append(message.id)
-                self._again(session, message, asks)
+                    released.append(follower.message.id)
+                self._decide_anew(follower)
 
     def _undo(self, taking: Taking) -> None:
         self.is_out_of_date = True
