@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 import trio
 from tests.cluster.scripted import open_house
-from tests.cluster.test_delays import patient
+from tests.cluster.test_delays import patient, submitted_later
 from tests.cluster.test_windows import LISTENING, DiskLike
 
 from creche import JobCancelled, JobFailed, JobHandle, JobState, Snooze, SubmissionUncertain
@@ -311,6 +311,19 @@ async def test_a_withdrawal_leaves_alone_what_was_accepted_whether_it_runs_or_wa
         for job in (runs, waits):
             ended = await client.hear(m.Ended)
             assert (ended.id, ended.state) == (job.id, JobState.SUCCEEDED)
+
+
+async def test_a_withdrawal_leaves_what_waits_in_the_store_there(autojump_clock):
+    async with (
+        open_house(patient(), DiskLike) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        job = await submitted_later(client, 1, 100.0)
+        await client.say(m.Cancel(7, [job.id], "late", is_withdrawal=True))
+        assert (await client.hear(m.Answer)).body == [JobState.DELAYED]
+        await worker.ready("echo", slots=1)
+        assert (await worker.hear(m.Offer)).seq == 1
 
 
 class SlowDisk(DiskLike):

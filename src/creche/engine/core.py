@@ -349,6 +349,10 @@ class Core:
                 break
         # No checkpoint below: what is decided for each job is noted at once.
         for job_id in ids:
+            if reach is Reach.ARRIVING and job_id in rows:
+                # It is left where it is, in the store.
+                states.append(int(rows[job_id].state))
+                continue
             job = self._unfinished(job_id, rows)
             if job is not None:
                 if job.is_committed and job.state.is_waiting and reach >= Reach.WAITING:
