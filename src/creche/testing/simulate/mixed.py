@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from creche import errors
 from creche.client.client import Client
 from creche.engine.settings import PlaneSettings
 from creche.errors import (
@@ -277,7 +278,12 @@ class Mixed:
             missed_within=within_s,
             overlap="allow",
         )
-        await client.create_schedule(TICKS, "tick", schedule, if_exists="keep")
+        try:
+            await client.create_schedule(TICKS, "tick", schedule, if_exists="keep")
+        except errors.Refused as refusal:
+            if refusal.code == "bad-schedule":
+                return  # It comes too late: all its moments have passed.
+            raise
         moments = tuple(at - START_AT for at in TICKS_AT)
         # If the plane's clock is set ahead, it has missed what came between.
         judged = "skip" if self._missed == "once" and town.script.skew_s else self._missed
