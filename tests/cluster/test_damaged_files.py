@@ -15,7 +15,6 @@ from tests.cluster.test_damaged_rows import message_of
 from tests.cluster.test_delays import arrivals, patient
 from tests.cluster.test_schedules import create
 from tests.cluster.test_windows import LISTENING
-from tests.fuzz.stores import FileStore
 
 from creche.errors import StoreUnusable
 from creche.model.failure import Failure
@@ -24,6 +23,7 @@ from creche.model.job import JobState
 from creche.store.base import Retention
 from creche.store.sqlite import SqliteStore
 from creche.store.sqlite_tools import verify
+from creche.testing.simulate.disk import InlineSqliteStore
 from creche.wire import messages as m
 from creche.wire.payload import decode_value
 
@@ -72,8 +72,8 @@ def set_of(job: m.Submit, column: str, value: str) -> str:
     return f"UPDATE job SET {column} = {value} WHERE id = x'{job.id.hex()}'"
 
 
-def opening(path: Path) -> Callable[[], FileStore]:
-    return lambda: FileStore(path)
+def opening(path: Path) -> Callable[[], InlineSqliteStore]:
+    return lambda: InlineSqliteStore(path)
 
 
 async def ends_damaged(client: Peer, job: m.Submit, column: str) -> None:

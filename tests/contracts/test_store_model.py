@@ -15,7 +15,6 @@ import pytest
 import trio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tests.fuzz.stores import FileStore
 
 from creche.model.filter import Filter
 from creche.model.job import Fate, JobState
@@ -34,6 +33,7 @@ from creche.store.base import (
 )
 from creche.store.memory import MemoryStore
 from creche.store.sqlite_tools import verify
+from creche.testing.simulate.disk import InlineSqliteStore
 from creche.testing.store_rows import NOW, bounded, job_id
 
 UNFINISHED = [state for state in JobState if not state.has_ended]
@@ -189,7 +189,7 @@ def as_sets(found: Recovery) -> tuple[Any, ...]:
 
 async def run_both(draw: Any, path: Path) -> None:
     plan = Plan()
-    model, real = bounded(MemoryStore()), bounded(FileStore(path))
+    model, real = bounded(MemoryStore()), bounded(InlineSqliteStore(path))
     stores = (model, real)
     found = [as_sets(await store.open(NOW)) for store in stores]
     assert found[1] == found[0]
@@ -199,7 +199,7 @@ async def run_both(draw: Any, path: Path) -> None:
             if step == 0:
                 for store in stores:
                     await store.aclose()
-                stores = (model, bounded(FileStore(path)))
+                stores = (model, bounded(InlineSqliteStore(path)))
                 found = [as_sets(await store.open(NOW)) for store in stores]
                 assert found[1] == found[0]
             elif step <= 2:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 from tests.fuzz.truth import Truth
 
 from creche.errors import StoreError, StoreFull, StoreOverLimit, StoreUnavailable
-from creche.pipe import pack, unpack
 from creche.store.base import Batch, Duplicate, Durability, Recovery, Store
 from creche.store.memory import MemoryStore
-from creche.store.sqlite import SqliteStore
-from creche.store.sqlite_file import open_to_read, open_to_write
-from creche.store.sqlite_history import History
-from creche.store.sqlite_ledger import Ledger
 
 T = TypeVar("T")
 
@@ -26,52 +20,6 @@ class DiskLike(MemoryStore):
     """Keeps what it is given, as a store on disk does: what is beyond the window is spilled."""
 
     durability = Durability.DISK
-
-
-class FileStore(SqliteStore):
-    """The store in an SQLite file, without its process: that would not wait for a virtual clock."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._line: _Inline | None = None
-
-    async def _start(self) -> None:
-        self._line = _Inline(self.path)
-        self._calls = self._questions = self._line  # type: ignore[assignment]
-
-    async def aclose(self) -> None:
-        """See `LedgerStore.aclose`."""
-        if self._line is not None:
-            self._line.end()
-        await trio.lowlevel.checkpoint()
-
-
-class _Inline:
-    """Answers at once what the process would answer, and in the same values."""
-
-    def __init__(self, path: str) -> None:
-        self._db = open_to_write(path)
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._ledger = Ledger(self._db, 1 << 40)
-        self._history = History(open_to_read(path, is_open_here=True), path, 1e9)
-        self._is_open = True
-
-    async def ask(self, name: str, *arguments: Any) -> Any:
-        if not self._is_open:
-            raise StoreUnavailable("it is closed")
-        if name == "open":
-            arguments = arguments[:1]
-        of = self._ledger if hasattr(self._ledger, name) else self._history
-        plain = unpack(pack(arguments)[4:])
-        answer = unpack(pack(getattr(of, name)(*plain))[4:])
-        await trio.lowlevel.checkpoint()
-        return answer
-
-    def end(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._history.close()
-            self._db.close()
 
 
 class Weather:

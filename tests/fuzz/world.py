@@ -20,7 +20,7 @@ from tests.fuzz.dead import Graveyard
 from tests.fuzz.firings import DECLARATION, DECLARED, Clockwork
 from tests.fuzz.peers import Client, Party, Token, Worker, frames_seen
 from tests.fuzz.queues import QUEUES, Gatekeeper
-from tests.fuzz.stores import DiskLike, FileStore, Rig, Weather
+from tests.fuzz.stores import DiskLike, Rig, Weather
 from tests.fuzz.truth import Known, Truth
 from tests.fuzz.twins import DECLARATION as SINGLE
 from tests.fuzz.twins import REPLACING, Twins
@@ -37,6 +37,7 @@ from creche.model.limits import TimeLimits
 from creche.store.base import Retention, Store
 from creche.store.memory import MemoryStore
 from creche.store.sqlite_tools import verify
+from creche.testing.simulate.disk import InlineSqliteStore
 from creche.wire import messages as m
 from creche.wire.payload import decode_call, encode_call
 
@@ -116,7 +117,7 @@ class World:
 
     def make_store(self) -> Store:
         """Make what a plane is given when it starts."""
-        inner: Store = FileStore(self._path) if self.kind == "sqlite" else self._memory
+        inner: Store = InlineSqliteStore(self._path) if self.kind == "sqlite" else self._memory
         return Rig(inner, self.weather, self.truth, self.rng)
 
     async def start_plane(self) -> None:

@@ -46,9 +46,10 @@ class DiskLikeStore(MemoryStore):
 
 class InlineSqliteStore(SqliteStore):
     """The store in an SQLite file, without its process. What is asked of it and what it answers go
-    through the same bytes as over the process's pipe. A new ledger is called *ledger_id*."""
+    through the same bytes as over the process's pipe. The ledger is called *ledger_id*; None: what
+    it is called already."""
 
-    def __init__(self, path: Path, ledger_id: str) -> None:
+    def __init__(self, path: Path, ledger_id: str | None = None) -> None:
         super().__init__(path)
         self._ledger_id = ledger_id
         self._line: _Inline | None = None
@@ -67,9 +68,10 @@ class InlineSqliteStore(SqliteStore):
 class _Inline:
     """Answers at once what the process would answer."""
 
-    def __init__(self, path: str, ledger_id: str) -> None:
+    def __init__(self, path: str, ledger_id: str | None) -> None:
         self._db = open_to_write(path)
-        self._db.execute("UPDATE ledger SET id = ?", (ledger_id,))
+        if ledger_id is not None:
+            self._db.execute("UPDATE ledger SET id = ?", (ledger_id,))
         # What is written is seen by whoever opens the file next; there is no power to fail.
         self._db.execute("PRAGMA synchronous=OFF")
         self._ledger = Ledger(self._db, MAX_BYTES)
