@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +37,18 @@ def _fork() -> int:
 
 
 def _fork_in_c() -> int:
-    """Fork without a word to Python, as a library's C code does."""
+    """Fork without a word to Python, as a library's C code does.
+
+    Such a child has the parent's lock on the interpreter, and not its threads: asked to give the
+    lock to one of them, it would wait for ever. So nobody may have asked when it is forked. Who
+    waits asks after the interval that held when it began to wait, so those have to go first.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    time.sleep(4 * interval)
     pid: int = ctypes.PyDLL(None).fork()
+    if pid != 0:
+        sys.setswitchinterval(interval)
     return pid
 
 
