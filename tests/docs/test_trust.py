@@ -49,7 +49,8 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"each of {len(MUTATIONS)}\n" in TEXT
     assert set(re.findall(r"(\d+) rules", TEXT)) == {f"{len(history.RULES)}"}
     bounds = history.Bounds()
-    assert (bounds.grace_s, bounds.skew_s, bounds.kept_s) == (1.0, 0.001, float("inf"))
+    found = (bounds.grace_s, bounds.travel_s, bounds.skew_s, bounds.kept_s)
+    assert found == (1.0, 0.1, 0.001, float("inf"))
 
 
 def test_what_is_public_is_named_once() -> None:

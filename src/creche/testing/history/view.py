@@ -47,11 +47,14 @@ class Bounds:
     Attributes:
         grace_s: how long something may be on its way: an offer to its worker, an order to stop to
             its body, a lease to the disk.
+        travel_s: how long a frame is on its way at the most where nothing is stopped: what a plane
+            has sent before it is killed may arrive so long after the next one has come.
         skew_s: by how much the clocks differ by which promises are kept.
         kept_s: how long after its submission an idempotency key is surely known.
     """
 
     grace_s: float = 1.0
+    travel_s: float = 0.1
     skew_s: float = 0.001
     kept_s: float = float("inf")
 
@@ -224,13 +227,13 @@ class History:
     def may_be_unwritten(self, start: Started, until_at: float = float("inf")) -> bool:
         """Whether the plane was killed, until a moment, when the lease of an attempt may not have
         been on disk, so that its job was free without a word. What a plane has given out arrives
-        before the next plane comes, unless its worker could not be reached."""
+        before the next plane comes or soon after, unless its worker could not be reached."""
         since = self.offered_since(start)
         until_at = min(until_at, self.written_by(start))
         n = bisect_right(self.plane_troubles, until_at, key=lambda trouble: trouble.at)
         is_paused = self.was_paused(start.process, since, start.at)
         for trouble in (self.plane_troubles[i] for i in range(n - 1, -1, -1)):
-            is_next = isinstance(trouble, Back) and before(trouble, start)
+            is_next = isinstance(trouble, Back) and start.at - trouble.at > self.bounds.travel_s
             if trouble.at < since or (is_next and not is_paused):
                 return False
             if isinstance(trouble, Gone):

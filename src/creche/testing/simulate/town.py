@@ -332,7 +332,8 @@ class Town:
         history = list(self.recorder.events)
         for event in history:
             self._digest.update(repr((event.at, event.process, type(event).__name__)).encode())
-        bounds = Bounds(grace_s=1.0 + self.script.slow_s, skew_s=0.001 + self.script.skew_s)
+        slow_s = self.script.slow_s
+        bounds = Bounds(1.0 + slow_s, travel_s=slow_s, skew_s=0.001 + self.script.skew_s)
         return Report(
             self.script,
             check(history, bounds),

@@ -328,6 +328,15 @@ def test_an_attempt_whose_lease_was_not_written_as_the_plane_was_stopped_and_kil
     assert accepted(story.sees(34, "a", "succeeded"))
 
 
+def test_an_attempt_that_begins_when_the_next_plane_has_come_as_its_offer_was_on_its_way() -> None:
+    story = Story().takes(0, "a").kills(1, "plane", "plane")
+    story.tell(1, h.Back, who="plane", role="plane").runs(1.05, 1.06, "a", value="r1")
+    story.runs(1.2, 1.3, "a", "2", process="w2", value="r2")
+    assert accepted(story.sees(2, "a", "succeeded", "r2"), travel_s=0.06)
+    late = h.check(story.events, h.Bounds(travel_s=0.04))
+    assert {type(violation) for violation in late} == {h.TooManyAttempts}
+
+
 def test_a_schedule_whose_plane_is_stopped_as_soon_as_its_disk_is_there_again() -> None:
     moments = (10.0, 20.0, 30.0)
     story = Story().tell(0, h.Scheduled, schedule="s", moments=moments)
