@@ -113,14 +113,17 @@ def _check_countdown(what: str, countdown: object) -> None:
 
 class JobTimedOut(CrecheError, TimeoutError):
     """An attempt has run for as long as it may, and was stopped. This is how it has failed: whoever
-    waits for the job gets a `JobFailed` of this type, and `retry_on` can name it."""
+    waits for the job gets a `JobFailed` of this type, and `retry_on` can name it. `is_deadline`:
+    whether it was the job's deadline that left it no more than `timeout_s`."""
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(timeout_s)
+    def __init__(self, timeout_s: float, is_deadline: bool = False) -> None:
+        super().__init__(timeout_s, is_deadline)
         self.timeout_s = timeout_s
+        self.is_deadline = is_deadline
 
     def __str__(self) -> str:
-        return f"the attempt has run for {self.timeout_s:g} s, as long as it may"
+        until = "until the job's deadline" if self.is_deadline else "as long as it may"
+        return f"the attempt has run for {self.timeout_s:g} s, {until}"
 
 
 class ProcessDied(CrecheError):

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from tests.process import process_tasks as tasks
 from tests.process.test_worker_process import is_alive
 from tests.unit.worker.scripted import eventually
 
-from creche import Client, JobCancelled, JobFailed, JobState
-from creche.testing.cluster import Cluster, open_cluster
+from creche import Client, JobCancelled, JobExpired, JobFailed, JobState
+from creche.testing.cluster import Cluster, open_cluster, wall_clock
 from creche.worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.trio
@@ -134,8 +135,25 @@ async def test_a_body_at_its_limit_may_tidy_up_for_a_moment(tmp_path: Path) -> N
         first = await value_of(client, tasks.pid)
         failure = await failure_of(client, tasks.tidies_in_time, str(tmp_path / "tidy"))
         assert failure.type == "creche.errors.JobTimedOut"
+        assert "as long as it may" in str(failure)
         assert (tmp_path / "tidy").read_text() == "tidied up"
         assert await value_of(client, tasks.pid) == first
+
+
+@pytest.mark.slow
+async def test_a_body_at_its_jobs_deadline_is_told_that_it_was_the_deadline(tmp_path: Path) -> None:
+    async with a_cluster(notice_s=60) as (_, client):
+        failure: JobExpired | JobFailed | None = None
+        for seconds in (1, 4, 16, 64):  # on a busy machine the first may pass before it has begun
+            by = datetime.fromtimestamp(wall_clock(), UTC) + timedelta(seconds=seconds)
+            hurried = tasks.tidies_in_time.with_options(deadline=by, timeout=1000)
+            try:
+                await value_of(client, hurried, str(tmp_path / "tidy"))
+            except (JobExpired, JobFailed) as error:
+                failure = error
+            if isinstance(failure, JobFailed):
+                break
+        assert "until the job's deadline" in str(failure)
 
 
 async def test_cancelling_comes_out_of_the_body_which_tidies_up_and_keeps_its_process(

@@ -548,12 +548,33 @@ def _judged(
         check_errors(where, name, given[name]) if name in said else usual
         for name, usual in (("retry_on", (Exception,)), ("never_retry_on", ()))
     )
-    both = [each.__qualname__ for each in retry_on if each in never_retry_on]
-    if both:
-        raise TaskDefinitionError(
-            f"{where}: retry_on and never_retry_on both name {both[0]}: leave it out of one of them"
-        )
+    _check_apart(where, retry_on, never_retry_on, is_usual="retry_on" not in said)
     return retry_on, never_retry_on
+
+
+def _check_apart(
+    where: str,
+    retry_on: tuple[type[BaseException], ...],
+    never_retry_on: tuple[type[BaseException], ...],
+    *,
+    is_usual: bool,
+) -> None:
+    """Refuse what is to be tried again and never: a retry that nobody would ever see."""
+    for each in retry_on:
+        over = next((never for never in never_retry_on if issubclass(each, never)), None)
+        if over is None:
+            continue
+        name = each.__qualname__
+        if is_usual:
+            why = f"never_retry_on={over.__qualname__} leaves nothing to be tried again: name less"
+        elif over is each:
+            why = f"retry_on and never_retry_on both name {name}: leave it out of one of them"
+        else:
+            why = (
+                f"retry_on names {name}, which is an {over.__qualname__}, and never_retry_on names "
+                f"that: leave out one of them"
+            )
+        raise TaskDefinitionError(f"{where}: {why}")
 
 
 def _refuse_function(where: str, function: Any) -> None:

@@ -95,6 +95,14 @@ def test_the_later_of_two_times_is_the_one_that_counts() -> None:
             {"retries": 3, "retry_on": OSError, "never_retry_on": (KeyError, OSError)},
             "retry_on and never_retry_on both name OSError",
         ),
+        (
+            {"retries": 3, "retry_on": (KeyError, ConnectionError), "never_retry_on": OSError},
+            "retry_on names ConnectionError, which is an OSError, and never_retry_on names that",
+        ),
+        (
+            {"retries": 3, "never_retry_on": (OSError, Exception)},
+            "never_retry_on=Exception leaves nothing to be tried again",
+        ),
         ({"retries": 3, "delivery": "at-most-once"}, "must not run twice: leave retries out"),
         ({"timeout": 0}, "timeout is a number of seconds above 0"),
         ({"timeout": -5}, "timeout is a number of seconds above 0"),

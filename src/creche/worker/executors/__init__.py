@@ -55,7 +55,8 @@ def end_by_limit(attempt: Attempt) -> None:
     now = attempt.home.clock()
     if attempt.stop_why is None and now >= attempt.hard_end:
         took_s = now - attempt.began_at
-        error = JobTimedOut(max(attempt.hard_end - attempt.began_at, 0.0))
+        left_s = max(attempt.hard_end - attempt.began_at, 0.0)
+        error = JobTimedOut(left_s, is_deadline=attempt.must_end <= attempt.hard_end)
         if attempt.how is not None:
             error.add_note(attempt.how)
         elif took_s > error.timeout_s + _NOTED_S:

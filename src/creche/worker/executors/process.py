@@ -188,7 +188,9 @@ class ProcessExecutor:
         process.n += 1
         process.is_told = False
         # Of the offer's options the process needs no more than this.
-        options = {"tries": attempt.tries, "headers": attempt.headers}
+        options: dict[str, Any] = {"tries": attempt.tries, "headers": attempt.headers}
+        if attempt.must_end <= attempt.hard_end < math.inf:
+            options["limits"] = {"left_s": attempt.must_end - attempt.began_at}
         offer = (*attempt.token, attempt.id, attempt.task.name, attempt.priority, attempt.payload)
         call = Call(
             *(CALL, process.n, (*offer, options), attempt.plane),
