@@ -6,12 +6,14 @@ cut down to the faults that it takes, and be written down as a test.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 from creche.channel.memory import Fate
+from creche.errors import SettingsError
 from creche.testing.simulate.disk import Loss
 
 PLANE = "plane"
@@ -165,6 +167,23 @@ def _code(fault: Fault) -> str:
             text = str(value) if isinstance(value, Fate) else repr(value)
             said.append(text if each.name == "at" else f"{each.name}={text}")
     return f"{type(fault).__name__}({', '.join(said)})"
+
+
+def check_script(script: Script, cast: Cast) -> None:
+    """Refuse a script that cannot be played by *cast*.
+
+    Raises:
+        SettingsError: a fault is of nobody there is, or at no time there is.
+    """
+    for fault in script.faults:
+        for name in ("at", "for_s", "down_s", "steps", "frames"):
+            number = getattr(fault, name, 0)
+            if not 0 <= number < math.inf:
+                raise SettingsError(f"{_code(fault)}: {name} is a number from 0, not {number!r}")
+        who = getattr(fault, "who", PLANE)
+        hit = cast.peers if isinstance(fault, Cut | Partition | Slow) else [PLANE, *cast.peers]
+        if who not in hit:
+            raise SettingsError(f"{_code(fault)}: there is no {who!r}: there are {', '.join(hit)}")
 
 
 @dataclass(frozen=True, slots=True)

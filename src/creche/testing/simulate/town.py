@@ -20,7 +20,14 @@ import trio.testing
 from creche.client.client import Client
 from creche.engine.plane import run_plane
 from creche.engine.settings import PlaneSettings
-from creche.errors import CrecheError
+from creche.errors import (
+    ClientClosed,
+    CrecheError,
+    PlaneUnreachable,
+    SettingsError,
+    SubmissionUncertain,
+    SubmitTimeout,
+)
 from creche.events import Event as PlaneEvent
 from creche.events import LeaseLost
 from creche.tasks.registry import Registry
@@ -55,6 +62,7 @@ from creche.testing.simulate.script import (
     Skew,
     Slow,
     StoreDies,
+    check_script,
 )
 from creche.worker.context import current_job
 from creche.worker.runner import Worker
@@ -68,6 +76,10 @@ MOST_ROUNDS = 50_000
 
 CRASHES_S = 60.0
 """How long what is to crash at a step may take to get there."""
+
+SESSION_LOST = (PlaneUnreachable, ClientClosed, SubmissionUncertain, SubmitTimeout)
+"""What `Scenario.play` may end with because of what went wrong: its user begins again. Any other
+error is a mistake in the scenario, and ends the run."""
 
 AUDITOR = "auditor"
 """The name of the client that looks at everything at the end, and that nothing befalls."""
@@ -101,8 +113,9 @@ class Scenario(Protocol):
         ...
 
     async def play(self, town: Town, client: Client, name: str) -> None:
-        """Do what a client does. Called anew in each process that is started after a crash: what
-        the one before has begun is lost, but for what the scenario remembers."""
+        """Do what a client does. Called anew in each process that is started after a crash, and
+        when it has ended with one of `SESSION_LOST`: what the one before has begun is lost, but for
+        what the scenario remembers. Any other error ends the run."""
         ...
 
     async def audit(self, town: Town, client: Client) -> None:
@@ -158,6 +171,7 @@ class Town:
         self._store_is_gone = False
         self._disk_troubles = 0
         self._playing = 0
+        self._why_again = ""
         self._all_played = trio.Event()
         self._nursery: trio.Nursery
 
@@ -216,7 +230,7 @@ class Town:
         scenario = self.scenario
         while True:
             worker = Worker(
-                scenario.registry(self, machine.name),
+                _coroutines(scenario.registry(self, machine.name)),
                 dial=partial(self.network.dial, machine),
                 url="sim:plane",
                 worker_id=machine.name,
@@ -235,8 +249,9 @@ class Town:
             try:
                 async with self.client(machine) as client:
                     await self.scenario.play(self, client, machine.name)
-            except CrecheError:
-                await trio.sleep(0.5)  # It has lost its session: its user begins again.
+            except SESSION_LOST as error:
+                self._why_again = f"{machine.name} began again: {error}"
+                await trio.sleep(0.5)
             else:
                 break
         self._playing -= 1
@@ -322,7 +337,8 @@ class Town:
                     nursery.start_soon(self._audit, machine)
         if limit.cancelled_caught:
             waiting = f"{self._playing} clients still play" if self._playing else "the audit waits"
-            raise Stuck(f"{waiting} {ENDS_S:,.0f} s after the last fault")
+            why = f" ({self._why_again})" if self._playing and self._why_again else ""
+            raise Stuck(f"{waiting} {ENDS_S:,.0f} s after the last fault{why}")
 
     async def _audit(self, machine: Machine) -> None:
         async with self.client(machine) as client:
@@ -466,6 +482,17 @@ def _time_passes(on_many: Callable[[], None]) -> Iterator[None]:
         trio.lowlevel.remove_instrument(rounds)
 
 
+def _coroutines(registry: Registry) -> Registry:
+    """Refuse a task that does not run on the loop: no two runs with it would be the same."""
+    for each in registry:
+        if each.executor != "coroutine":
+            raise SettingsError(
+                f"task {each.name!r} runs in executor {each.executor!r}, outside of the virtual "
+                f"clock: in a simulation bodies are coroutines (async def)"
+            )
+    return registry
+
+
 async def _run_machine(machine: Machine, run: Callable[[Machine], Awaitable[None]]) -> None:
     try:
         await run(machine)
@@ -481,7 +508,9 @@ def run(scenario: Scenario, script: Script) -> Report:
 
     Raises:
         Stuck: something never ended.
+        SettingsError: the script names nobody there is, or a task is no coroutine.
     """
+    check_script(script, scenario.cast)
     clock = trio.testing.MockClock(autojump_threshold=0)
     frequency = gc.get_threshold()
     place = tempfile.TemporaryDirectory() if script.is_on_file else nullcontext(None)

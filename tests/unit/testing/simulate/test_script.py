@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
+from creche.errors import SettingsError
 from creche.testing.simulate import (
     Cast,
     Crash,
     Cut,
     DiskFull,
     Fate,
+    Fault,
     Pause,
     Script,
     Skew,
     draw_script,
     shrink,
 )
+from creche.testing.simulate.script import check_script
 
 CAST = Cast(["worker-1"], ["client-1", "client-2"])
 NAMES = {
@@ -67,3 +74,20 @@ def test_what_fails_without_any_fault_has_none_and_no_more_is_run_than_is_allowe
     script = Script(1, [Pause(float(n), "plane", for_s=1.0) for n in range(30)])
     assert shrink(script, lambda _: True).faults == []
     assert len(shrink(script, lambda _: False, most_runs=10).faults) == 30
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Crash(1.0, who="nobody"), "there is no 'nobody': there are plane, worker-1, client-1"),
+        (Cut(1.0, who="plane"), "there is no 'plane': there are worker-1, client-1, client-2"),
+        (Crash(-1.0, who="plane"), "at is a number from 0, not -1.0"),
+        (Pause(1.0, "plane", for_s=float("inf")), "for_s is a number from 0, not inf"),
+        (Pause(1.0, "plane", for_s=float("nan")), "for_s is a number from 0, not nan"),
+    ],
+)
+def test_a_fault_of_nobody_or_of_no_time_is_refused_with_what_there_is(
+    fault: Fault, why: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(why)):
+        check_script(Script(1, [Crash(1.0, "worker-1"), fault]), CAST)

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 from tests.simulate.mistakes import made
 
+from creche.client.client import Client
+from creche.errors import InvalidArguments, SettingsError
+from creche.tasks.registry import Registry
+from creche.tasks.task import task
 from creche.testing.history import Ended, Fired, Gone, Lost, Paused, Quiescent, Saw
 from creche.testing.simulate import Failure, Mixed, Report, Script, run, run_seed, run_seeds
 from creche.testing.simulate.__main__ import first_of, main
+from creche.testing.simulate.town import Town
 
 SEEDS = range(1, 9)
 
@@ -101,3 +106,34 @@ def test_a_report_tells_of_what_it_was_made() -> None:
     report: Report = run_seed(1, jobs=20)
     assert report.script.seed == 1
     assert report.lasted_s > 0
+
+
+class Broken(Mixed):
+    """A scenario with a mistake of its user's in it."""
+
+    async def play(self, town: Town, client: Client, name: str) -> None:
+        await client.submit("by its name")  # type: ignore[call-overload]
+
+
+def test_a_mistake_in_a_scenario_ends_the_run_and_is_told() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        run(Broken(1, jobs=5), Script(1))
+    assert caught.group_contains(InvalidArguments, depth=1)
+
+
+class Blocking(Mixed):
+    """A scenario with a body that is no coroutine."""
+
+    def registry(self, town: Town, worker: str) -> Registry:
+        registry = super().registry(town, worker)
+        task(registry=registry)(blocks)
+        return registry
+
+
+def blocks() -> None: ...
+
+
+def test_a_body_that_is_no_coroutine_is_refused_by_name() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        run(Blocking(1, jobs=5), Script(1))
+    assert caught.group_contains(SettingsError, match="task 'blocks' runs in executor 'thread'")
