@@ -278,12 +278,16 @@ class Mixed:
             missed_within=within_s,
             overlap="allow",
         )
-        try:
-            await client.create_schedule(TICKS, "tick", schedule, if_exists="keep")
-        except errors.Refused as refusal:
-            if refusal.code == "bad-schedule":
-                return  # It comes too late: all its moments have passed.
-            raise
+        while True:
+            try:
+                await client.create_schedule(TICKS, "tick", schedule, if_exists="keep")
+                break
+            except errors.Refused as refusal:
+                if refusal.code == "bad-schedule":
+                    return  # It comes too late: all its moments have passed.
+                if refusal.code != "store-full":
+                    raise
+            await trio.sleep(0.5)
         moments = tuple(at - START_AT for at in TICKS_AT)
         # If the plane's clock is set ahead, it has missed what came between.
         judged = "skip" if self._missed == "once" and town.script.skew_s else self._missed
