@@ -1,7 +1,7 @@
 """A whole cluster in one thread, on a virtual clock, with everything that can go wrong.
 
 Plane, store, workers and clients are the real ones. Each runs on a simulated machine, which can be
-stopped in the middle of a step and go on minutes later, or crash without a word; the network delays
+stopped between any two steps and go on minutes later, or crash without a word; the network delays
 frames, cuts connections at any of them, and parts peers from the plane; the disk is full, slow, or
 loses its power in the middle of a write; clocks differ. All of it follows from a seed, and the same
 seed comes to the same in every run::
@@ -38,6 +38,7 @@ from creche.testing.simulate.script import (
     Script,
     Skew,
     Slow,
+    Stop,
     StoreDies,
     draw_script,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "Script",
     "Skew",
     "Slow",
+    "Stop",
     "StoreDies",
     "Stuck",
     "Town",

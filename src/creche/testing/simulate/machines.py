@@ -1,4 +1,4 @@
-"""Machines of a simulation: processes that can be stopped in the middle of a step, and never told.
+"""Machines of a simulation: processes that can be stopped between any two steps, and never told.
 
 All of them live in one Trio run. Every task belongs to the machine in whose context it was begun,
 and a machine that is *stopped* has none of its tasks run: what would schedule one is put by until
@@ -45,9 +45,14 @@ class Machine:
         self.down_s = 0.0
         self.is_stopped = False
         self.has_crashed = False
+        self.is_told = False
         self.crashed = trio.Event()
         self.on_crash: Callable[[], None] = lambda: None
         """Called when it crashes: what the network and the disk see of that."""
+        self.on_end: Callable[[], None] = lambda: None
+        """Called before that, however it ends, once it was told to."""
+        self.on_term: Callable[[], None] = lambda: None
+        """Called when its process is told to end; it ends when it likes."""
         self._put_by: list[trio.lowlevel.Task] = []
         draw = random.Random(seed)
         self.host = Host(
@@ -86,6 +91,18 @@ class Machine:
             self.has_crashed = self.is_stopped = True
             self.crashed.set()
             self.on_crash()
+
+    def left(self, down_s: float) -> None:
+        """Its process has ended by itself, and is to be *down_s* seconds down, or, if it was told
+        to end, for as long as was said then."""
+        if not self.is_told:
+            self.down_s = down_s
+        self.crash()
+
+    def tell_to_end(self, down_s: float) -> None:
+        """Tell its process to end, as SIGTERM does, and to be *down_s* seconds down then."""
+        self.is_told, self.down_s = True, down_s
+        self.on_term()
 
     def crash_after(self, steps: int, down_s: float) -> None:
         """Have it crash when its tasks have made so many more steps, and be *down_s* seconds

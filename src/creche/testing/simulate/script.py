@@ -79,6 +79,15 @@ class Crash(Fault):
 
 
 @dataclass(frozen=True, slots=True)
+class Stop(Fault):
+    """The plane or a worker is told to end, as a service manager does: it takes nothing new, lets
+    what runs leave for as long as it may, and ends. A new one is started *down_s* seconds later."""
+
+    who: str
+    down_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class PowerFailure(Fault):
     """The plane's machine loses its power in the middle of its next write, of which the part
     *written* is on the disk, from 0 to 1. It is there again *down_s* seconds later."""
@@ -182,6 +191,8 @@ def check_script(script: Script, cast: Cast) -> None:
                 raise SettingsError(f"{_code(fault)}: {name} is a number from 0, not {number!r}")
         who = getattr(fault, "who", PLANE)
         hit = cast.peers if isinstance(fault, Cut | Partition | Slow) else [PLANE, *cast.peers]
+        if isinstance(fault, Stop):
+            hit = [PLANE, *cast.workers]
         if who not in hit:
             raise SettingsError(f"{_code(fault)}: there is no {who!r}: there are {', '.join(hit)}")
 
@@ -196,6 +207,7 @@ class Perils:
     pause: float = 2
     crash: float = 3
     crash_plane: float = 1.5
+    stop: float = 1.5
     power: float = 0.7
     store_dies: float = 1
     disk_full: float = 0.7
@@ -252,6 +264,8 @@ def _draw(rng: random.Random, name: str, at: float, cast: Cast) -> Fault:
             return Crash(at, peer, rng.choice([0, rng.randrange(200)]), down_s)
         case "crash_plane":
             return Crash(at, PLANE, rng.choice([0, rng.randrange(1000)]), down_s)
+        case "stop":
+            return Stop(at, rng.choice([PLANE, *cast.workers]), down_s)
         case "power":
             return PowerFailure(at, rng.choice([0.0, 1.0, round(rng.random(), 3)]), down_s)
         case "store_dies":

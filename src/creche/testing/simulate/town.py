@@ -61,6 +61,7 @@ from creche.testing.simulate.script import (
     Script,
     Skew,
     Slow,
+    Stop,
     StoreDies,
     check_script,
 )
@@ -76,6 +77,9 @@ MOST_ROUNDS = 50_000
 
 CRASHES_S = 60.0
 """How long what is to crash at a step may take to get there."""
+
+AGAIN_S = 0.5
+"""How long after it has ended by itself a process is started again."""
 
 SESSION_LOST = (PlaneUnreachable, ClientClosed, SubmissionUncertain, SubmitTimeout)
 """What `Scenario.play` may end with because of what went wrong: its user begins again. Any other
@@ -187,6 +191,7 @@ class Town:
 
     def _crashed(self, machine: Machine) -> None:
         """What is seen of a crash at once: its sockets are closed by whoever ran it."""
+        machine.on_end()
         self.recorder.note(Gone, who=machine.name, role=self.role(machine.name))
         self._has_crashed.send_nowait(machine)
         if machine.name == PLANE:
@@ -212,19 +217,23 @@ class Town:
             self._nursery.start_soon(_run_machine, machine, run, name=name)
 
     async def _run_plane(self, machine: Machine) -> None:
-        while True:
+        stop = trio.Event()
+        machine.on_term = stop.set
+        while not stop.is_set():
             try:
                 await run_plane(
                     self.disk.make_store,
                     self.network.serve,
                     self.scenario.settings,
+                    stop=stop,
                     clock=machine.now,
                     draw=machine.host.draw,
                     subscribers=(self._happens,),
                 )
             except CrecheError:
                 # It could not begin: whoever supervises it starts it again.
-                await trio.sleep(0.5)
+                await trio.sleep(AGAIN_S)
+        machine.left(AGAIN_S)
 
     async def _run_worker(self, machine: Machine) -> None:
         scenario = self.scenario
@@ -239,10 +248,15 @@ class Town:
                 settings=WorkerSettings(stall_s=math.inf),
                 host=machine.host,
             )
+            machine.on_term = partial(worker.begin_drain, "it was told to stop")
             try:
                 await worker.run()
+                break
             except CrecheError:
-                await trio.sleep(0.5)
+                if machine.is_told:
+                    break
+                await trio.sleep(AGAIN_S)
+        machine.left(AGAIN_S)
 
     async def _run_client(self, machine: Machine) -> None:
         while True:
@@ -251,7 +265,7 @@ class Town:
                     await self.scenario.play(self, client, machine.name)
             except SESSION_LOST as error:
                 self._why_again = f"{machine.name} began again: {error}"
-                await trio.sleep(0.5)
+                await trio.sleep(AGAIN_S)
             else:
                 break
         self._playing -= 1
@@ -388,6 +402,8 @@ class Town:
                 machine = self.machines[fault.who]
                 machine.crash_after(fault.steps, fault.down_s)
                 await self._wait_for_crash(machine)
+            case Stop():
+                await self._tell_to_end(self.machines[fault.who], fault.down_s)
             case PowerFailure():
                 machine = self.machines[PLANE]
                 self.disk.tear, machine.down_s = fault.written, fault.down_s
@@ -407,6 +423,14 @@ class Town:
                 self._skews[fault.who] = self.machines[fault.who].skew_s = fault.by_s
             case _:
                 raise TypeError(f"{fault!r} is no fault that can happen here")
+
+    async def _tell_to_end(self, machine: Machine, down_s: float) -> None:
+        """A plane that ends begins nothing new, as one that nobody can reach."""
+        if machine.name == PLANE and not (machine.has_crashed or machine.is_told):
+            self.recorder.note(Paused, who=PLANE, role="plane")
+            machine.on_end = lambda: self.recorder.note(Woken, who=PLANE, role="plane")
+        machine.tell_to_end(down_s)
+        await self._wait_for_crash(machine)
 
     async def _pause(self, machine: Machine, for_s: float) -> None:
         if machine.is_stopped:

@@ -15,8 +15,8 @@ from creche.client.client import Client
 from creche.errors import InvalidArguments, SettingsError
 from creche.tasks.registry import Registry
 from creche.tasks.task import task
-from creche.testing.history import Ended, Fired, Gone, Lost, Paused, Quiescent, Saw
-from creche.testing.simulate import Failure, Mixed, Report, Script, run, run_seed, run_seeds
+from creche.testing.history import Back, Ended, Fired, Gone, Lost, Paused, Quiescent, Saw
+from creche.testing.simulate import Failure, Mixed, Report, Script, Stop, run, run_seed, run_seeds
 from creche.testing.simulate.__main__ import first_of, main
 from creche.testing.simulate.town import Town
 
@@ -106,6 +106,19 @@ def test_a_report_tells_of_what_it_was_made() -> None:
     report: Report = run_seed(1, jobs=20)
     assert report.script.seed == 1
     assert report.lasted_s > 0
+
+
+def test_what_is_told_to_end_ends_by_itself_and_loses_nothing() -> None:
+    stops = [Stop(1.0, "worker-1", down_s=3.0), Stop(1.5, "plane", down_s=2.0)]
+    report = run(Mixed(5, jobs=60), Script(5, stops))
+    assert report.violations == []
+    gone = {event.who: event.at for event in report.history if isinstance(event, Gone)}
+    # A body takes 4 s at the most, and who does not end in 60 s is killed.
+    assert 1.0 < gone["worker-1"] < 8
+    assert 1.5 < gone["plane"] < 8
+    back = {event.who: event.at for event in report.history if isinstance(event, Back)}
+    assert back["plane"] == gone["plane"] + 2.0
+    assert not any(isinstance(event, Lost) for event in report.history)
 
 
 class Broken(Mixed):
