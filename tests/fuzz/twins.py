@@ -154,6 +154,7 @@ class Twins:
                     truth.check(not must, f"a job has the key that it says: {key}", job.id)
                     if waits_for_room and key.is_taken_over:
                         self._take(key, job.id, known)  # it has replaced, and is replaced itself
+                        known.is_cancelled = True
                     continue
                 self._take(key, job.id, known)
                 touched.add(key)
