@@ -212,94 +212,83 @@ async def test_who_meets_a_key_just_as_an_ended_job_is_given_it_back_is_one_with
         assert knows_nothing_more(house)
 
 
-@pytest.mark.parametrize("is_gone", [False, True])
-async def test_who_meets_a_key_that_is_being_given_back_to_an_ended_job_waits_for_the_disk(
-    autojump_clock: object, is_gone: bool
-) -> None:
-    store = SlowKeys()
-    async with taken_over_from_an_ended_job(store) as (house, b, c, worker, offer, *jobs):
-        older, newer = jobs
-        store.may_write = trio.Event()
-        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
-        await b.hear(m.Declined)
-        await c.say(again := unique(c, 5, ENDED_TOO))
-        await c.hears_nothing(m.Existing, 5)
-        if is_gone:
-            await c.say(m.Cancel(78, [again.id], "withdrawn"))
-            assert (await c.hear(m.Declined)).n == again.n
-        store.may_write.set()
-        if not is_gone:
-            assert await c.hear(m.Existing) == m.Existing(again.n, older.id, False)
-        assert await ran_since(worker, offer) == [70]
-        assert knows_nothing_more(house)
-        assert not any(session.claims.number for session in house.core.sessions)
-
-
 async def test_a_store_that_was_asked_before_a_key_was_given_back_is_asked_again(
     autojump_clock: object,
 ) -> None:
     store = SlowKeys()
     async with taken_over_from_an_ended_job(store) as (house, b, c, worker, offer, *jobs):
         older, newer = jobs
-        store.may_write, store.may_tell = trio.Event(), trio.Event()
-        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
-        await b.hear(m.Declined)
+        store.may_tell = trio.Event()
         await c.say(again := unique(c, 5, ENDED_TOO))
         await trio.sleep(1)
-        store.may_write.set()
-        await trio.sleep(1)
+        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
+        await b.hear(m.Declined)
         store.may_tell.set()
         assert await c.hear(m.Existing) == m.Existing(again.n, older.id, False)
         assert await ran_since(worker, offer) == [70]
         assert knows_nothing_more(house)
 
 
-async def test_who_meets_a_key_that_the_disk_has_no_room_to_give_back_is_declined(
-    autojump_clock: object,
-) -> None:
-    store = SlowKeys()
-    async with taken_over_from_an_ended_job(store) as (house, b, c, worker, offer, *jobs):
-        older, newer = jobs
-        store.may_write, store.has_no_room = trio.Event(), True
-        await b.say(m.Cancel(77, [newer.id], "withdrawn"))
-        await b.hear(m.Declined)
-        await c.say(again := unique(c, 5, ENDED_TOO))
-        await trio.sleep(1)
-        store.may_write.set()
-        declined = await c.hear(m.Declined)
-        assert (declined.n, declined.code) == (again.n, "store-full")
-        await trio.sleep(5)
-        await c.say(once_more := unique(c, 6, ENDED_TOO))
-        assert await c.hear(m.Existing) == m.Existing(once_more.n, older.id, False)
-        assert await ran_since(worker, offer) == [70]
-        assert knows_nothing_more(house)
-
-
-class SlowMemory(MemoryStore):
-    """Takes new jobs when it is told to."""
+class Outlives(MemoryStore):
+    """Takes new jobs when it is told to, dies when it has the one that it is told of, and is there
+    when the next plane starts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.may_arrive = trio.Event()
         self.may_arrive.set()
+        self.last = b""
+        self.refused = b""
+        self.is_dead = False
 
     async def commit(self, batch: Batch) -> Any:
         if batch.jobs:
             await self.may_arrive.wait()
-        return await super().commit(batch)
+        if self.is_dead:
+            await trio.sleep_forever()
+        if any(job.id == self.refused for job in batch.jobs):
+            await trio.lowlevel.checkpoint()
+            raise StoreOverLimit("too much")
+        duplicates = await super().commit(batch)
+        self.is_dead = any(job.id == self.last for job in batch.jobs)
+        return duplicates
 
 
-async def test_a_key_that_is_given_back_while_its_job_is_on_its_way_is_written(
+async def has_its_key_after_the_kill(store: Outlives, older: m.Submit) -> bool:
+    """Whether the next plane takes who says the key for that job."""
+    await store.aclose()
+    store.is_dead = False
+    async with open_house(make_store=lambda: store) as house, house.client().connected() as client:
+        await client.say(again := unique(client, 5, EXISTING))
+        return await client.hear(m.Existing) == m.Existing(again.n, older.id, False)
+
+
+async def test_who_is_accepted_has_its_key_though_one_that_waits_for_room_has_taken_it_over(
     autojump_clock: object,
 ) -> None:
-    store = SlowMemory()
+    store = Outlives()
+    async with full_house(make_store=lambda: store) as (_, first, worker, offer):
+        await first.say(older := unique(first, 3, REPLACE))
+        await trio.sleep(1)
+        await first.say(unique(first, 4, REPLACE))
+        await trio.sleep(1)
+        store.last = older.id
+        await worker.finish(offer, run_us=LONG_US)
+        await hear_accepted(first, older)
+    assert await has_its_key_after_the_kill(store, older)
+
+
+async def test_who_is_given_a_key_back_on_its_way_to_the_disk_has_it_there_with_its_job(
+    autojump_clock: object,
+) -> None:
+    store = Outlives()
     async with full_house(make_store=lambda: store) as (house, first, worker, offer):
-        async with house.client("b").connected() as b, house.client("c").connected() as c:
+        async with house.client("b").connected() as b:
             await first.say(older := unique(first, 3, REPLACE))
             await trio.sleep(1)
             await b.say(newer := unique(b, 4, REPLACE))
             await trio.sleep(1)
-            store.may_arrive = trio.Event()
+            store.may_arrive, store.last = trio.Event(), older.id
             await worker.finish(offer, run_us=LONG_US)
             await trio.sleep(1)
             await b.say(m.Cancel(77, [newer.id], "withdrawn"))
@@ -307,10 +296,27 @@ async def test_a_key_that_is_given_back_while_its_job_is_on_its_way_is_written(
             assert not house.core.by_id[older.id].is_committed
             store.may_arrive.set()
             await hear_accepted(first, older)
-            await c.say(again := unique(c, 5, EXISTING))
-            assert await c.hear(m.Existing) == m.Existing(again.n, older.id, False)
-            assert await ran_since(worker, await worker.hear(m.Offer)) == [3]
-            assert knows_nothing_more(house)
+    assert await has_its_key_after_the_kill(store, older)
+
+
+async def test_who_has_taken_a_key_over_and_found_no_room_leaves_it_to_the_batch_behind_it(
+    autojump_clock: object,
+) -> None:
+    """Who was to replace another came by its priority to the disk first."""
+    store = Outlives()
+    async with full_house(make_store=lambda: store) as (house, first, worker, offer):
+        async with house.client("b").connected() as b:
+            await first.say(older := unique(first, 3, REPLACE))
+            await trio.sleep(1)
+            await b.say(newer := unique(b, 4, REPLACE, priority=Priority.LOW))
+            store.may_arrive, store.refused, store.last = trio.Event(), newer.id, older.id
+            await trio.sleep(1)
+            await worker.finish(offer, run_us=LONG_US)
+            await trio.sleep(1)
+            store.may_arrive.set()
+            assert (await b.hear(m.Declined)).code == "store-full"
+            await hear_accepted(first, older)
+    assert await has_its_key_after_the_kill(store, older)
 
 
 async def test_who_replaces_one_that_waits_to_replace_another_replaces_both(

@@ -503,5 +503,12 @@ def frames_seen(party: Party, world: World) -> Any:
         for message in whole:
             if isinstance(message, m.Offer):
                 world.check_limits(message)
+            elif isinstance(message, m.Accepted):
+                for n in message.ns:
+                    said = world.truth.jobs[party.submitted[n]].submit
+                    world.twins.told(said, said.id)
+            elif isinstance(message, m.Existing) and not message.is_refused:
+                said = world.truth.jobs[party.submitted[message.n]].submit
+                world.twins.told(said, message.id)
 
     return see

@@ -102,6 +102,8 @@ class Twins:
         """Every job that was ever stored with a key, in their order."""
         self._lent: dict[Key, bytes] = {}
         """Idempotency keys that jobs have because a submission was one with them, as was told."""
+        self._on_disk: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        """Every job that the store was told to have a key, by the key's name."""
         self._disturbed: set[Key] = set()
         """Those that a job of the plane's own has taken: it asks nobody."""
         self._seen: dict[bytes, Seen] = {}
@@ -138,6 +140,9 @@ class Twins:
         """A batch is on disk."""
         truth = self._world.truth
         self._let_go_on(batch)
+        for row in batch.keys:
+            if row.seq in truth.by_seq:  # else its id was there before
+                self._on_disk[row.name].add(truth.by_seq[row.seq])
         touched: set[Key] = set()
         names = {row.name for row in batch.keys}
         for job in batch.jobs:
@@ -256,6 +261,20 @@ class Twins:
         truth.check(bool(shared), "jobs are one by a key that both have", submitted.id)
         may_refuse = any(key.text.startswith("only") for key in shared)
         truth.check(may_refuse or not answer.is_refused, "only some are refused", submitted.id)
+
+    def told(self, submitted: m.Submit, job_id: bytes) -> None:
+        """Somebody is told that what was submitted is on disk, as job *job_id*: so are its keys,
+        unless others have taken them over."""
+        for key in keys_of(submitted):
+            is_its_own = submitted.id == job_id
+            if key.kind == "unique" and (submitted.task == DECLARATION["name"] or not is_its_own):
+                continue  # nobody had announced its task, or it is one by the other key
+            has_it = self._on_disk[key.name]
+            was_taken_over = key in self._disturbed or (
+                self._world.kind == "memory" and key.is_taken_over and bool(has_it)
+            )
+            promise = f"who is answered has the key on disk: {key}"
+            self._world.truth.check(job_id in has_it or was_taken_over, promise, job_id)
 
     def left(self, core: Any) -> dict[str, object]:
         """Return what of keys is in memory that should not be."""

@@ -91,7 +91,7 @@ class Entries:
         """Of the jobs of these."""
         self.ousts: list[OustRow] = []
         """Whom the jobs of these replace."""
-        self.lent: dict[bytes, Sequence[KeyRow]] = {}
+        self.lent: dict[bytes, list[KeyRow]] = {}
         """Of other jobs, that somebody's submission is one with: by the id of that."""
         self.changed: dict[int, Job] = {}
         self.tries: list[TryRow] = []
@@ -149,7 +149,6 @@ class Entries:
         self.verdicts = [verdict for verdict in self.verdicts if verdict.retried_as not in ids]
         if self._batch is not None:
             self._batch.jobs = []
-            self._batch.keys = self._all_keys()
             self._batch.ousts = self.ousts
             self._batch.schedules = list(self.schedules.values())
             self._batch.verdicts = self.verdicts
@@ -158,11 +157,10 @@ class Entries:
     def take_out_lent(self) -> Sequence[bytes]:
         """Remove what keys are lent to jobs; return whose submissions had them."""
         taken, self.lent = list(self.lent), {}
-        if self._batch is not None:
-            self._batch.keys = self._all_keys()
         return taken
 
-    def _all_keys(self) -> list[KeyRow]:
+    def all_keys(self) -> list[KeyRow]:
+        """Return what the store is told of keys: it grows where others find no room."""
         # Those of jobs that arrive come last: they may have taken over what was to be lent.
         return [*(row for rows in self.lent.values() for row in rows), *self.keys]
 
@@ -184,7 +182,7 @@ class Entries:
                 )
                 for job, _, _, stored in self.arrivals
             ],
-            keys=self._all_keys(),
+            keys=self.all_keys(),
             changes=[job.as_change() for job in self.changed.values()],
             tries=self.tries,
             ends=[ending.end for ending in self.endings.values()],
@@ -274,13 +272,17 @@ class Journal:
         self._open.arrivals.append(arrival)
         self._grow(len(arrival.job.payload))
 
-    def keys(self, rows: Sequence[KeyRow]) -> None:
-        """A job that arrives next has keys."""
+    def keys(self, rows: Sequence[KeyRow]) -> list[KeyRow]:
+        """A job that arrives next has keys. Return where these are said of its batch, for those
+        that others turn out to leave it before that is tried."""
         self._open.keys += rows
+        return self._open.keys
 
-    def lend(self, submission_id: bytes, rows: Sequence[KeyRow]) -> None:
-        """A job that is there has keys that somebody's submission lends it."""
+    def lend(self, submission_id: bytes, rows: list[KeyRow]) -> list[KeyRow]:
+        """A job that is there has keys that somebody's submission lends it. Return where these are
+        said, as `keys` does."""
         self._open.lent[submission_id] = rows
+        return rows
 
     def oust(self, rows: Sequence[OustRow]) -> list[OustRow]:
         """A job that arrives next replaces others. Return where it is said of its batch, for those
@@ -432,6 +434,7 @@ class Journal:
         batch = entries.as_batch()
         duplicates: Sequence[Duplicate] = ()
         while entries.writes:
+            batch.keys = entries.all_keys()
             try:
                 duplicates = await self._store.commit(batch)
                 break

@@ -307,7 +307,7 @@ class Submissions:
             if message.flags & m.WATCH:
                 core.outcomes.watch_job(session, job)
         if taking is not None:
-            core.journal.keys(self.unique.rows(taking, seq))
+            self.unique.arrives(taking, seq)
         core.journal.arrive(Arrival(job, session, message.n, stored))
 
     def expires_at(self, job: Job) -> float | None:

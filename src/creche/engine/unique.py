@@ -110,17 +110,14 @@ class _Follower(NamedTuple):
     asks: Sequence[Ask]
     """All the keys that it wants to have."""
     is_refused: bool
-    is_undecided: bool = False
-    """Whether it is decided anew then: how the job that has its key has ended, only the store
-    knows, and not yet that it has it."""
 
 
 class Taking:
     """A submission that has keys, until the store knows of it."""
 
     __slots__ = (
-        "after", "before", "due_at", "id", "is_committed", "is_given_back", "is_job", "is_written",
-        "job_id", "names", "ousts", "said", "seq", "since", "submitted_at", "unwritten",
+        "after", "before", "due_at", "id", "is_committed", "is_job", "job_id", "names", "ousts",
+        "passed", "said", "seq", "since", "submitted_at", "told",
     )  # fmt: skip
 
     def __init__(self, submission_id: bytes, job_id: bytes, submitted_at: float) -> None:
@@ -144,13 +141,12 @@ class Taking:
         self.is_job = True
         """Whether it is a job of its own. If not, its keys are lent to the job that it is one with:
         nobody else has them from the moment in which that is decided."""
-        self.is_written = False
-        """Whether what is lent is on its way to the disk."""
-        self.is_given_back = False
-        """Whether some of its keys were given back to it when its job was on disk."""
-        self.unwritten: set[bytes] = set()
-        """Keys of which the store was not told with the others: somebody had taken them over, and
-        may yet give them back."""
+        self.told: list[KeyRow] | None = None
+        """Where the store is told of its keys: in the batch of its job, or of what it lends. None:
+        it is not on its way to the disk yet."""
+        self.passed: set[bytes] = set()
+        """Keys that somebody has taken over from it who was on the way to the disk before: of these
+        the store is not told, unless that one finds no room there."""
 
     def oust_rows(self, ousts: Iterable[Oust]) -> list[OustRow]:
         """Return what the store is to know of jobs that it replaces."""
@@ -274,10 +270,6 @@ class UniqueKeys:
         now = self._core.now()
         taking = Taking(message.id, message.id, now)
         for ask in asks:
-            newest = self._newest.get(ask.name)
-            if newest is not None and self._is_untold(newest, known):
-                self._decide_later(_Follower(session, message, asks, False, True), newest)
-                return True
             standing = self._standing(ask.name, known)
             holder = None if standing is None else standing.holder
             decision = decide(ask.rule, holder, now)
@@ -337,18 +329,23 @@ class UniqueKeys:
             self._newest[name] = taking
         self.takings[taking.id] = taking
 
-    def rows(self, taking: Taking, seq: int) -> list[KeyRow]:
-        """Return what the store is to know of a submission's keys, as its job is on its way with
-        *seq*, and have it told whom that replaces: not of keys that others have taken over while it
-        waited for room."""
+    def arrives(self, taking: Taking, seq: int) -> None:
+        """The job of a submission with keys is on its way to the disk, with *seq*: have the store
+        told of these in its batch, and of whom it replaces."""
         taking.seq = seq
         taking.said = self._core.journal.oust(taking.oust_rows(taking.ousts))
-        return self._key_rows(taking)
+        taking.told = self._core.journal.keys(self._key_rows(taking))
 
     def _key_rows(self, taking: Taking) -> list[KeyRow]:
-        """Return what the store is to know of the keys that a submission still has."""
-        names = [name for name in taking.names if self._newest.get(name) is taking]
-        taking.unwritten = set(taking.names).difference(names)
+        """Return what the store is to know of a submission's keys as it comes on its way there:
+        those that others have taken over as well, but for those of whom it knows already. Whoever
+        had a key before and is not on the way yet comes too late for it."""
+        names = [name for name in taking.names if name not in taking.passed]
+        for name in names:
+            before = taking.before.get(name)
+            while before is not None and before.told is None and name not in before.passed:
+                before.passed.add(name)
+                before = before.before.get(name)
         return [KeyRow(name, taking.seq, taking.since[name]) for name in names]
 
     def _standing(self, name: bytes, known: Known) -> _Standing | None:
@@ -371,23 +368,6 @@ class UniqueKeys:
         if job is not None and job.seq == seq:
             return job.state
         return known.gone.get(seq, said)
-
-    def _is_untold(self, taking: Taking, known: Known) -> bool:
-        """Whether only the store knows how the job stands that a key was given back to."""
-        return (
-            taking.is_given_back
-            and taking.is_job
-            and taking.seq not in self._core.by_seq
-            and taking.seq not in known.gone
-        )
-
-    def _decide_later(self, follower: _Follower, taking: Taking) -> None:
-        """Have a submission decided anew when the store can tell who has its key."""
-        if taking.is_committed:
-            # It could not when it was asked, and is asked again.
-            self._again(follower.session, follower.message, follower.asks)
-        elif self._has_room(follower):
-            self._followers.setdefault(taking.id, []).append(follower)
 
     def _would_wait_for_itself(self, message: m.Submit, seq: int) -> bool:
         """Whether a running job asks for a result that depends on its own: what it submits is one
@@ -446,13 +426,12 @@ class UniqueKeys:
         taking = self.takings[submission_id]
         # Before those that are one with it because of these keys.
         self._followers.setdefault(submission_id, []).insert(0, follower)
-        if not taking.is_written:
-            taking.is_written = True
-            self._core.journal.lend(submission_id, self._key_rows(taking))
+        if taking.told is None:
+            taking.told = self._core.journal.lend(submission_id, self._key_rows(taking))
 
     def _answer(self, follower: _Follower, job_id: bytes) -> None:
         """Tell somebody which job is there."""
-        session, message, _, is_refused, _ = follower
+        session, message, _, is_refused = follower
         session.post(m.Existing(message.n, job_id, is_refused))
         # Not before: who has not heard yet which job it is does not know its end.
         if message.flags & m.WATCH and not is_refused:
@@ -483,7 +462,7 @@ class UniqueKeys:
                 self._followers[submission_id] = [f for f in followers if not is_meant(f)]
         for follower in dropped:
             reserved = self.takings.get(follower.message.id)
-            if reserved is not None and not (reserved.is_job or reserved.is_written):
+            if reserved is not None and not reserved.is_job and reserved.told is None:
                 # Whoever has submitted the same is one with it by that key, and decided anew.
                 self.released(reserved.id)
         return dropped
@@ -495,8 +474,7 @@ class UniqueKeys:
         if taking is not None:
             self._is_known(taking)
             self._oust(taking)
-        if taking is None or taking.is_committed:
-            self._tell_followers(job.id, job.id, job.seq)
+        self._tell_followers(job.id, job.id, job.seq)
 
     def lent(self, submission_ids: Iterable[bytes]) -> None:
         """It is on disk that the keys of these submissions are those of other jobs."""
@@ -504,39 +482,21 @@ class UniqueKeys:
             taking = self.takings.get(submission_id)
             if taking is not None:
                 self._is_known(taking)
-                if taking.is_committed:
-                    self._tell_followers(submission_id, taking.job_id, taking.seq)
+                self._tell_followers(submission_id, taking.job_id, taking.seq)
 
     def _is_known(self, taking: Taking) -> None:
-        """What was said to the store of a submission's keys is on disk. It is not committed if some
-        were given back to it since: these are on their way, and nobody is told before."""
+        """What was said to the store of a submission's keys is on disk."""
         for name, before in taking.before.items():
             del before.after[name]
         taking.before.clear()
         taking.is_committed = True
-        given_back = [name for name in taking.unwritten if self._newest.get(name) is taking]
-        if given_back:
-            self._write(taking, given_back)
-        elif not self._is_asking:
+        if not self._is_asking:
             self._drop(taking)
-
-    def _write(self, taking: Taking, names: Collection[bytes]) -> None:
-        """Have keys written that were given back to a submission whose job is on disk."""
-        taking.unwritten.difference_update(names)
-        rows = [KeyRow(name, taking.seq, taking.since[name]) for name in names]
-        taking.is_committed = False
-        taking.is_given_back = True
-        self.takings[taking.id] = taking
-        self._core.journal.lend(taking.id, rows)
-        self._core.journal.wake()
 
     def _tell_followers(self, submission_id: bytes, job_id: bytes, seq: int) -> None:
         """A submission is on disk, as the job *job_id*: so are those that are one with it, but for
         those that have keys of their own, which are to be there first."""
         for follower in self._followers.pop(submission_id, ()):
-            if follower.is_undecided:
-                self._decide_anew(follower)
-                continue
             own = follower.message.id
             lent = None if own == submission_id else self.takings.get(own)
             if lent is not None and not (lent.is_job or follower.is_refused):
@@ -551,22 +511,9 @@ class UniqueKeys:
         self._again(follower.session, follower.message, follower.asks)
 
     def unlent(self, submission_ids: Iterable[bytes]) -> None:
-        """The disk had no room for the keys of these: what is lent is given up, and what a job of
-        its own has is tried again."""
+        """The disk had no room for the keys of these: what is lent is given up."""
         for submission_id in submission_ids:
-            taking = self.takings.get(submission_id)
-            if taking is not None and taking.is_job:
-                self._core.journal.lend(submission_id, self._key_rows(taking))
-                # Nobody new waits for as long as the disk takes nothing.
-                waiting = self._followers.pop(submission_id, [])
-                decided = [follower for follower in waiting if not follower.is_undecided]
-                if decided:
-                    self._followers[submission_id] = decided
-                for follower in waiting:
-                    if follower.is_undecided:
-                        self._decide_anew(follower)
-            else:
-                self.released(submission_id)
+            self.released(submission_id)
 
     def was_there(self, job_id: bytes, seq: int) -> None:
         """A submission has the id of a job that was there before with *seq*, and which has had its
@@ -602,15 +549,15 @@ class UniqueKeys:
         before, after = taking.before.pop(name, None), taking.after.pop(name, None)
         if before is not None:
             del before.after[name]
-            if self.takings.get(before.id) is not before and name not in before.unwritten:
+            if self.takings.get(before.id) is not before:
                 before = None  # the store knows of that one
+        if taking.told is not None and name not in taking.passed:
+            self._no_longer_pass(before, after, name)
         if after is None:
             if self._newest.get(name) is taking:
                 del self._newest[name]
                 if before is not None:
                     self._newest[name] = before
-                    if before.is_committed and name in before.unwritten:
-                        self._write(before, [name])
             return
         del after.before[name]
         if before is not None:
@@ -618,6 +565,19 @@ class UniqueKeys:
         # What it would have replaced, its successor does.
         after.ousts[:0] = taking.ousts
         after.said += after.oust_rows(taking.ousts)
+
+    def _no_longer_pass(self, before: Taking | None, after: Taking | None, name: bytes) -> None:
+        """Who was on the way to the disk between these two is not any more. If nobody is who took
+        the key over since, the store is told of the last one before who is: its batch comes later,
+        or is tried again."""
+        if after is not None and (after.told is not None or name in after.passed):
+            return
+        while before is not None and name in before.passed:
+            before.passed.remove(name)
+            if before.told is not None:
+                before.told.append(KeyRow(name, before.seq, before.since[name]))
+                return
+            before = before.before.get(name)
 
     def _drop(self, taking: Taking) -> None:
         """The store knows of it."""
