@@ -144,13 +144,13 @@ class Twins:
             if row.seq in truth.by_seq:  # else its id was there before
                 self._on_disk[row.name].add(truth.by_seq[row.seq])
         touched: set[Key] = set()
-        names = {row.name for row in batch.keys}
+        told = {(row.name, row.seq) for row in batch.keys}
         for job in batch.jobs:
             known = truth.jobs[job.id]
             if truth.by_seq.get(job.seq) != job.id:
                 continue  # its id was there before
             for key in keys_of(known.submit):
-                if key.name not in names:
+                if (key.name, job.seq) not in told:
                     # Nobody had announced its task, or it is a retry with other arguments, or it
                     # is replaced by one that waits for room as it did.
                     is_told = known.submit.task != DECLARATION["name"] or key.kind != "unique"
