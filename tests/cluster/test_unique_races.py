@@ -35,7 +35,11 @@ def unique(client: Peer, number: int, rule: dict[str, Any], **changes: Any) -> m
 def knows_nothing_more(house: House) -> bool:
     """Whether all that is known of keys is in the store."""
     keys = house.core.unique
-    return not (keys.takings or keys._newest or keys._followers or keys.absent or keys._revived)
+    holders, replaced = keys.holders, keys.replaced
+    return not (
+        holders.takings or holders._newest or keys._followers or replaced.absent
+        or replaced._revived
+    )  # fmt: skip
 
 
 class Slow(DiskLike):

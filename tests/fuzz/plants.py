@@ -13,12 +13,12 @@ from creche.engine.core import Core
 from creche.engine.dead import DeadJobs
 from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
+from creche.engine.holders import Holders
 from creche.engine.journal import Journal
 from creche.engine.lane import Lane
 from creche.engine.leases import Leases
 from creche.engine.limits import Limits
 from creche.engine.submissions import Submissions
-from creche.engine.unique import UniqueKeys
 from creche.store.base import JobRecord, ScheduleRow
 from creche.wire import messages as m
 
@@ -127,7 +127,7 @@ PLANTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "fire-again": (Journal, "schedule", _keep_as_it_was),
     "fire-beside": (Core, "unfinished", _take_all_for_ended),
     "retry-twice": (DeadJobs, "_decide", _forget_that_it_was_retried),
-    "two-at-once": (UniqueKeys, "_standing", _look_on_disk_only),
+    "two-at-once": (Holders, "standing", _look_on_disk_only),
     "forget-replaced": (Journal, "oust", _overwrite_what_goes),
     "open-queue": (Limits, "_look_at_queue", _leave_open),
 }

@@ -279,5 +279,10 @@ class Twins:
     def left(self, core: Any) -> dict[str, object]:
         """Return what of keys is in memory that should not be."""
         unique = core.unique
-        names = ("takings", "_newest", "_followers", "absent", "_revived")
-        return {f"unique {name}": getattr(unique, name) for name in names}
+        return {
+            "unique takings": unique.holders.takings,
+            "unique _newest": unique.holders._newest,
+            "unique _followers": unique._followers,
+            "unique absent": unique.replaced.absent,
+            "unique _revived": unique.replaced._revived,
+        }

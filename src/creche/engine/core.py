@@ -187,8 +187,8 @@ class Core:
         self.next_seq = recovery.next_seq - 1
         self.catalog = Catalog(recovery.tasks, self.settings.routes or ())
         self.limits.restore(recovery.queues)
-        self.unique.announced(declaration["name"] for declaration in self.catalog)
-        self.unique.restore(recovery.ousted)
+        self.unique.said.announced(declaration["name"] for declaration in self.catalog)
+        self.unique.replaced.restore(recovery.ousted)
         in_use = {
             *(row.lane for row in recovery.held),
             *(count.lane for count in recovery.stored),
@@ -230,7 +230,7 @@ class Core:
                 job.lane.reserve(len(job.payload))
                 job.lane.put(job)
         self.damage.set_aside()
-        self.unique.cancel_revived()
+        self.unique.replaced.cancel_revived()
         await self.tails.read_all()
         for job in self.by_seq.values():
             parent = None if job.parent is None else self.by_seq.get(job.parent)
@@ -258,7 +258,7 @@ class Core:
             self.delays.begin()
             self.expiries.begin()
             self.schedules.begin()
-            self.unique.begin()
+            self.unique.replaced.begin()
             nursery.start_soon(self._prune)
             nursery.start_soon(self._close_in_time)
             task_status.started()
@@ -453,7 +453,7 @@ class Core:
         if rows:
             news = {row.name for row in rows}
             self.limits.announced(news)
-            self.unique.announced(news)
+            self.unique.said.announced(news)
             self.expiries.announced(news)
             for lane in list(self.lanes.by_key.values()):
                 if lane.task in news and None in lane.key[:2]:
@@ -687,8 +687,8 @@ class Core:
         self.by_id[row.id] = job
         self.by_seq[row.seq] = job
         self.expiries.shorten(job)
-        if self.unique.absent:
-            self.unique.revived(job)
+        if self.unique.replaced.absent:
+            self.unique.replaced.revived(job)
         return job
 
     # --- upkeep ---------------------------------------------------------------------------------

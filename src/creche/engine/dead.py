@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
+from creche.engine.asks import check_unique
 from creche.engine.options import CANCELLED, are_keys, stored_options
 from creche.engine.questions import BadQuestion, check_names
-from creche.engine.unique import check_unique
 from creche.model.ids import ID_BYTES, id_following, id_to_text
 from creche.model.job import Fate, JobState
 from creche.model.maps import is_number

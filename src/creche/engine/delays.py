@@ -264,7 +264,7 @@ class Delays:
             else:
                 heapq.heappush(self._heap, (row.due_at, row.seq, job))
         core.damage.set_aside()
-        core.unique.cancel_revived()
+        core.unique.replaced.cancel_revived()
         # Not past what came to the store meanwhile.
         self._read_to = min(read_to, self._lowered)
         self._read_at = min(read_at, self._lowered[0] - AHEAD_S)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from creche.engine.asks import Ask
+from creche.engine.holders import Known
 from creche.engine.sessions import Session
-from creche.engine.unique import Ask, Known
 from creche.errors import StoreError, StoreUnavailable
 from creche.store.base import KeyHolder, OutcomeRow
 from creche.wire import messages as m
@@ -101,7 +102,7 @@ class Doubts:
             await self._looked.wait()
 
     async def _look_up(self) -> None:
-        core, unique = self._core, self._core.unique
+        core, unique = self._core, self._core.unique.holders
         try:
             while self._queue:
                 some = list(islice(self._queue, PIECE))

@@ -244,7 +244,7 @@ def _work(params: m.Facts, core: Core) -> Work:
     if options is not None:
         _check_open(options)
     message = m.Submit(0, b"", task, queue, priority, payload, 0, options)
-    refusal = core.limits.refusal(message) or core.unique.refusal(task)
+    refusal = core.limits.refusal(message) or core.unique.said.refusal(task)
     if refusal is not None:
         raise BadQuestion(refusal[1], refusal[0])
     return Work(task, payload, queue, priority, options or None)

@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from creche.engine.asks import Ask, BadKey
 from creche.engine.claims import Claims
 from creche.engine.doubts import Doubts
 from creche.engine.hints import Hints
+from creche.engine.holders import NOTHING_KNOWN, Known
 from creche.engine.job import Job
 from creche.engine.journal import Arrival
 from creche.engine.lane import Lane
@@ -16,7 +18,7 @@ from creche.engine.options import check_options, due_at, limits_of
 from creche.engine.places import Places
 from creche.engine.refusals import STOPPING, lanes_refusal, parent_refusal, refusal, watches_refusal
 from creche.engine.sessions import Session
-from creche.engine.unique import NOTHING_KNOWN, Ask, BadKey, Known, UniqueKeys
+from creche.engine.unique import UniqueKeys
 from creche.model.job import JobState
 from creche.model.limits import TimeLimits
 from creche.store.base import Verdict
@@ -55,9 +57,9 @@ class Submissions:
         asks: Sequence[Ask] = ()
         # What else it says is looked at first: keys may depend on it. If that is wrong, it is
         # declined as any other.
-        if self.unique.concerns(message) and check_options(message.options or {}) is None:
+        if self.unique.said.concerns(message) and check_options(message.options or {}) is None:
             try:
-                asks = self.unique.asks(message)
+                asks = self.unique.said.of(message)
             except BadKey as error:
                 # It may have been accepted, before its task was announced like this.
                 if message.id not in self._core.by_id:
@@ -307,7 +309,7 @@ class Submissions:
             if message.flags & m.WATCH:
                 core.outcomes.watch_job(session, job)
         if taking is not None:
-            self.unique.arrives(taking, seq)
+            self.unique.holders.arrives(taking, seq)
         core.journal.arrive(Arrival(job, session, message.n, stored))
 
     def expires_at(self, job: Job) -> float | None:

@@ -142,7 +142,7 @@ class Tails:
                     lane.reserve(len(job.payload))
                     lane.put(job)
             self._core.damage.set_aside()
-            self._core.unique.cancel_revived()
+            self._core.unique.replaced.cancel_revived()
         self._core.dispatch.run()
         self._core.journal.wake()
 
