@@ -516,6 +516,24 @@ async def test_what_a_schedule_or_a_retry_of_the_dead_submits_has_its_key(
         gate.set()
 
 
+async def test_what_is_retried_at_a_rate_has_its_keys_though_its_task_waits_to_be_quiet(
+    autojump_clock: object, make_store: Callable[[], Any]
+) -> None:
+    async def fail(what: int) -> None:
+        raise ValueError(what)
+
+    quiet = task("quiet", registry=Registry(), debounce=Debounce(5, by=()))(fail)
+    said = quiet.with_options(idempotency_key="K")
+    async with open_cluster([quiet], make_store=make_store) as cluster, cluster.client() as client:
+        first = await client.submit(said, 7)
+        await trio.sleep(10)
+        assert await client.retry_dead(rate=1.0) == 1
+        await trio.sleep(10)
+        met = await client.submit(said, 7)
+        retried, dead = await client.jobs("task:quiet")
+        assert (met.id, first.id) == (retried["id"], dead["id"])
+
+
 async def test_a_job_that_is_retried_with_other_arguments_has_their_key(
     autojump_clock: object, make_store: Callable[[], Any]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,15 +68,27 @@ class Asks:
         Raises:
             BadKey: what it says is none, or its task's key cannot be told from what it says.
         """
-        options = message.options or {}
-        problem = check_unique(options)
+        problem = check_unique(message.options or {})
         if problem is not None:
             raise BadKey(problem)
-        asks: list[Ask] = []
-        given = options.get("idempotency_key")
-        if given is not None:
-            asks.append(Ask(key_name("idempotency", message.task, given), SAME_JOB))
-        said = options.get("unique")
+        by_rule = self._by_rule(message)
+        for ask in by_rule:
+            if ask.rule.delay_s is not None:
+                self._check_delay(ask.rule.delay_s, message)
+        return [*_given(message), *by_rule]
+
+    def of_the_planes_own(self, message: m.Submit) -> Sequence[Ask]:
+        """Return which keys a job has that the plane itself submits, by a schedule or once more:
+        those that can be told. It does not wait as its task's rule says, and is run in any case."""
+        if check_unique(message.options or {}) is not None:
+            return ()
+        asks = _given(message)
+        with suppress(BadKey):
+            asks += self._by_rule(message)
+        return asks
+
+    def _by_rule(self, message: m.Submit) -> list[Ask]:
+        said = (message.options or {}).get("unique")
         if said is None:
             rule = self._rules.get(message.task)
             key = None if rule is None else _key_of(rule, message)
@@ -83,11 +96,9 @@ class Asks:
             rule = key = None
         else:
             rule, key = _told(said), said["key"]
-        if rule is not None and key is not None:
-            if rule.delay_s is not None:
-                self._check_delay(rule.delay_s, message)
-            asks.append(Ask(key_name("unique", message.task, key), rule))
-        return asks
+        if rule is None or key is None:
+            return []
+        return [Ask(key_name("unique", message.task, key), rule)]
 
     def _check_delay(self, delay_s: float, message: m.Submit) -> None:
         options = message.options or {}
@@ -160,6 +171,12 @@ def _rule_of(states: tuple[str, ...] | None, *others: Any) -> Rule:
     values = (None if states is None else list(states), *others)
     told = zip(_TOLD, values, strict=True)
     return Rule.from_data({name: value for name, value in told if value is not None})
+
+
+def _given(message: m.Submit) -> list[Ask]:
+    """Return the idempotency key of a submission, if it has one."""
+    given = (message.options or {}).get("idempotency_key")
+    return [] if given is None else [Ask(key_name("idempotency", message.task, given), SAME_JOB)]
 
 
 def _key_of(rule: Rule, message: m.Submit) -> str | None:

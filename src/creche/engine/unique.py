@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from creche.engine.asks import Ask, Asks, BadKey
+from creche.engine.asks import Ask, Asks
 from creche.engine.holders import Holders, Known, Oust, Standing, Taking
 from creche.engine.job import Job
 from creche.engine.refusals import credit_refusal
@@ -91,10 +91,7 @@ class UniqueKeys:
         if it has any, whoever had them before."""
         if not self.said.concerns(message):
             return
-        try:
-            asks = self.said.of(message)
-        except BadKey:
-            return  # it is run all the same
+        asks = self.said.of_the_planes_own(message)
         if asks:
             now = self._core.now()
             taking = Taking(message.id, message.id, now)
