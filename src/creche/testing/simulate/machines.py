@@ -49,7 +49,7 @@ class Machine:
         self.crashed = trio.Event()
         self.on_crash: Callable[[], None] = lambda: None
         """Called when it crashes: what the network and the disk see of that."""
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], object] = lambda: None
         """Called before that, however it ends, once it was told to."""
         self.on_term: Callable[[], None] = lambda: None
         """Called when its process is told to end; it ends when it likes."""
