@@ -359,8 +359,7 @@ class Conversations:
     def _capacity(self, session: Session, message: m.Capacity) -> None:
         if not 0 <= message.slots <= MAX_SLOTS or message.lent < 0:
             raise RemoteProtocolError(f"a worker has 0 to {MAX_SLOTS:,} slots")
-        session.slots = message.slots
-        session.lent = min(message.lent, self._core.settings.max_lent)
+        session.resized(message.slots, min(message.lent, self._core.settings.max_lent))
         self._core.note()
 
     def _cancel(self, session: Session, message: m.Cancel) -> None:

@@ -55,7 +55,7 @@ class Dispatch:
             # One job each in turn, so that a few jobs are spread over all workers.
             still = []
             for worker in hungry:
-                job = self._take(worker)
+                job = core.lanes.take(worker, self)
                 if job is not None:
                     self._lease(worker, job)
                     if worker.has_room(look_ahead, look_ahead_s):
@@ -77,21 +77,6 @@ class Dispatch:
         else:
             weight = 0.5 if run_s > old else 0.1
             self._estimates[job.task] = old + (run_s - old) * weight
-
-    def _take(self, worker: Session) -> Job | None:
-        """Remove and return the next job for a worker whose time is not up."""
-        core = self._core
-        while (job := core.lanes.take(worker, self)) is not None:
-            if not self._is_over(job):
-                return job
-        return None
-
-    def _take_above(self, worker: Session, below: int) -> Job | None:
-        """Likewise, but only what is more urgent than *below*."""
-        while (job := self._core.lanes.take_above(worker, below, self)) is not None:
-            if not self._is_over(job):
-                return job
-        return None
 
     def _is_over(self, job: Job) -> bool:
         """Whether the time of a job that was taken is up; then it ends."""
@@ -166,7 +151,11 @@ class Dispatch:
             if worker.was_wrong or worker.is_congested:
                 continue
             least_urgent = worker.least_urgent()
-            while ahead > 0 and (job := self._take_above(worker, least_urgent)) is not None:
+            overtakes = worker.overtakes
+            while ahead > 0 and (overtakes is None or not overtakes.is_full):
+                job = core.lanes.take_above(worker, least_urgent, self)
+                if job is None:
+                    break
                 self._lease(worker, job)
                 ahead -= 1
 
@@ -179,8 +168,10 @@ class Dispatch:
 
     def lets_pass(self, job: Job, tasks: Collection[str]) -> bool:
         """Whether a job that was taken may run on a worker that knows *tasks*. If not, it waits
-        beside its lane, so that it blocks nobody."""
+        beside its lane, so that it blocks nobody, or has ended, as its time was up."""
         core = self._core
+        if self._is_over(job):
+            return False
         if job.task in tasks:
             if not core.limits.any or core.limits.admit(job):
                 return True

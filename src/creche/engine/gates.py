@@ -16,6 +16,7 @@ from creche.engine.lane import Lane
 from creche.engine.level import LISTED
 from creche.engine.timers import Timer
 from creche.model.flow import Bucket, Rate
+from creche.model.priority import Priority
 
 
 @dataclass(slots=True)
@@ -37,6 +38,9 @@ class Gate(ABC):
     def __init__(self, queue: str | None = None) -> None:
         self.queue = queue
         self._waiters: dict[tuple[str, int], _Waiters] = {}
+        self._overtaken: dict[tuple[str, int], int] = {}
+        """By queue and priority of those that wait: how many more urgent ones have passed since one
+        of them has. Counted where there is fairness."""
         self.timer: Timer | None = None
         """Rings when there is room again, if time alone makes it."""
 
@@ -95,8 +99,33 @@ class Gate(ABC):
             if not (waiters.shut or waiters.opened):
                 del self._waiters[place]
 
+    def count_overtakes(self, queue: str, priority: int) -> list[int]:
+        """A job has passed, and has overtaken those of its queue that are less urgent and wait.
+        Return the priorities of these."""
+        self._overtaken.pop((queue, priority), None)
+        lower = [p for p in range(priority + 1, len(Priority)) if (queue, p) in self._waiters]
+        for p in lower:
+            self._overtaken[queue, p] = self.overtaken(queue, p) + 1
+        return lower
+
+    def overtaken(self, queue: str, priority: int) -> int:
+        """Return how many have overtaken those of a queue and priority that wait."""
+        return self._overtaken.get((queue, priority), 0)
+
+    def opened(self, queue: str, priority: int) -> list[Lane] | None:
+        """Return the lanes of a queue and priority that may be looked into, None if none waits."""
+        waiters = self._waiters.get((queue, priority))
+        if waiters is None:
+            return None
+        # An announcement may have moved one meanwhile.
+        place = (queue, priority)
+        return [
+            one for one in waiters.opened if one.is_listed and (one.queue, one.priority) == place
+        ]
+
     def let_all_in(self) -> None:
         """Open all lanes: this gate is no more."""
+        self._overtaken.clear()
         for waiters in self._waiters.values():
             for lane in waiters.shut:
                 lane.open()

@@ -45,6 +45,7 @@ class Job:
         "limits",
         "losses",
         "options",
+        "overtaken",
         "parent",
         "payload",
         "seq",
@@ -118,6 +119,9 @@ class Job:
         job whose turn came as so many had overtaken it, the most urgent one."""
         self.let_pass = False
         """Whether its turn came so, while it is leased."""
+        self.overtaken = 0
+        """How many had overtaken it, or those that waited with it, when it was leased; counted only
+        where there is fairness."""
         self.estimate_s = 0.0
         """What its run was thought to take when it was leased."""
         self.stale_entries = 0

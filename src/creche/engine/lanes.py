@@ -21,6 +21,7 @@ from creche.model.priority import Priority
 from creche.store.base import LaneRow
 
 if TYPE_CHECKING:
+    from creche.engine.gates import Gate
     from creche.engine.sessions import Session
 
 
@@ -51,6 +52,9 @@ class Lanes:
         self.by_key: dict[LaneKey, Lane] = {}
         self.by_number: dict[int, Lane] = {}
         self.queues: dict[str, list[Level | None]] = {}
+        self._due: dict[str, dict[tuple[Gate, int], None]] = {}
+        """By queue, the gates and priorities whose turn it is, as so many have passed the gate that
+        they wait for: others of their level, which do not, may have had its turn meanwhile."""
         self.shut_queues: set[str] = set()
         """Those that nothing is taken from: they are paused, or a limit of theirs has no room."""
 
@@ -123,7 +127,7 @@ class Lanes:
             if levels is None or queue in self.shut_queues:
                 continue
             if self._fairness is not None:
-                job = self._take_overtaken(levels, session, turnstile)
+                job = self._take_overtaken(queue, levels, session, turnstile)
                 if job is not None:
                     return job
             for priority, level in enumerate(levels):
@@ -132,7 +136,7 @@ class Lanes:
                 job = level.take(session.tasks, turnstile)
                 if job is not None:
                     if self._fairness is not None:
-                        self._count_overtakes(levels, priority, session)
+                        self._count_overtakes(levels, priority, session, job)
                     return job
                 if turnstile.is_tired or level.is_being_read_for(session.tasks):
                     # What comes from the store in a moment is more urgent than what is below.
@@ -153,36 +157,91 @@ class Lanes:
         )
 
     def take_above(self, session: Session, below: int, turnstile: Turnstile) -> Job | None:
-        """Remove and return a job for a worker that is more urgent than priority *below*."""
+        """Remove and return a job for a worker that is more urgent than priority *below*, or one
+        that these have overtaken so often that its turn comes before."""
         for queue in session.queues:
             levels = self.queues.get(queue)
             if levels is None or queue in self.shut_queues:
                 continue
-            for level in levels[:below]:
+            above = levels[:below]
+            if self._fairness is not None and any(
+                level is not None and level.has_job_for(session.tasks) for level in above
+            ):
+                job = self._take_overtaken(queue, levels, session, turnstile)
+                if job is not None:
+                    return job
+            for priority, level in enumerate(above):
                 if level is not None:
                     job = level.take(session.tasks, turnstile)
                     if job is not None:
+                        if self._fairness is not None:
+                            self._count_overtakes(levels, priority, session, job)
                         return job
                     if turnstile.is_tired:
                         return None
         return None
 
-    def _take_overtaken(
-        self, levels: list[Level | None], session: Session, turnstile: Turnstile
-    ) -> Job | None:
+    def was_not_begun(self, job: Job) -> None:
+        """A job that was taken comes back as it was: whatever had overtaken it has done so."""
+        if self._fairness is not None:
+            level = self._level(job.lane.queue, job.lane.priority)
+            level.overtaken = max(level.overtaken, job.overtaken)
+
+    def passed_gates(self, job: Job) -> None:
+        """A job was leased, and has passed its gates: note whose turn comes by that."""
         assert self._fairness is not None
-        for level in levels:
+        queue = job.lane.queue
+        for gate in job.gates:
+            for priority in gate.count_overtakes(queue, job.lane.priority):
+                if gate.overtaken(queue, priority) >= self._fairness:
+                    self._due.setdefault(queue, {})[gate, priority] = None
+
+    def _take_due(self, queue: str, session: Session, turnstile: Turnstile) -> Job | None:
+        """Remove and return a job that so many have overtaken at a gate."""
+        assert self._fairness is not None
+        due = self._due[queue]
+        for gate, priority in list(due):
+            lanes = gate.opened(queue, priority)
+            if lanes is None or gate.overtaken(queue, priority) < self._fairness:
+                del due[gate, priority]
+                continue
+            for lane in lanes:
+                job = lane.take() if lane.task in session.tasks else None
+                if job is not None and turnstile.lets_pass(job, session.tasks):
+                    return job
+        if not due:
+            del self._due[queue]
+        return None
+
+    def _take_overtaken(
+        self, queue: str, levels: list[Level | None], session: Session, turnstile: Turnstile
+    ) -> Job | None:
+        """Remove and return a job whose turn it is as so many have overtaken it. Where it is run it
+        is not to be overtaken again."""
+        assert self._fairness is not None
+        if queue in self._due:
+            job = self._take_due(queue, session, turnstile)
+            if job is not None:
+                self._count_overtakes(levels, job.lane.priority, session, job)
+                job.overtaken = max(job.overtaken, self._fairness)
+                job.let_pass = True
+                return job
+        for priority, level in enumerate(levels):
             if level is not None and level.overtaken >= self._fairness:
-                level.overtaken = 0
+                # Its turn is over when one is taken: it may be that none can run just now.
                 job = level.take(session.tasks, turnstile)
                 if job is not None:
-                    # Where it is run it must not be overtaken again.
+                    self._count_overtakes(levels, priority, session, job)
                     job.let_pass = True
                     return job
         return None
 
-    def _count_overtakes(self, levels: list[Level | None], taken: int, session: Session) -> None:
-        levels[taken].overtaken = 0  # type: ignore[union-attr]
+    def _count_overtakes(
+        self, levels: list[Level | None], taken: int, session: Session, job: Job
+    ) -> None:
+        mine = levels[taken]
+        assert mine is not None
+        job.overtaken, mine.overtaken = mine.overtaken, 0
         for level in levels[taken + 1 :]:
             if level is not None and level.has_job_for(session.tasks):
                 level.overtaken += 1

@@ -185,6 +185,7 @@ class Leases:
         is not offered."""
         session.release(job)
         self._core.limits.give_back(job)
+        self._core.lanes.was_not_begun(job)
         self._free(job)
 
     # --- resumption -----------------------------------------------------------------------------
@@ -290,6 +291,7 @@ class Leases:
     def _free_unbegun(self, job: Job) -> None:
         """Give back a job that its worker had not begun: it must still begin in time."""
         self._core.limits.give_back(job)
+        self._core.lanes.was_not_begun(job)
         if not job.has_begun and not job.tries:
             job.expires_at = self._core.submissions.expires_at(job)
         self._free(job)

@@ -208,6 +208,8 @@ class Limits:
         for gate in job.gates:
             if is_new or isinstance(gate, Slots):
                 gate.enter(job)
+        if is_new and job.gates and self._core.settings.fairness is not None:
+            self._core.lanes.passed_gates(job)
         if job.lane.queue in self._of_queues:
             self._look_at_queue(job.lane.queue)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.job import Job
+from creche.engine.overtakes import Overtakes
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
 from creche.engine.turns import Allowance
@@ -149,6 +150,9 @@ class Session:
         self.leased: dict[int, Job] = {}
         self.load_s = 0.0
         """The sum of what the leased jobs are thought to take."""
+        fairness = settings.fairness if role is Role.WORKER else None
+        self.overtakes = None if fairness is None else Overtakes(fairness)
+        """How many were sent past what it was given ahead of its slots, where that counts."""
         self._by_priority = [0] * len(Priority)
         """How many of the leased jobs were leased at each priority."""
         self.was_wrong = False
@@ -228,6 +232,7 @@ class Session:
             and not self.was_wrong
             and leased < capacity + look_ahead
             and self.load_s < look_ahead_s * capacity
+            and (self.overtakes is None or not self.overtakes.is_full)
         )
 
     def lease(self, job: Job) -> None:
@@ -236,6 +241,8 @@ class Session:
         self.load_s += job.estimate_s
         job.leased_priority = Priority.CRITICAL if job.let_pass else job.lane.priority
         self._by_priority[job.leased_priority] += 1
+        if self.overtakes is not None and len(self.leased) > self.slots + self.lent:
+            self.overtakes.sent(job)
 
     def release(self, job: Job) -> None:
         """Note that the worker has it no more."""
@@ -243,6 +250,22 @@ class Session:
         self.load_s = max(0.0, self.load_s - job.estimate_s) if self.leased else 0.0
         self._by_priority[job.leased_priority] -= 1
         job.let_pass = False
+        if self.overtakes is not None:
+            self.overtakes.left(job)
+            self._look_at_slots(self.overtakes)
+
+    def resized(self, slots: int, lent: int) -> None:
+        """Note how many slots the worker has, and how many of its bodies have lent theirs."""
+        is_smaller = slots + lent < self.slots + self.lent
+        self.slots, self.lent = slots, lent
+        if self.overtakes is not None:
+            if is_smaller:
+                self.overtakes.may_all_wait(self.leased.values())
+            self._look_at_slots(self.overtakes)
+
+    def _look_at_slots(self, overtakes: Overtakes) -> None:
+        if len(self.leased) <= self.slots + self.lent:
+            overtakes.all_have_begun()
 
     def least_urgent(self) -> int:
         """Return the lowest priority among the leased jobs (the largest number)."""
