@@ -70,6 +70,16 @@ async def breaks() -> None:
 
 
 @task(registry=Registry())
+async def lingers() -> None:
+    seen.append("began")
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+
+
+@task(registry=Registry())
 async def stays() -> str:
     seen.append("began")
     with trio.CancelScope(shield=True):
@@ -236,6 +246,23 @@ async def test_a_worker_warns_once_of_a_body_that_has_not_left_in_its_time(autoj
         assert warning.startswith(
             f"stays (job {jobs[0].id}) was cancelled (not wanted), and its body has not left 5 s"
         )
+
+
+@pytest.mark.parametrize("after_s", [0.0, 2.0])
+async def test_a_worker_warns_once_of_a_body_that_it_is_told_of_again_by_a_plane_that_restarts(
+    autojump_clock, caplog, after_s
+):
+    async with open_cluster([lingers]) as cluster, cluster.client() as client:
+        job = await client.submit(lingers)
+        await has_begun()
+        await job.cancel("not wanted")
+        await trio.sleep(after_s)
+        await cluster.kill_plane()
+        await cluster.start_plane()
+        with pytest.raises(JobCancelled):
+            await job.result()
+        said = [record for record in caplog.records if "has not left" in record.message]
+        assert len(said) == 1
 
 
 async def test_a_thread_that_waits_for_a_job_of_its_own_is_woken():

@@ -474,8 +474,11 @@ class Worker:
             attempt.stop(stop.why)
             self._collector.add(attempt)
         else:
+            # A plane that starts anew says it again.
+            is_news = attempt.stop_why is None or attempt.is_given_up
             attempt.stop(stop.why)
-            self._deaf.note(attempt)
+            if is_news:
+                self._deaf.note(attempt)
 
     def _on_warning(self, why: str) -> None:
         logger.warning("a job's submission: %s", why)
