@@ -53,6 +53,24 @@ async def test_of_several_priorities_each_has_its_turn(autojump_clock):
             assert order == [0, 0, 0, 1, 2, 3] * 4
 
 
+async def test_one_that_passes_has_overtaken_those_below(autojump_clock):
+    settings = PlaneSettings(fairness=3)
+    async with open_house(settings) as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            for n in range(10):
+                await client.submitted(n, priority=0)
+                await client.submitted(100 + n, priority=1)
+            await announce(worker, declared(), slots=1)
+            order = []
+            for n in range(7):
+                (offer,) = await offered(worker)
+                order.append(offer.priority)
+                if n == 2:
+                    await client.submitted(LOW, priority=3)
+                await worker.finish(offer, run_us=10_000_000)
+            assert order == [0, 0, 0, 1, 0, 0, 3]
+
+
 async def test_one_whose_time_is_up_takes_nobodys_turn_and_overtakes_nobody(
     autojump_clock, monkeypatch
 ):
@@ -133,6 +151,28 @@ async def test_one_that_waits_for_a_limit_passes_though_others_as_urgent_pass_me
             assert overtakers(order) <= 3
 
 
+async def test_one_whose_turn_it_was_at_a_limit_has_it_again_when_it_is_handed_back(autojump_clock):
+    settings = PlaneSettings(fairness=3)
+    async with open_house(settings) as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared(Flow(limit=1)), declared(name="free"))
+            for n in range(9):
+                await client.submitted(n, priority=1)
+            (running,) = await offered(worker)
+            low = await client.submitted(LOW, priority=3)
+            for n in range(4):
+                await client.submitted(FREE + n, priority=3, task="free")
+                await worker.finish(running)
+                running = next(o for o in await offered(worker, 1.0) if o.task != "free")
+            for _ in range(3):
+                assert (running.id, running.options) == (low.id, {"let_pass": True})
+                # Until that is on disk it is in nobody's way.
+                await hand_back(worker, running)
+                (meanwhile,) = await offered(worker)
+                await worker.finish(meanwhile)
+                (running,) = await offered(worker)
+
+
 async def test_one_that_waits_for_its_queue_passes_when_so_many_have_overtaken_it(autojump_clock):
     settings = PlaneSettings(fairness=3)
     async with open_house(settings) as house, house.client().connected() as client:
@@ -211,6 +251,27 @@ async def test_one_that_was_given_ahead_of_the_slots_is_overtaken_by_so_many_at_
             await client.submitted(100, priority=1)
             await floor.take_in()
             assert floor.waiting
+
+
+async def test_one_that_has_begun_keeps_nothing_back(autojump_clock):
+    settings = PlaneSettings(fairness=3)
+    async with open_house(settings) as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await announce(worker, declared(), slots=2)
+            await _measure(client, worker)
+            floor = Floor(worker, 2)
+            for n in range(2):
+                await client.submitted(n, priority=1)
+            low = await client.submitted(LOW, priority=3)
+            await floor.take_in()
+            await floor.finish_one()
+            assert floor.running[-1].id == low.id
+            for n in range(2, 20):
+                await client.submitted(n, priority=1)
+                await floor.take_in()
+                assert [offer.seq for offer in floor.waiting] == [WARM_UPS + 2 + n]
+                floor.running.sort(key=lambda offer: offer.id == low.id)  # which goes on
+                await floor.finish_one()
 
 
 async def test_a_worker_that_gets_fewer_slots_is_not_sent_more_past_what_has_to_wait_then(
