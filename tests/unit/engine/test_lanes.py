@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import trio
 from tests.cluster.scripted import job_id
@@ -15,8 +18,8 @@ from creche.model.job import JobState
 from creche.store.base import LaneRow
 
 
-def make_lanes() -> Lanes:
-    return Lanes(100, 1 << 20, Space(1 << 20, spills=False), None, lambda lane: None)
+def make_lanes(fairness: int | None = None) -> Lanes:
+    return Lanes(100, 1 << 20, Space(1 << 20, spills=False), fairness, lambda lane: None)
 
 
 def waiting(lane: Lane, seq: int) -> Job:
@@ -92,3 +95,32 @@ async def _let_go_of_one_of_two_lanes_of_a_key(park: str, kept: int) -> None:
 @pytest.mark.parametrize("park", ["", park_by_limit("few", ("", ""))])
 def test_of_two_lanes_of_a_key_one_can_be_let_go_of(park: str, kept: int) -> None:
     trio.run(_let_go_of_one_of_two_lanes_of_a_key, park, kept)
+
+
+class LetsPass:
+    """Lets everybody pass."""
+
+    is_tired = False
+
+    def lets_pass(self, job: Job, tasks: object) -> bool:
+        return True
+
+
+async def _take_for_a_full_worker(fairness: int | None) -> list[tuple[int, bool]]:
+    lanes = make_lanes(fairness)
+    for priority, jobs in ((1, 4), (2, 1), (3, 2)):
+        lane = lanes.get(("default", priority, ""), ("default", priority))
+        for n in range(jobs):
+            waiting(lane, 10 * priority + n)
+    worker: Any = SimpleNamespace(queues=("default",), tasks={"few"})
+    taken = []
+    while (job := lanes.take_above(worker, 2, LetsPass())) is not None:
+        taken.append((job.lane.priority, job.let_pass))
+    return taken
+
+
+def test_what_is_sent_past_those_a_full_worker_has_overtakes_those_in_their_lanes() -> None:
+    assert trio.run(_take_for_a_full_worker, None) == [(1, False)] * 4
+    # Those whose turn has come are sent, too, if anything more urgent is.
+    taken = trio.run(_take_for_a_full_worker, 2)
+    assert taken == [(1, False), (1, False), (2, True), (3, True), (1, False), (1, False)]
