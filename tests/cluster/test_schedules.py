@@ -16,7 +16,7 @@ from creche.engine.schedules import AT_A_TIME, MAX_SCHEDULES, PIECE
 from creche.engine.settings import PlaneSettings
 from creche.errors import StoreFull, StoreOverLimit
 from creche.model.ids import id_from_text, id_to_text, made_at
-from creche.model.schedule import firing_id
+from creche.model.schedule import Rule, firing_id
 from creche.store.base import Batch, ScheduleRow, Store
 from creche.store.memory import MemoryStore
 from creche.tasks.registry import Registry
@@ -613,6 +613,8 @@ async def test_making_it_again_by_the_same_request_finds_it_made(autojump_clock:
         ({"rule": {"at": START - 5}}, "bad-schedule", "at is in the past"),
         ({"rule": {"every": 5, "end": START - 5}}, "bad-schedule", "its end has passed already"),
         ({"rule": 5}, "bad-schedule", "a schedule's rule is a map, not 5"),
+        ({"rule": {"cron": "*/5 * * * *", "jitter": 300}}, "bad-schedule",
+         "jitter (300 s) has to be shorter than the shortest time between two moments of cron"),
         ({"name": ""}, "bad-question", "name has 1 to 200 printable characters"),
         ({"name": "a\nb"}, "bad-question", "name has 1 to 200 printable characters"),
         ({"task": 5}, "bad-question", "task has 1 to 200 printable characters"),
@@ -730,6 +732,35 @@ async def test_what_cannot_be_read_of_a_schedule_does_not_stop_the_plane(
         assert b"evvry" in kept.data
         for name in ("garbage", "newer", "odd"):
             await client.ask("delete-schedule", name=name, request=name.encode().ljust(16))
+
+
+async def test_a_jitter_of_an_earlier_version_that_is_too_long_is_read_and_fires(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DiskLike()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Rule, "check_new", lambda _: None)
+        async with (
+            open_house(patient(), lambda: store) as house,
+            house.client().connected() as client,
+        ):
+            await create(client, "it", cron="* * * * *", jitter=90)
+    async with (
+        open_house(patient(), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await announce(worker, declares("echo", cron="* * * * *", jitter=90))
+        assert {(await shown(client, name))["state"] for name in ("it", "echo")} == {"active"}
+        await offers(worker, 10)
+        code, why = await refused(
+            client, "change-schedule", name="it", rule={"cron": "* * * * *", "jitter": 90}
+        )
+        assert (code, why.partition(" has ")[0]) == ("bad-schedule", "jitter (90 s)")
+        changed = await client.ask(
+            "change-schedule", name="it", rule={"cron": "* * * * *", "jitter": 50}
+        )
+        assert changed["fired"] > 0
 
 
 # --- declared by code ----------------------------------------------------------------------------

@@ -170,6 +170,8 @@ def test_a_moment_is_taken_as_a_person_writes_it(plane: Plane) -> None:
          '--cron "0 25 * * *": hour 25 is not in 0 to 23'),
         (("add", "x", "note", "--cron", "@daily", "--tz", "Pariss"), 2, "'Europe/Paris'"),
         (("add", "x", "note", "--cron", "@daily", "--every", "5"), 2, "--cron and --every both"),
+        (("add", "x", "note", "--cron", "* * * * *", "--jitter", "600"), 2,
+         "--jitter (600 s) has to be shorter than the shortest time between two moments of --cron"),
         (("add", "x", "note"), 2, "--every 60, or a moment (--at)"),
         (("add", "x", "note", "--at", "2020-01-31T18:30"), 2, "--at is in the past"),
         (("add", "x", "note", "--every", "0"), 2, "a number of seconds, above 0"),

@@ -233,7 +233,8 @@ async def add(
         start: It does not fire before this moment.
         end: It does not fire after this moment.
         count: How often it fires.
-        jitter: Each firing is put off by up to so many seconds, by chance.
+        jitter: Each firing is put off by up to so many seconds, by chance; less than there are
+            between two moments.
         missed: What becomes of moments at which nobody could fire: one firing for all of them
             (once), nothing (skip), or each that is at most --missed-within seconds ago (all).
         missed_within: How many seconds ago such a moment may be.
@@ -246,6 +247,8 @@ async def add(
     """
     given = _given(cron, every, at, tz, start, end, count, jitter, missed, missed_within, overlap)
     rule = _rule(given)
+    with spelled_as(_SPELLED, ValueError):
+        rule.check_new()
     async with open_client(connect, SUBMIT_S) as client:
         declaration = await client.ask("task", {"name": task})
         if declaration is None:

@@ -219,7 +219,9 @@ class ScheduleCommands:
 
 def _rule(params: m.Facts) -> Rule:
     try:
-        return Rule.from_data(params.get("rule"))
+        rule = Rule.from_data(params.get("rule"))
+        rule.check_new()
+        return rule
     except ValueError as error:
         raise BadQuestion(str(error), "bad-schedule") from None
 

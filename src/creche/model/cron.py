@@ -14,10 +14,12 @@ it walks over what a clock on the wall shows, and this module says when the cloc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -34,6 +36,10 @@ _WEEK_S = 7 * 86_400
 
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 _CENTURY_S = 100 * 366 * 86_400
+
+_DAY_S = 86_400
+_ALL_YEARS_DAYS = 28 * 365 + 7
+"""After so many days, days of the week and leap years come again as they were."""
 
 WORDS = {
     "@yearly": "0 0 1 1 *",
@@ -93,6 +99,27 @@ class Cron:
                 self._found.clear()
             self._found[moment] = self._next(moment)
         return self._found[moment]
+
+    def shortest_gap_s(self) -> float:
+        """Return the shortest time between two of its moments, by a clock that nobody changes;
+        infinity if they are days apart."""
+        sim = CronSim(self._expression, _SOME_DAY)
+        shortest_s, span_s = math.inf, 0
+        for unit_s, values in ((1, sim.seconds), (60, sim.minutes), (3600, sim.hours)):
+            steps = [later - earlier for earlier, later in pairwise(sorted(values))]
+            # From the last moment of one to the first of the next: of minutes, then of hours.
+            shortest_s = min([shortest_s, *(step * unit_s - span_s for step in steps)])
+            span_s += (max(values) - min(values)) * unit_s
+        over_night_s = _DAY_S - span_s
+        if over_night_s < shortest_s and self._has_days_in_a_row(sim):
+            return over_night_s
+        return shortest_s
+
+    @staticmethod
+    def _has_days_in_a_row(sim: CronSim) -> bool:
+        days = (date.fromordinal(_SOME_DAY.toordinal() + n) for n in range(_ALL_YEARS_DAYS))
+        fits = (day.month in sim.months and sim.match_day(day) for day in days)
+        return any(today and tomorrow for today, tomorrow in pairwise(fits))
 
     def _next(self, moment: float) -> float | None:
         try:

@@ -75,7 +75,8 @@ class Rule:
     """How often it fires; None: without end."""
     jitter: float = 0.0
     """Each firing is put off by up to so many seconds, by chance, so that what comes at the same
-    time does not begin at the same time."""
+    time does not begin at the same time. It is shorter than the time between two moments, or one
+    would be passed over when the next comes; see `check_new`."""
     missed: Missed = "once"
     missed_within: float | None = None
     """With ``missed="all"``: how long ago a moment may be, in seconds."""
@@ -133,6 +134,22 @@ class Rule:
             )
         if self.missed_within is not None:
             _check_seconds("missed_within", self.missed_within, 0.0, MAX_WITHIN_S)
+
+    def check_new(self) -> None:
+        """Raise for what is refused of a new rule. Earlier versions took it: theirs are still read,
+        and fire.
+
+        Raises:
+            ValueError: the jitter may put a firing off until the next moment has come, which then
+                takes its place.
+        """
+        if self.cron is not None and self.jitter > 0:
+            gap_s = self._cron.shortest_gap_s()
+            if self.jitter >= gap_s:
+                raise ValueError(
+                    f"jitter ({self.jitter:g} s) has to be shorter than the shortest time between "
+                    f"two moments of cron ({gap_s:g} s)"
+                )
 
     def as_data(self) -> dict[str, Any]:
         """Return the rule as a plain map, which `from_data` takes: what it says, and no more."""

@@ -30,7 +30,8 @@ class Schedule:
         tz: the time zone that *cron* speaks of, as ``Europe/Paris``; UTC if it is not said.
         start, end: it fires neither before nor after: datetimes with a time zone.
         count: how often it fires.
-        jitter: each firing is put off by up to so many seconds, by chance.
+        jitter: each firing is put off by up to so many seconds, by chance; less than there are
+            between two moments.
         missed: what becomes of moments at which nobody could fire: ``"skip"``: nothing, if they are
             over a minute ago; ``"once"``: one firing for all of them; ``"all"``: each of them that
             is at most *missed_within* seconds ago.
@@ -80,6 +81,7 @@ class Schedule:
                 overlap=self.overlap,
                 **moments,
             )
+            rule.check_new()
         except ValueError as error:
             raise TaskDefinitionError(f"a schedule that cannot be: {error}") from None
         object.__setattr__(self, "rule", rule)

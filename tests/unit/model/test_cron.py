@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -328,3 +329,49 @@ def test_the_list_of_moments_is_endless() -> None:
 
     found = list(islice(walk(), 100))
     assert {b - a for a, b in pairwise(found)} == {86_400.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "gap_s"),
+    [
+        ("* * * * *", 60),
+        ("*/7 * * * *", 240),  # from minute 56 to the next hour
+        ("10,20,45 * * * *", 600),
+        ("0 0,23 * * *", 3600),
+        ("59 23 * * *", 86_400),
+        ("59,0 0,23 * * *", 60),
+        ("30 3 * * MON-FRI", 86_400),
+        ("0 0,23 1 * *", 23 * 3600),
+        ("0 0,23 1,L * *", 3600),
+        ("0 0,20 29,1 2,3 *", 4 * 3600),  # in leap years
+        ("0 0,20 13 * FRI", 4 * 3600),  # each Friday, and each 13th
+        ("0 3 * * MON", math.inf),
+        ("0 0,20 31 12,2 *", 20 * 3600),
+        ("*/25 * * * * *", 10),
+        ("5,50 59,0 11,12 * * *", 15),
+        ("58 59 23 * * *", 86_400),
+    ],
+)
+def test_the_shortest_gap_of_an_expression_is_told(text: str, gap_s: float) -> None:
+    assert Cron(text).shortest_gap_s() == gap_s
+
+
+FIELD = st.lists(st.integers(0, 11), min_size=1, max_size=3, unique=True)
+
+
+@given(FIELD, FIELD, st.sampled_from(["*", "MON", "1-5", "SAT,SUN"]))
+def test_no_two_moments_are_nearer_than_the_shortest_gap(
+    minutes: list[int], hours: list[int], days: str
+) -> None:
+    said = [",".join(str(n * step) for n in ns) for ns, step in ((minutes, 5), (hours, 2))]
+    cron = Cron(f"{said[0]} {said[1]} * * {days}")
+    at: float | None = cron.next_after(1.8e9)
+    gaps = []
+    for _ in range(9 * 8):  # those of over a week
+        assert at is not None
+        later = cron.next_after(at)
+        assert later is not None
+        gaps.append(later - at)
+        at = later
+    shortest_s = cron.shortest_gap_s()
+    assert min(gaps) == (shortest_s if shortest_s < math.inf else 7 * 86_400)

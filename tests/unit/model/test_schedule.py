@@ -151,6 +151,37 @@ def test_what_is_wrong_with_a_rule_is_named(data: dict[str, Any], why: str) -> N
         Rule.from_data(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({"cron": "* * * * *", "jitter": 60},
+         "jitter (60 s) has to be shorter than the shortest time between two moments of cron"),
+        ({"cron": "0 0,23 * * *", "jitter": 7200, "tz": "Europe/Paris"}, "of cron (3600 s)"),
+        ({"cron": "@daily", "jitter": 86_400}, "of cron (86400 s)"),
+    ],
+)  # fmt: skip
+def test_a_new_rule_puts_no_firing_off_until_the_next_moment_and_an_older_one_is_read(
+    data: dict[str, Any], why: str
+) -> None:
+    rule = Rule.from_data(data)
+    with pytest.raises(ValueError, match=re.escape(why)):
+        rule.check_new()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"cron": "* * * * *", "jitter": 59.9},
+        {"cron": "0 3 * * MON", "jitter": 86_400},
+        {"cron": "* * * * *"},
+        {"at": NOON, "jitter": 86_400},
+        {"every": 60, "jitter": 59},
+    ],
+)
+def test_a_new_rule_with_a_shorter_jitter_is_taken(data: dict[str, Any]) -> None:
+    Rule.from_data(data).check_new()
+
+
 # --- what is due ---------------------------------------------------------------------------------
 
 MINUTELY = Rule(cron="* * * * *")

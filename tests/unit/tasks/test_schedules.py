@@ -132,6 +132,7 @@ def test_a_task_with_required_parameters_is_not_scheduled_without_them() -> None
         ({}, "a schedule says when"),
         ({"at": datetime(2027, 1, 31)}, "says no time zone, so it is no moment"),  # noqa: DTZ001
         ({"at": "tomorrow"}, "a schedule's at is a datetime, not 'tomorrow'"),
+        ({"cron": "* * * * *", "jitter": 600}, "jitter (600 s) has to be shorter than the"),
         ({"every": 5, "args": "text"}, "a schedule's args are a tuple of arguments"),
         ({"every": 5, "args": 5}, "a schedule's args are a tuple of arguments"),
         ({"every": 5, "kwargs": [1]}, "a schedule's kwargs are a map"),
