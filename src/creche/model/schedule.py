@@ -272,8 +272,7 @@ def due(
 
     if rule.missed_within is not None:
         # What is too old is missed; what is left is fired one after another.
-        oldest = now - rule.missed_within
-        old = _passed(rule, reached, oldest, made_at, due_at, now)
+        old = _passed(rule, reached, now - rule.missed_within, made_at, due_at)
         since = reached if old is None else max(reached, old.last)
         found: list[float] = []
         for moment in rule.moments(since, made_at):
@@ -282,7 +281,7 @@ def due(
             found.append(moment)
         missed = 0 if old is None else old.number
         return Due(tuple(found), missed, found[-1] if found else since)
-    passed = _passed(rule, reached, now, made_at, due_at, now)
+    passed = _passed(rule, reached, now, made_at, due_at)
     if passed is None:
         return Due((), 0, reached)
     if rule.missed == "skip" and now - due_at(passed.last) > LATE_S:
@@ -301,18 +300,21 @@ def _passed(
     until: float,
     made_at: float,
     due_at: Callable[[float], float],
-    now: float,
 ) -> _Passed | None:
-    """Return how many moments after *reached* and not after *until* are due, and the last one."""
+    """Return how many moments after *reached* were due until then, and the last one."""
     number, last = 0, reached
     for moment in islice(rule.moments(reached, made_at), MOST_COUNTED):
-        if moment > until or due_at(moment) > now:
+        if due_at(moment) > until:
             break
         number, last = number + 1, moment
     if number == MOST_COUNTED:
-        # Those that are surely due, whatever they are put off by.
-        later = rule.last_until(min(until, now - rule.jitter), last, made_at)
+        # Those that were surely due, whatever they are put off by; and after them one by one.
+        later = rule.last_until(until - rule.jitter, last, made_at)
         last = last if later is None else later
+        for moment in rule.moments(last, made_at):
+            if due_at(moment) > until:
+                break
+            last = moment
     return _Passed(number, last) if number else None
 
 

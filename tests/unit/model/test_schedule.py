@@ -256,6 +256,14 @@ def test_jitter_puts_a_firing_off_and_keeps_its_moment() -> None:
     assert decide(rule, reached=NOON, now=NOON + HOUR + 50, draw=0.5).moments == (NOON + HOUR,)
 
 
+def test_how_long_ago_a_moment_may_be_is_counted_from_when_it_was_put_off_to() -> None:
+    rule = Rule(cron="0 * * * *", jitter=1000.0, missed="all", missed_within=5.0)
+    at = NOON + HOUR
+    assert decide(rule, reached=NOON, now=at + 500, draw=0.5) == Due((at,), 0, at)
+    assert decide(rule, reached=NOON, now=at + 504, draw=0.5) == Due((at,), 0, at)
+    assert decide(rule, reached=NOON, now=at + 506, draw=0.5) == Due((), 1, at)
+
+
 @pytest.mark.parametrize("jitter", [0.0, 30.0])
 def test_a_long_time_down_costs_no_more_than_a_short_one(jitter: float) -> None:
     decided = decide(Rule(cron="* * * * *", jitter=jitter), reached=NOON, now=NOON + 1e8)
