@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -569,6 +570,109 @@ async def test_a_changed_schedule_keeps_its_history_and_its_pause(autojump_clock
         assert (offer.task, offer.payload, since(made_at(offer.id))) == ("other", CALL, 60)
 
 
+# A firing that waits: "it" for its last job, and "off", put off by 2,130 s, until it is time.
+HALF_PAST = {"it": {"overlap": "queue"}, "off": {"jitter": 3000.0}}
+MOMENT = START + 3600 + 1800
+
+
+@asynccontextmanager
+async def both_waiting(make_store: Callable[[], Store]) -> AsyncIterator[tuple[Peer, Peer]]:
+    """A plane in which two schedules have a firing that waits; with a client and a worker."""
+    async with (
+        open_house(patient(), make_store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        for name, more in HALF_PAST.items():
+            await create(client, name, cron="30 * * * *", **more)
+        await worker.hear(m.Offer, 3000)  # which runs on
+        await worker.finish(await worker.hear(m.Offer, 3000))
+        await trio.sleep_until(MOMENT - START + 60)
+        it, off = [await shown(client, name) for name in HALF_PAST]
+        assert (it["next_at"], it["waits_for"]) == (MOMENT, it["last_job"])
+        assert (off["next_at"], off["next_due_at"] > wall_clock() + 2000) == (MOMENT, True)
+        yield client, worker
+
+
+async def waiting(client: Peer) -> list[tuple[bool, int]]:
+    """Of both: whether that firing still waits, and how many are missed."""
+    now = [await shown(client, name) for name in HALF_PAST]
+    return [(each["next_at"] == MOMENT, each["missed"]) for each in now]
+
+
+@STORES
+async def test_a_firing_that_waits_outlasts_a_pause_in_which_no_other_moment_comes(
+    autojump_clock: object, make_store: Callable[[], Store]
+) -> None:
+    async with both_waiting(make_store) as (client, worker):
+        for name in HALF_PAST:
+            await client.ask("pause-schedule", name=name)
+        await trio.sleep(3000)
+        for name in HALF_PAST:
+            await client.ask("resume-schedule", name=name)
+        assert await waiting(client) == [(True, 0), (False, 0)]
+        assert await offers(worker, 1) == [MOMENT - START]  # it has been put off for long enough
+        assert (await shown(client, "it"))["waits_for"] is not None
+
+
+async def test_a_firing_that_waits_is_missed_if_others_come_in_a_pause(
+    autojump_clock: object,
+) -> None:
+    async with both_waiting(MemoryStore) as (client, worker):
+        for name in HALF_PAST:
+            await client.ask("pause-schedule", name=name)
+        await trio.sleep(2.5 * 3600)
+        for name in HALF_PAST:
+            await client.ask("resume-schedule", name=name)
+        assert await waiting(client) == [(False, 1), (False, 1)]
+        assert {(await shown(client, name))["next_at"] for name in HALF_PAST} == {MOMENT + 3 * 3600}
+        await worker.hears_nothing(m.Offer, 60)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_a_firing_that_waits_outlasts_a_change_that_leaves_its_moments(
+    autojump_clock: object, is_paused: bool
+) -> None:
+    async with both_waiting(MemoryStore) as (client, worker):
+        for name in HALF_PAST if is_paused else ():
+            await client.ask("pause-schedule", name=name)
+        for name, more in {"it": {"overlap": "allow"}, "off": {"jitter": 2000.0}}.items():
+            rule = {"cron": "30 * * * *", "count": 50, **more}
+            await client.ask("change-schedule", name=name, rule=rule)
+        for name in HALF_PAST if is_paused else ():
+            await client.ask("resume-schedule", name=name)
+        # The one need not wait any more, and the other for less long.
+        assert await offers(worker, 1) == [MOMENT - START]
+        assert await waiting(client) == [(False, 0), (True, 0)]
+        assert await offers(worker, 1) == [MOMENT - START]
+        assert MOMENT + 1400 < wall_clock() < MOMENT + 1500
+
+
+async def test_a_firing_that_waits_is_missed_if_its_moment_is_none_any_more(
+    autojump_clock: object,
+) -> None:
+    async with both_waiting(MemoryStore) as (client, worker):
+        for name in HALF_PAST:
+            rule = {"cron": "45 * * * *", **HALF_PAST[name]}
+            await client.ask("change-schedule", name=name, rule=rule)
+        assert await waiting(client) == [(False, 1), (False, 1)]
+        await worker.hears_nothing(m.Offer, 600)
+
+
+async def test_what_is_prolonged_catches_up_on_nothing(autojump_clock: object) -> None:
+    async with open_house(patient()) as house, house.client().connected() as client:
+        await create(client, "counted", every=10, count=2, overlap="allow")
+        await create(client, "bounded", every=10, start=START + 10, end=START + 20, overlap="allow")
+        await trio.sleep_until(1005)
+        more = {"counted": {"count": 10}, "bounded": {"start": START + 10, "end": START + 5000}}
+        for name, rule in more.items():
+            rule = {"every": 10, "overlap": "allow", **rule}
+            now = await client.ask("change-schedule", name=name, rule=rule)
+            assert (now["fired"], now["missed"]) == (2, 0)
+            assert now["next_at"] > wall_clock()
+
+
 async def test_a_deleted_schedule_fires_no_more_and_its_jobs_go_on(autojump_clock: object) -> None:
     store = DiskLike()
     async with (
@@ -819,6 +923,30 @@ async def test_a_rule_that_changes_in_code_keeps_history_and_pause(autojump_cloc
             await announce(worker, declares("echo", every=25))
             now = await shown(client, "echo")
             assert (now["words"], now["fired"], now["state"]) == ("every 25 s", 2, "paused")
+
+
+async def test_a_firing_that_waits_outlasts_what_newer_code_leaves_of_its_rule(
+    autojump_clock: object,
+) -> None:
+    """Also where the code was without it for a moment; else it is missed."""
+    async with open_house(patient()) as house, house.client().connected() as client:
+        rule: dict[str, Any] = {"cron": "30 * * * *", "overlap": "queue"}
+        async with process(house, "a", 0) as worker:
+            await announce(worker, declares("echo", **rule))
+            first = await worker.hear(m.Offer, 3000)
+            await trio.sleep_until(MOMENT - START + 60)
+        async with process(house, "b", 0) as worker:
+            await announce(worker, declares("echo"))
+            assert (await shown(client, "echo"))["state"] == "undeclared"
+            rule["count"] = 5
+            await announce(worker, declares("echo", **rule))
+            now = await shown(client, "echo")
+            assert (now["waits_for"], now["missed"]) == (id_to_text(first.id), 0)
+            assert now["next_at"] == MOMENT
+            rule["cron"] = "45 * * * *"
+            await announce(worker, declares("echo", **rule))
+            now = await shown(client, "echo")
+            assert (now["waits_for"], now["missed"]) == (None, 1)
 
 
 async def test_a_schedule_that_vanished_from_the_code_does_not_fire_and_is_shown(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import islice, takewhile
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from creche.engine.options import check_options
@@ -11,7 +12,7 @@ from creche.errors import RemoteProtocolError
 from creche.model.ids import id_to_text
 from creche.model.limits import MAX_MOMENT
 from creche.model.priority import Priority
-from creche.model.schedule import Rule, firing_draw
+from creche.model.schedule import MOMENTS_BY, MOST_COUNTED, Rule, firing_draw
 from creche.store.base import ScheduleRow
 from creche.wire import messages as m
 from creche.wire.payload import decode_value, encode_value
@@ -121,6 +122,41 @@ class Schedule:
             and (self.rule.count is None or self.standing.fired < self.rule.count)
         )
 
+    @property
+    def stopped_at(self) -> float:
+        """Since when it does not fire: it was paused, or taken out of the code. Infinity if neither
+        is so."""
+        moments = (self.paused_at, self.undeclared_at)
+        return min((moment for moment in moments if moment is not None), default=math.inf)
+
+    def go_on(self, now: float, rule: Rule | None) -> None:
+        """It fires from *now* on, again or by another *rule*: nothing is made up for that came
+        while it did not, or that this rule would have named.
+
+        A firing that waited when it was stopped (for its last job, or put off) is made yet if the
+        rule has the same moments and no other one has come since. Else it is missed."""
+        until = min(now, self.stopped_at)
+        keeps = _is_kept(self.rule, rule, now) and not self._moments(until, now)
+        for name in ("standing", "uncommitted"):
+            standing: Standing | None = getattr(self, name)
+            if standing is not None:
+                passed = self._undecided(standing, until)
+                if not (passed and keeps):
+                    reached = max(standing.reached, now)
+                    missed = standing.missed + passed
+                    setattr(self, name, standing._replace(reached=reached, missed=missed))
+
+    def _undecided(self, standing: Standing, until: float) -> int:
+        """Return how many moments have come until then that it stood to fire."""
+        if self.rule is None or standing.fired >= (self.rule.count or math.inf):
+            return 0
+        return self._moments(standing.reached, until)
+
+    def _moments(self, after: float, until: float) -> int:
+        """Return how many moments its rule names between these, as far as they are counted."""
+        moments = iter(()) if self.rule is None else self.rule.moments(after, self.made_at)
+        return sum(1 for _ in takewhile(lambda at: at <= until, islice(moments, MOST_COUNTED)))
+
     def draw(self, moment: float) -> float:
         """Return the random number of a firing; it is the same after a restart."""
         return firing_draw(self.name, moment)
@@ -222,6 +258,14 @@ class Schedule:
             "last_job": None if standing.job is None else id_to_text(standing.job),
             "payload_bytes": len(self.work.payload),
         }
+
+
+def _is_kept(old: Rule | None, new: Rule | None, now: float) -> bool:
+    """Whether a rule has the moments of the one before it that have come."""
+    if old is None or new is None:
+        return False
+    is_over = old.end is not None and old.end < now
+    return not is_over and all(getattr(old, name) == getattr(new, name) for name in MOMENTS_BY)
 
 
 # --- what a row may say --------------------------------------------------------------------------

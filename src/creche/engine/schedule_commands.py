@@ -134,9 +134,9 @@ class ScheduleCommands:
         schedule = self._find(params)
         if schedule.paused_at is not None:
             self._check_writable()
-            schedule.paused_at = None
             # What came while it was paused was not to be.
-            self._core.schedules.skip_to(schedule, self._core.now())
+            schedule.go_on(self._core.now(), schedule.rule)
+            schedule.paused_at = None
             self._core.schedules.write(schedule)
             self._core.schedules.rearm(schedule)
         return await self._done(schedule)

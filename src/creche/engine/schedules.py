@@ -310,9 +310,12 @@ class Schedules:
         flight.refusal = refusal
         flight.landed.set()
         if refusal is None and schedule.on_way and schedule.uncommitted is not None:
-            # What holds if those that are on their way still are refused.
+            # What holds if those that are on their way still are refused. What is missed was
+            # counted before the first of them, and is counted on while it is changed.
             reached = max(flight.after.reached, schedule.uncommitted.reached)
-            schedule.uncommitted = flight.after._replace(reached=reached)
+            schedule.uncommitted = flight.after._replace(
+                reached=reached, missed=schedule.standing.missed
+            )
         if refusal is not None and schedule.uncommitted is not None:
             schedule.standing = schedule.uncommitted
             schedule.try_at = self._core.now() + ROOM_S
@@ -425,7 +428,6 @@ class Schedules:
         schedule.declared_at = max(schedule.declared_at, began)
         is_back = schedule.undeclared_at is not None
         if is_back or (schedule.rule, schedule.work, schedule.module) != (rule, work, module):
-            schedule.undeclared_at = None
             schedule.module = module
             self.change(schedule, rule, work, is_new=is_back)
         elif is_newer:
@@ -436,20 +438,13 @@ class Schedules:
         the new rule that have passed are not missed."""
         now = self._core.now()
         if rule != schedule.rule or is_new:
+            schedule.go_on(now, rule)
             if schedule.rule is None or rule.every != schedule.rule.every:
                 schedule.made_at = now
-            self.skip_to(schedule, now)
         schedule.rule, schedule.problem, schedule.work = rule, None, work
+        schedule.undeclared_at = None
         self.write(schedule)
         self.rearm(schedule)
-
-    def skip_to(self, schedule: Schedule, now: float) -> None:
-        """Nothing of what came before *now* is fired any more."""
-        for name in ("standing", "uncommitted"):
-            standing: Standing | None = getattr(schedule, name)
-            if standing is not None:
-                reached = max(standing.reached, now)
-                setattr(schedule, name, standing._replace(reached=reached))
 
     def refusal(self, size: int) -> str | None:
         """Return why there may not be one more schedule of *size* bytes, None if there may."""

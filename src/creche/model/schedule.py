@@ -45,6 +45,9 @@ MAX_COUNT = 1_000_000_000
 LATE_S = 60.0
 """How late a firing may be under ``missed="skip"``."""
 
+MOMENTS_BY = ("cron", "every", "at", "tz", "start")
+"""What of a rule says which moments it names; `end` and `count` say when that is over."""
+
 MOST_COUNTED = 100
 """Moments that are gone through one by one to see what was missed; of more, it is only known that
 they were more."""
