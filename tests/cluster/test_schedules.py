@@ -487,6 +487,75 @@ async def test_under_replace_the_older_job_is_cancelled(autojump_clock: object) 
         assert (await client.ask("job", id=first.id))["state"] == "cancelling"
 
 
+@pytest.mark.parametrize("refusal", [StoreOverLimit, StoreFull])
+async def test_under_replace_a_job_goes_on_until_there_is_room_for_the_next_one(
+    autojump_clock: object, refusal: type[StoreFull]
+) -> None:
+    class Refusing(DiskLike):
+        is_refusing = False
+
+        async def commit(self, batch: Batch) -> Any:
+            if self.is_refusing and (batch.jobs or refusal is StoreFull):
+                await trio.lowlevel.checkpoint()
+                raise refusal("no room")
+            return await super().commit(batch)
+
+    store = Refusing()
+    async with (
+        open_house(patient(), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        await create(client, "it", every=10, start=START + 10, overlap="replace")
+        first = await worker.hear(m.Offer)
+        store.is_refusing = True
+        await worker.hears_nothing(m.Stop, 25)
+        store.is_refusing = False
+        assert (await worker.hear(m.Stop)).seq == first.seq
+        assert since(made_at((await worker.hear(m.Offer)).id)) == 30
+        now = await shown(client)
+        assert (now["fired"], now["missed"]) == (2, 1)
+
+
+async def test_under_replace_a_job_is_cancelled_by_the_next_plane_if_this_one_dies_too_soon(
+    autojump_clock: object,
+) -> None:
+    class Deaf(DiskLike):
+        async def commit(self, batch: Batch) -> Any:
+            found = await super().commit(batch)
+            if batch.ousts:
+                await trio.sleep_forever()
+            return found
+
+    store = Deaf()
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        await create(client, "it", every=10, start=START + 10, overlap="replace")
+        await trio.sleep_until(25)
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        states = {job["id"]: job["state"] for job in (await client.ask("jobs"))["jobs"]}
+        assert states == {
+            id_to_text(firing_id("it", START + 10)): "cancelled",
+            id_to_text(firing_id("it", START + 20)): "parked",
+        }
+
+
+async def test_under_replace_nothing_is_cancelled_where_nothing_fires(
+    autojump_clock: object,
+) -> None:
+    """As the moment is too long ago."""
+    store = DiskLike()
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        await create(client, "it", every=1000, start=START + 10, overlap="replace", missed="skip")
+        await trio.sleep_until(25)
+    await trio.sleep_until(1500)
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        await trio.sleep(5)
+        now = await shown(client)
+        assert (now["fired"], now["missed"]) == (1, 1)
+        assert (await client.ask("health"))["jobs"] == {"parked": 1}
+
+
 async def test_under_allow_both_run(autojump_clock: object) -> None:
     async with (
         open_house(patient()) as house,

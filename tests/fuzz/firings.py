@@ -15,7 +15,6 @@ from tests.fuzz.truth import Known
 
 from creche.engine.schedule import Standing, Work
 from creche.model.ids import made_at, new_id
-from creche.model.job import JobState
 from creche.model.schedule import LATE_S, MOST_COUNTED, firing_draw, firing_id
 from creche.store.base import Batch, NewJob, Recovery
 from creche.wire import messages as m
@@ -208,6 +207,8 @@ class Clockwork:
             firings = self.known.setdefault(row.name, Firings(read))
             before = firings.row.standing if row.name in self._there else None
             self._check_row(row.name, firings, before, read, new.get(row.name, []))
+            if before is not None and new.get(row.name):
+                self._check_overlap(row.name, read, before, {oust.id for oust in batch.ousts})
             firings.row = read
             self._there[row.name] = row.data
 
@@ -237,8 +238,6 @@ class Clockwork:
                 f"and {lost} passed over",
             )
             self._check_missed(name, row, passed, new)
-        if new and before.job is not None:
-            self._check_overlap(name, row, before.job)
 
     def _check_missed(self, name: str, row: Row, passed: list[float], new: list[float]) -> None:
         rule, standing, truth = row.rule, row.standing, self._truth
@@ -262,13 +261,15 @@ class Clockwork:
                 f"{name} fires nothing that is {late_s:g} s late",
             )
 
-    def _check_overlap(self, name: str, row: Row, last: bytes) -> None:
+    def _check_overlap(self, name: str, row: Row, before: Standing, ousts: set[bytes]) -> None:
         overlap = row.rule.get("overlap", "skip")
-        state = self._truth.state_of(last)
-        free = {"allow": True, "replace": state is JobState.CANCELLING}.get(overlap, False)
-        self._truth.check(
-            state is None or free, f"{name} fires beside no unfinished job of its own: {overlap}"
-        )
+        for last in (before.job,):
+            state = None if last is None else self._truth.state_of(last)
+            free = {"allow": True, "replace": last in ousts}.get(overlap, False)
+            self._truth.check(
+                state is None or free,
+                f"{name} fires beside no unfinished job of its own: {overlap}",
+            )
 
     @staticmethod
     def _put_off(name: str, row: Row, moment: float) -> float:

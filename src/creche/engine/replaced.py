@@ -6,7 +6,7 @@ until it has ended: who is killed between the two does it at its next start."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -68,14 +68,25 @@ class Replaced:
             if waits is not None:
                 # What it would replace yet, who replaces it does.
                 ousts += waits.ousts
-            if job is None:
-                self.absent[job_id] = (why, is_running_too)
-                self.begin()
-            elif job.state.is_waiting:
-                self._core.end_waiting(job, JobState.CANCELLED, make_cancelled(why))
-            elif job.state is JobState.RUNNING and is_running_too:
-                self._core.leases.cancel(job, why)
+            self._cancel(job_id, job, why, is_running_too)
         ousts.clear()
+
+    def cancel(self, ids: Iterable[bytes], why: str) -> None:
+        """Cancel jobs in whose place another one is on disk, whether they wait or run. No
+        checkpoint."""
+        for job_id in ids:
+            job = self._core.by_id.get(job_id)
+            is_there = job is not None and job.is_committed
+            self._cancel(job_id, job if is_there else None, why, is_running_too=True)
+
+    def _cancel(self, job_id: bytes, job: Job | None, why: str, is_running_too: bool) -> None:
+        if job is None:
+            self.absent[job_id] = (why, is_running_too)
+            self.begin()
+        elif job.state.is_waiting:
+            self._core.end_waiting(job, JobState.CANCELLED, make_cancelled(why))
+        elif job.state is JobState.RUNNING and is_running_too:
+            self._core.leases.cancel(job, why)
 
     def revived(self, job: Job) -> None:
         """A job was read back, while some are to be cancelled. `cancel_revived` is called before

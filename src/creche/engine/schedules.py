@@ -58,11 +58,13 @@ _REPLACED: Final = "its schedule fired again"
 class Flight:
     """A firing on its way to the disk."""
 
-    __slots__ = ("after", "landed", "refusal", "schedule")
+    __slots__ = ("after", "landed", "refusal", "replaces", "schedule")
 
-    def __init__(self, schedule: Schedule, after: Standing) -> None:
+    def __init__(self, schedule: Schedule, after: Standing, replaces: Collection[bytes]) -> None:
         self.schedule = schedule
         self.after = after
+        self.replaces = replaces
+        """Jobs that are cancelled when it is on disk."""
         self.landed = trio.Event()
         self.refusal: str | None = None
 
@@ -193,13 +195,6 @@ class Schedules:
             and schedule.rule.overlap != "allow"
         }
         unfinished = await core.unfinished(last) if last else set()
-        replaced = [
-            job for job in unfinished
-            if (rule := last[job].rule) is not None and rule.overlap == "replace"
-        ]  # fmt: skip
-        if replaced:
-            await core.cancel_these(dict.fromkeys(replaced, _REPLACED))
-            unfinished.difference_update(replaced)
         # No checkpoint below: what is decided for each schedule is noted at once.
         for schedule in taken:
             if self.by_name.get(schedule.name) is not schedule or schedule.on_way:
@@ -218,10 +213,11 @@ class Schedules:
             self.rearm(schedule)  # it was changed or paused meanwhile
             return
         decided = self._decide(schedule, rule, now)
-        if standing.job in unfinished and decided.moments:
-            if rule.overlap == "queue":
-                self._wait(schedule, standing.job)
-                return
+        beside = [job for job in (standing.job,) if job is not None and job in unfinished]
+        if beside and decided.moments and rule.overlap == "queue":
+            self._wait(schedule, beside[0])
+            return
+        if beside and decided.moments and rule.overlap == "skip":
             decided = decided._replace(moments=())
             standing = standing._replace(overlapped=standing.overlapped + 1)
         standing = standing._replace(
@@ -233,11 +229,16 @@ class Schedules:
             self.rearm(schedule)
             return
         # In one batch: the store takes all of them or none.
+        replaces = beside if rule.overlap == "replace" else ()
         with self._core.journal.together():
-            self._fire_moments(schedule, standing, decided.moments)
+            self._fire_moments(schedule, standing, decided.moments, replaces)
 
     def _fire_moments(
-        self, schedule: Schedule, standing: Standing, moments: Sequence[float]
+        self,
+        schedule: Schedule,
+        standing: Standing,
+        moments: Sequence[float],
+        replaces: Collection[bytes],
     ) -> None:
         now = self._core.now()
         for moment in moments:
@@ -249,7 +250,8 @@ class Schedules:
                 fired=standing.fired + 1, moment=moment, fired_at=now,
                 job=firing_id(schedule.name, moment),
             )  # fmt: skip
-            if self.submit(schedule, standing._replace(reached=reached)) is None:
+            after = standing._replace(reached=reached)
+            if self.submit(schedule, after, replaces) is None:
                 break
 
     def _decide(self, schedule: Schedule, rule: Rule, now: float) -> Due:
@@ -265,9 +267,12 @@ class Schedules:
             most=most,
         )
 
-    def submit(self, schedule: Schedule, after: Standing) -> Flight | None:
+    def submit(
+        self, schedule: Schedule, after: Standing, replaces: Collection[bytes] = ()
+    ) -> Flight | None:
         """Put the job of a firing on its way, with how the schedule stands *after* it; None when
-        there is no room for it now: it is tried again. No checkpoint."""
+        there is no room for it now: it is tried again. What it *replaces* goes on until it is on
+        disk. No checkpoint."""
         core, work = self._core, schedule.work
         assert after.job is not None
         n = next(self._numbers)
@@ -282,10 +287,11 @@ class Schedules:
         if schedule.uncommitted is None:
             schedule.uncommitted = schedule.standing
         schedule.standing = after
-        flight = Flight(schedule, after)
+        flight = Flight(schedule, after, replaces)
         self.write(schedule)
         if after.job in core.by_id:
             # It was submitted before, and is the one.
+            core.unique.replaced.cancel(replaces, _REPLACED)
             self._when_written(schedule)
             flight.landed.set()
             return flight
@@ -293,7 +299,7 @@ class Schedules:
         schedule.on_way += 1
         self._set(schedule, math.inf)
         # After the row: then both are in the same batch.
-        core.submissions.arrive(self._desk, message, lane)
+        core.submissions.arrive(self._desk, message, lane, replaces)
         return flight
 
     def _when_written(self, schedule: Schedule) -> None:
@@ -309,6 +315,8 @@ class Schedules:
         schedule.on_way -= 1
         flight.refusal = refusal
         flight.landed.set()
+        if refusal is None:
+            self._core.unique.replaced.cancel(flight.replaces, _REPLACED)
         if refusal is None and schedule.on_way and schedule.uncommitted is not None:
             # What holds if those that are on their way still are refused. What is missed was
             # counted before the first of them, and is counted on while it is changed.

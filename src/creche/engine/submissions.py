@@ -21,7 +21,7 @@ from creche.engine.sessions import Session
 from creche.engine.unique import UniqueKeys
 from creche.model.job import JobState
 from creche.model.limits import TimeLimits
-from creche.store.base import Verdict
+from creche.store.base import OustRow, Verdict
 from creche.wire import messages as m
 from creche.wire.payload import encode_value
 
@@ -263,9 +263,15 @@ class Submissions:
             return None
         return lane
 
-    def arrive(self, session: Session, message: m.Submit, lane: Lane) -> None:
-        """Put a job of the plane's own on its way: *session* is told when it is on disk."""
+    def arrive(
+        self, session: Session, message: m.Submit, lane: Lane, replaces: Collection[bytes] = ()
+    ) -> None:
+        """Put a job of the plane's own on its way: *session* is told when it is on disk. So is, by
+        whoever opens the store next, what it *replaces*, if that is not cancelled before."""
         self.unique.take_over(message)
+        if replaces:
+            by = self._core.next_seq + 1
+            self._core.journal.oust([OustRow(job_id, by, True) for job_id in replaces])
         self._arrive(session, message, lane, None)
 
     # --- on the way -----------------------------------------------------------------------------
