@@ -471,6 +471,77 @@ async def test_what_was_run_by_hand_counts_as_the_last_job(autojump_clock: objec
         assert await offers(worker, 1) == [40]
 
 
+BY_HAND = [b"%015d." % n for n in range(3)]
+
+
+@pytest.mark.parametrize("is_rule_last", [True, False])
+@pytest.mark.parametrize(("overlap", "then"), [("skip", 50), ("queue", 40)])
+async def test_a_job_by_the_rule_is_not_forgotten_for_one_by_hand(
+    autojump_clock: object, overlap: str, then: float, is_rule_last: bool
+) -> None:
+    """Nothing fires beside either of them, whichever ends last."""
+    async with (
+        open_house(patient()) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        await create(client, "it", every=10, start=START + 10, overlap=overlap)
+        jobs = [await worker.hear(m.Offer)]
+        for job_id in BY_HAND:
+            await client.ask("run-schedule", name="it", id=job_id)
+            jobs.append(await worker.hear(m.Offer))
+        first, last = (jobs[1:], jobs[0]) if is_rule_last else (jobs[:3], jobs[3])
+        for offer in first:
+            await worker.finish(offer)
+        await worker.hears_nothing(m.Offer, 35)
+        now = await shown(client)
+        assert now["last_job"] == id_to_text(BY_HAND[-1])
+        waits_for = id_to_text(last.id) if overlap == "queue" else None
+        assert (now["waits_for"], now["overlapped"]) == (waits_for, 0 if waits_for else 3)
+        await worker.finish(last)
+        assert await offers(worker, 2) == [then, then + 10]
+
+
+async def test_a_job_by_the_rule_is_not_forgotten_for_one_by_hand_over_a_restart(
+    autojump_clock: object,
+) -> None:
+    store = DiskLike()
+    async with (
+        open_house(patient(), lambda: store) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await create(client, "it", every=10, start=START + 10)
+        await trio.sleep_until(11)
+        await client.ask("run-schedule", name="it", id=BY_HAND[0])
+        await worker.ready("echo")
+        offers_ = {(offer := await worker.hear(m.Offer)).id: offer for _ in range(2)}
+        await worker.finish(offers_[BY_HAND[0]])
+        await trio.sleep(1)
+    async with open_house(patient(), lambda: store) as house, house.client().connected() as client:
+        await trio.sleep(20)
+        now = await shown(client)
+        assert (now["fired"], now["overlapped"]) == (1, 2)
+
+
+async def test_under_replace_jobs_by_the_rule_and_by_hand_are_cancelled(
+    autojump_clock: object,
+) -> None:
+    async with (
+        open_house(patient()) as house,
+        house.client().connected() as client,
+        house.worker().connected(**LISTENING) as worker,
+    ):
+        await worker.ready("echo")
+        await create(client, "it", every=10, start=START + 10, overlap="replace")
+        by_rule = await worker.hear(m.Offer)
+        await client.ask("run-schedule", name="it", id=BY_HAND[0])
+        by_hand = await worker.hear(m.Offer)
+        stopped = {(await worker.hear(m.Stop)).seq for _ in range(2)}
+        assert stopped == {by_rule.seq, by_hand.seq}
+
+
 async def test_under_replace_the_older_job_is_cancelled(autojump_clock: object) -> None:
     async with (
         open_house(patient()) as house,

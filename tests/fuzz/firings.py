@@ -263,8 +263,8 @@ class Clockwork:
 
     def _check_overlap(self, name: str, row: Row, before: Standing, ousts: set[bytes]) -> None:
         overlap = row.rule.get("overlap", "skip")
-        for last in (before.job,):
-            state = None if last is None else self._truth.state_of(last)
+        for last in before.last_jobs:
+            state = self._truth.state_of(last)
             free = {"allow": True, "replace": last in ousts}.get(overlap, False)
             self._truth.check(
                 state is None or free,

@@ -39,6 +39,25 @@ class Standing(NamedTuple):
     fired_at: float | None = None
     job: bytes | None = None
     """The job of the last firing."""
+    job_by_rule: bytes | None = None
+    """If that was by hand: the job of the last firing by the rule, if there is one. It may be
+    unfinished too."""
+
+    @property
+    def last_jobs(self) -> tuple[bytes, ...]:
+        """The jobs whose end counts for the next firing."""
+        return tuple(job for job in (self.job, self.job_by_rule) if job is not None)
+
+    def after_firing(self, moment: float, job: bytes, now: float) -> Standing:
+        """Return how it stands when *job* is submitted for a moment of the rule."""
+        return self._replace(
+            fired=self.fired + 1, moment=moment, fired_at=now, job=job, job_by_rule=None
+        )
+
+    def after_run(self, job: bytes, now: float) -> Standing:
+        """Return how it stands when *job* is submitted by hand."""
+        by_rule = self.job_by_rule if self.moment is None else self.job
+        return self._replace(moment=None, fired_at=now, job=job, job_by_rule=by_rule)
 
 
 class Work(NamedTuple):
@@ -315,7 +334,7 @@ _SAID: dict[str, Callable[[object], bool]] = {
     ),
     "standing": _all_of(
         _is_moment, _is_count, _is_count, _is_count, _or_none(_is_moment), _or_none(_is_moment),
-        _or_none(_is_id),
+        _or_none(_is_id), _or_none(_is_id),
     ),
     "module": _is_text,
     "declared_at": _is_moment,

@@ -171,8 +171,7 @@ class ScheduleCommands:
             if core.is_stopping:
                 raise BadQuestion("the plane is stopping: try again when it is back", "stopping")
             self._check_writable()
-            now = core.now()
-            after = schedule.standing._replace(moment=None, fired_at=now, job=job_id)
+            after = schedule.standing.after_run(job_id, core.now())
             flight = core.schedules.submit(schedule, after)
             core.journal.wake()
             if flight is None:

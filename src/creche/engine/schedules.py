@@ -187,21 +187,20 @@ class Schedules:
 
     async def _fire_some(self, taken: Collection[Schedule]) -> None:
         core = self._core
-        last = {
-            schedule.standing.job: schedule
+        last = dict.fromkeys(
+            job
             for schedule in taken
-            if schedule.standing.job is not None
-            and schedule.rule is not None
-            and schedule.rule.overlap != "allow"
-        }
+            if schedule.rule is not None and schedule.rule.overlap != "allow"
+            for job in schedule.standing.last_jobs
+        )
         unfinished = await core.unfinished(last) if last else set()
         # No checkpoint below: what is decided for each schedule is noted at once.
         for schedule in taken:
             if self.by_name.get(schedule.name) is not schedule or schedule.on_way:
                 continue  # what is on its way has it looked at again
             rule = schedule.rule
-            is_other = schedule.standing.job not in last and schedule.standing.job is not None
-            if rule is None or (is_other and rule.overlap != "allow"):
+            is_known = all(job in last for job in schedule.standing.last_jobs)
+            if rule is None or not (is_known or rule.overlap == "allow"):
                 self.rearm(schedule)  # it was changed, or run by hand, meanwhile
             else:
                 self._fire_one(schedule, rule, unfinished)
@@ -213,7 +212,7 @@ class Schedules:
             self.rearm(schedule)  # it was changed or paused meanwhile
             return
         decided = self._decide(schedule, rule, now)
-        beside = [job for job in (standing.job,) if job is not None and job in unfinished]
+        beside = [job for job in standing.last_jobs if job in unfinished]
         if beside and decided.moments and rule.overlap == "queue":
             self._wait(schedule, beside[0])
             return
@@ -246,10 +245,7 @@ class Schedules:
             reached = min(moment, standing.reached)
             if moment == moments[-1]:
                 reached = standing.reached
-            standing = standing._replace(
-                fired=standing.fired + 1, moment=moment, fired_at=now,
-                job=firing_id(schedule.name, moment),
-            )  # fmt: skip
+            standing = standing.after_firing(moment, firing_id(schedule.name, moment), now)
             after = standing._replace(reached=reached)
             if self.submit(schedule, after, replaces) is None:
                 break
@@ -333,8 +329,7 @@ class Schedules:
 
     # --- waiting for the last job ---------------------------------------------------------------
 
-    def _wait(self, schedule: Schedule, job_id: bytes | None) -> None:
-        assert job_id is not None
+    def _wait(self, schedule: Schedule, job_id: bytes) -> None:
         schedule.waits_for = job_id
         self.waiting.setdefault(job_id, []).append(schedule)
 

@@ -39,10 +39,11 @@ def said(**changes: Any) -> bytes:
 
 def test_what_was_kept_is_read_again() -> None:
     before = Schedule("news", "api", Rule.from_data({"every": 60.0}), Work("echo", b"\x80"), NOON)
-    before.standing = Standing(NOON + 60, 3, 2, 1, NOON + 60, NOON + 61, bytes(16))
+    before.standing = Standing(NOON + 60, 3, 2, 1, NOON + 60, NOON + 61, bytes(16), b"+" * 16)
     after = Schedule.from_row(before.row())
     assert after.problem is None
     assert after.describe() == before.describe()
+    assert after.standing == before.standing
 
 
 def test_what_an_earlier_version_did_not_say_is_as_it_was_then() -> None:
@@ -56,6 +57,14 @@ def test_what_an_earlier_version_did_not_say_is_as_it_was_then() -> None:
     assert schedule.next_due_at() == NOON + 60
 
 
+def test_one_that_an_earlier_version_wrote_is_read() -> None:
+    schedule = Schedule.from_row(
+        ScheduleRow("news", said(standing=[NOON, 1, 0, 0, NOON, NOON, bytes(16)]))
+    )
+    assert schedule.problem is None
+    assert schedule.standing.last_jobs == (bytes(16),)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -67,6 +76,7 @@ def test_what_an_earlier_version_did_not_say_is_as_it_was_then() -> None:
         {"standing": [2.0**60, *STANDING[1:]]},  # where a minute more is the same moment
         {"standing": [NOON, "x", *STANDING[2:]], "rule": {"every": 60.0, "count": 3}},
         {"standing": [*STANDING[:6], 7]},
+        {"standing": [*STANDING, b"short"]},
         {"made_at": "x"},
         {"made_at": None},
         {"declared_at": "x", "source": "code"},
