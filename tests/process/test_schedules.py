@@ -194,6 +194,35 @@ def test_what_is_wrong_is_a_sentence_and_a_code(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("command", ["pause", "resume", "rm"])
+def test_of_several_schedules_none_is_touched_if_one_is_not_known_and_that_is_said(
+    plane: Plane, command: str
+) -> None:
+    for name in ("one", "two"):
+        done(plane, "add", name, "note", "--every", "3600")
+    before = plane.data("schedules", "ls")
+    ended = plane.run("schedules", command, "one", "nobody", "two", "nigthly", "one")
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.splitlines() == [
+        "error: there is no schedule 'nobody'",
+        "error: there is no schedule 'nigthly'; did you mean 'nightly'?",
+        "note: nothing is done to the others: one, two",
+    ]
+    assert plane.data("schedules", "ls") == before
+    done(plane, "rm", "one", "two")
+
+
+def test_a_removal_that_is_refused_says_how_far_it_came(plane: Plane) -> None:
+    for name in ("one", "two"):
+        done(plane, "add", name, "note", "--every", "3600")
+    ended = plane.run("schedules", "rm", "one", "nightly", "two")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines()[0] == "note: done to one; not to nightly, two"
+    assert "'nightly' is declared in code" in ended.stderr
+    assert [s["name"] for s in plane.data("schedules", "ls")["schedules"]] == ["nightly", "two"]
+    done(plane, "rm", "two")
+
+
 @pytest.mark.slow
 def test_a_plane_that_is_killed_fires_each_due_moment_once(tmp_path: Path) -> None:
     """Killed with `kill -9` several times in the middle of it, between others of its moments."""

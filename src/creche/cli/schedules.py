@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from cyclopts import App, Parameter
 
@@ -33,13 +33,15 @@ from creche.cli.submit import read_call
 from creche.cli.table import Column, Narrow, Row, cell, moment_cell, print_table
 from creche.cli.values import as_json_data
 from creche.client.client import Client
-from creche.errors import SettingsError
+from creche.errors import CrecheError, Refused, SettingsError
 from creche.model.cron import find_zone
 from creche.model.priority import Priority
 from creche.model.schedule import Missed, Overlap, Rule
 from creche.tasks.schedules import Schedule
 
 app = App(name="schedules", help="Have jobs submitted at their times.")
+
+T = TypeVar("T")
 
 _HERE = Parameter(show_env_var=False)
 _Words = Parameter(consume_multiple=True, negative=(), show_env_var=False)
@@ -51,7 +53,6 @@ Every: TypeAlias = Annotated[Seconds | None, _HERE]
 At: TypeAlias = Annotated[Moment | None, _HERE]
 MissedOption: TypeAlias = Annotated[Missed | None, _HERE]
 OverlapOption: TypeAlias = Annotated[Overlap | None, _HERE]
-
 
 # --- looking -------------------------------------------------------------------------------------
 
@@ -324,13 +325,21 @@ async def set_(
 
 @app.command(name="pause", usage="Usage: creche schedules pause [OPTIONS] NAME...")
 async def pause(*names: Name, connect: Connect = HERE, as_json: Json = False) -> int:
-    """Have schedules not fire until they are resumed. Jobs that they have submitted go on."""
+    """Have schedules not fire until they are resumed. Jobs that they have submitted go on.
+
+    Args:
+        names: What they are called. If one is not known, nothing is done to the others.
+    """
     return await _each("pause-schedule", names, connect, as_json=as_json)
 
 
 @app.command(name="resume", usage="Usage: creche schedules resume [OPTIONS] NAME...")
 async def resume(*names: Name, connect: Connect = HERE, as_json: Json = False) -> int:
-    """Have paused schedules fire from now on: what came meanwhile is not made up for."""
+    """Have paused schedules fire from now on: what came meanwhile is not made up for.
+
+    Args:
+        names: What they are called. If one is not known, nothing is done to the others.
+    """
     return await _each("resume-schedule", names, connect, as_json=as_json)
 
 
@@ -359,26 +368,29 @@ async def rm(
     """Delete schedules. Jobs that they have submitted go on.
 
     Args:
+        names: What they are called. If one is not known, nothing is done to the others.
         missing_ok: It is no mistake if there is none of that name.
     """
     _check_named(names)
     async with open_client(connect) as client:
-        there = {info.name for info in await client.schedules()} if missing_ok else set(names)
-        if not missing_ok:
-            await _check_there(client, names)
-        for name in names:
-            if name in there:
-                await client.delete_schedule(name)
+        if missing_ok:
+            there = {info.name for info in await client.schedules()}
+            names = tuple(name for name in names if name in there)
+        elif not await _are_there(client, names):
+            return Exit.UNKNOWN_ID
+        names = tuple(dict.fromkeys(names))
+        await _in_turn(names, client.delete_schedule)
     if as_json:
-        print_json({"deleted": [name for name in names if name in there]})
+        print_json({"deleted": list(names)})
     return Exit.DONE
 
 
 async def _each(command: str, names: Sequence[str], connect: Address, *, as_json: bool) -> int:
     _check_named(names)
     async with open_client(connect) as client:
-        await _check_there(client, names)
-        found = [await client.ask(command, {"name": name}) for name in names]
+        if not await _are_there(client, names):
+            return Exit.UNKNOWN_ID
+        found = await _in_turn(names, lambda name: client.ask(command, {"name": name}))
     if as_json:
         print_json({"schedules": found})
     else:
@@ -387,10 +399,37 @@ async def _each(command: str, names: Sequence[str], connect: Address, *, as_json
     return Exit.DONE
 
 
-async def _check_there(client: Client, names: Sequence[str]) -> None:
-    """Raise if one of them is not known, before anything is done to the others."""
+async def _are_there(client: Client, names: Sequence[str]) -> bool:
+    """Return whether all of them are known, before anything is done to one; else say which are
+    not."""
+    others = []
+    for name in dict.fromkeys(names):
+        try:
+            await client.ask("schedule", {"name": name})
+            others.append(name)
+        except Refused as refused:
+            if refused.code != "unknown-schedule":
+                raise
+            say("error", refused.why)
+    is_whole = len(others) == len(set(names))
+    if others and not is_whole:
+        say("note", f"nothing is done to the others: {', '.join(others)}")
+    return is_whole
+
+
+async def _in_turn(names: Sequence[str], do: Callable[[str], Awaitable[T]]) -> list[T]:
+    """Do something to one after another; where that is refused, say how far it came."""
+    done: list[T] = []
     for name in names:
-        await client.ask("schedule", {"name": name})
+        try:
+            done.append(await do(name))
+        except CrecheError:
+            n = len(done)
+            if len(names) > 1:
+                to = f"done to {', '.join(names[:n])}; not" if n else "not done"
+                say("note", f"{to} to {', '.join(names[n:])}")
+            raise
+    return done
 
 
 def _check_named(names: Sequence[str]) -> None:
