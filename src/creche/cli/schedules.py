@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 
 from creche.cli.connection import SUBMIT_S, open_client
 from creche.cli.exits import Exit
@@ -53,6 +53,23 @@ Every: TypeAlias = Annotated[Seconds | None, _HERE]
 At: TypeAlias = Annotated[Moment | None, _HERE]
 MissedOption: TypeAlias = Annotated[Missed | None, _HERE]
 OverlapOption: TypeAlias = Annotated[Overlap | None, _HERE]
+
+_NOTHING = ("", "none", "null", "never", "off", "no")
+
+
+def _or_without(kind: Any) -> Parameter:
+    """Take what *kind* takes; of a word for nothing, say what takes the option out of a rule."""
+    convert = next((part.converter for part in get_args(kind)[1:]), None)
+
+    def converted(type_: Any, tokens: Sequence[Token]) -> Any:
+        text, option = tokens[0].value, tokens[0].keyword or ""
+        if text.strip().lower() in _NOTHING:
+            without = f"`--without {option.lstrip('-')}`"
+            raise ValueError(f"it takes no {text!r}: {without} takes it out of the rule")
+        return text if convert is None else convert(type_, tokens)
+
+    return Parameter(converter=converted)
+
 
 # --- looking -------------------------------------------------------------------------------------
 
@@ -100,6 +117,9 @@ async def show(name: Name, /, *, connect: Connect = HERE, as_json: Json = False)
     """Show one schedule: its rule, what it has fired, and when it fires next.
 
     The exit code is 3 for a name that the plane does not know; near names are told.
+
+    Args:
+        name: The schedule's name.
     """
     async with open_client(connect) as client:
         info = await client.ask("schedule", {"name": name})
@@ -277,13 +297,13 @@ async def set_(
     cron: Cron = None,
     every: Every = None,
     at: At = None,
-    tz: Zone = None,
-    start: At = None,
-    end: At = None,
-    count: Annotated[Count | None, _HERE] = None,
-    jitter: Annotated[SecondsOrNone | None, _HERE] = None,
+    tz: Annotated[Zone, _or_without(str)] = None,
+    start: Annotated[At, _or_without(Moment)] = None,
+    end: Annotated[At, _or_without(Moment)] = None,
+    count: Annotated[Count | None, _HERE, _or_without(Count)] = None,
+    jitter: Annotated[SecondsOrNone | None, _HERE, _or_without(SecondsOrNone)] = None,
     missed: MissedOption = None,
-    missed_within: Annotated[SecondsOrNone | None, _HERE] = None,
+    missed_within: Annotated[SecondsOrNone | None, _HERE, _or_without(SecondsOrNone)] = None,
     overlap: OverlapOption = None,
     without: Annotated[Names | None, _HERE] = None,
     task: Annotated[str | None, Parameter(show_env_var=False, metavar="NAME")] = None,
@@ -300,6 +320,17 @@ async def set_(
         cron: A cron expression, in the place of whatever said when.
         every: An interval in seconds, likewise.
         at: One moment, likewise.
+        tz: The time zone of the expression, as Europe/Paris.
+        start: It does not fire before this moment.
+        end: It does not fire after this moment.
+        count: How often it fires, counted from when it was made.
+        jitter: Each firing is put off by up to so many seconds, by chance; less than there are
+            between two moments.
+        missed: What becomes of moments at which nobody could fire: one firing for all of them
+            (once), nothing (skip), or each that is at most --missed-within seconds ago (all).
+        missed_within: How many seconds ago such a moment may be.
+        overlap: What becomes of a firing while the last job is unfinished: nothing (skip), it waits
+            for its end (queue), that job is cancelled (replace), or both run (allow).
         without: What its rule is not to say any more: tz, start, end, count, jitter, missed,
             missed-within, overlap.
         task: Submit jobs of this task, with the same arguments.
@@ -348,6 +379,9 @@ async def run(name: Name, /, *, connect: Connect = HERE, as_json: Json = False) 
     """Submit a schedule's job now, and print its id.
 
     It is run also if the schedule is paused, or its last job unfinished.
+
+    Args:
+        name: The schedule's name.
     """
     async with open_client(connect, SUBMIT_S) as client:
         job = await client.run_schedule(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str])
     for words in (["jobs", "ls"], ["queues", "ls"], ["workers", "ls"], ["store", "backup"]):
         assert run([*words, "--help"]) == 0
         assert f"creche {' '.join(words)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["add", "next", "pause", "resume", "rm", "run", "set", "show"])
+def test_all_that_a_command_of_schedules_takes_is_told_in_its_help(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert run(["schedules", command, "--help"]) == 0
+    rows = [line.strip("│* ") for line in capsys.readouterr().out.splitlines() if line[:1] == "│"]
+    assert rows
+    # What it is called, two spaces or more, and a sentence.
+    assert [row for row in rows if not re.match(r"\S+( \S+)*  +[A-Z\"].*\.", row)] == []
 
 
 @pytest.mark.parametrize(
