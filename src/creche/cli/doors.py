@@ -19,7 +19,7 @@ from creche.channel.handshake import authority, parse_url
 from creche.channel.tls import TlsFiles
 from creche.cli.handing import hand_over
 from creche.cli.output import say
-from creche.cli.tokens_file import keep_tokens, load_tokens
+from creche.cli.tokens_file import Loaded, keep_tokens, load_file
 from creche.engine.doors import OPEN_DOOR, TokenDoor
 from creche.engine.plane import Entrance
 from creche.errors import SettingsError
@@ -41,7 +41,7 @@ class Doors:
 
     front: Entrance
     inside: Entrance | None = None
-    tokens: str | None = None
+    tokens: Loaded | None = None
     worker_fd: int | None = None
     page_fd: int | None = None
 
@@ -68,7 +68,7 @@ def open_doors(
     """
     host, port = where
     tls = files.for_plane() if files else None
-    known = None if tokens is None else load_tokens(tokens)
+    known = None if tokens is None else load_file(tokens)
     is_far = reaches_out(host, port)
     if is_far:
         _check_far(authority(host, port), known is not None, files, is_insecure=is_insecure)
@@ -80,9 +80,9 @@ def open_doors(
     of_worker, of_page = _made(AccessRole.WORK), _made(AccessRole.VIEW)
     inside = TokenDoor({token.id: token for _, token in (of_worker, of_page)})
     return Doors(
-        Entrance(listener, OPEN_DOOR if known is None else TokenDoor(known)),
+        Entrance(listener, OPEN_DOOR if known is None else TokenDoor(known.tokens)),
         Entrance(Listener("127.0.0.1", 0, Gate(hosts=LOOPBACK_NAMES)), inside),
-        tokens,
+        known,
         hand_over(of_worker[0]),
         hand_over(of_page[0]),
     )

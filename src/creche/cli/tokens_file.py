@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,27 +28,46 @@ LOOK_S = 1.0
 MAX_BYTES = 4 * 1024 * 1024
 """How large the file may be: some ten thousand tokens."""
 
-_Signature: TypeAlias = tuple[int, int, int] | None
+Signature: TypeAlias = tuple[int, int, int]
+"""What is another one when a file has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file of tokens as it was when it was read."""
+
+    path: str
+    tokens: dict[str, Token]
+    signature: Signature
 
 
 def load_tokens(path: str) -> dict[str, Token]:
-    """Return the tokens in the file at *path*, by id.
+    """Return the tokens in the file at *path*, by id. Raises as `load_file` does."""
+    return load_file(path).tokens
+
+
+def load_file(path: str) -> Loaded:
+    """Read the file of tokens at *path*.
 
     Raises:
         SettingsError: it cannot be read, others can read or write it, or a line is no token.
     """
+    text, signature = _read(path)
     try:
-        return read_tokens(_read(path))
+        return Loaded(path, read_tokens(text), signature)
     except BadToken as error:
         raise SettingsError(f"{path}, {error}") from None
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> tuple[str, Signature]:
+    """Return the text of the file and its signature from before it was read: what is written
+    meanwhile makes it another one."""
     try:
         # Opening a pipe would wait for whoever writes to it.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _check(path, os.fstat(fd))
+            status = os.fstat(fd)
+            _check(path, status)
             with open(fd, "rb", closefd=False) as file:
                 data = file.read(MAX_BYTES + 1)
         finally:
@@ -60,7 +80,7 @@ def _read(path: str) -> str:
     if len(data) > MAX_BYTES:
         raise SettingsError(f"{path} has more than {MAX_BYTES:,} bytes: is it a file of tokens?")
     try:
-        return data.decode()
+        return data.decode(), _signature_of(status)
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is no text: is it a file of tokens?") from None
 
@@ -80,14 +100,17 @@ def _check(path: str, status: os.stat_result) -> None:
         )
 
 
-async def keep_tokens(path: str, door: TokenDoor) -> None:
-    """Look every `LOOK_S` seconds whether the file has changed, and have *door* want what it holds
-    then, until cancelled. One that cannot be used changes nothing, and that is said once.
+async def keep_tokens(loaded: Loaded, door: TokenDoor) -> None:
+    """Look every `LOOK_S` seconds whether the file has changed since it was *loaded*, and have
+    *door* want what it holds then, until cancelled. One that cannot be used changes nothing, and
+    that is said once.
 
     A file is read when it was the same at two looks: one that is just being written is empty for a
     moment, which would send everybody away.
     """
-    seen = known = _signature(path)
+    path = loaded.path
+    seen: Signature | None = loaded.signature
+    known = seen
     while True:
         await trio.sleep(LOOK_S)
         before, seen = seen, _signature(path)
@@ -95,21 +118,25 @@ async def keep_tokens(path: str, door: TokenDoor) -> None:
             continue
         known = seen
         try:
-            tokens = load_tokens(path)
+            loaded = load_file(path)
         except SettingsError as error:
             logger.error("the tokens stay as they were: %s", error)
             continue
-        door.change(tokens)
-        logger.info("the tokens were read again: there are %d", len(tokens))
+        known = loaded.signature
+        door.change(loaded.tokens)
+        logger.info("the tokens were read again: there are %d", len(loaded.tokens))
 
 
-def _signature(path: str) -> _Signature:
-    """Return what is another one when the file is; None if there is none. A link is followed, so
-    that one which is set to another file counts."""
+def _signature(path: str) -> Signature | None:
+    """Return that of the file; None if there is none. A link is followed, so that one which is set
+    to another file counts."""
     with suppress(OSError):
-        status = os.stat(path)
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return _signature_of(os.stat(path))
     return None
+
+
+def _signature_of(status: os.stat_result) -> Signature:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def change_tokens(path: str, change: Callable[[str, Mapping[str, Token]], str]) -> None:
@@ -122,7 +149,7 @@ def change_tokens(path: str, change: Callable[[str, Mapping[str, Token]], str]) 
     file = Path(path)
     try:
         with _alone_in(file.parent):
-            text = _read(path) if file.exists() else ""
+            text = _read(path)[0] if file.exists() else ""
             try:
                 tokens = read_tokens(text)
             except BadToken as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +16,10 @@ import trio
 from creche.channel.tls import TlsFiles
 from creche.cli import doors as cli_doors
 from creche.cli.app import run
-from creche.cli.doors import open_doors, reaches_out
+from creche.cli.doors import Doors, open_doors, reaches_out
 from creche.cli.handing import hand_over, taken_over
-from creche.cli.tokens_file import LOOK_S, keep_tokens, load_tokens
-from creche.engine.doors import OPEN_DOOR, TokenDoor
+from creche.cli.tokens_file import LOOK_S, keep_tokens, load_file, load_tokens
+from creche.engine.doors import OPEN_DOOR, Door, TokenDoor
 from creche.errors import Refused, SettingsError
 from creche.model.access import AccessRole, owner_of
 from creche.wire.session import Role
@@ -139,22 +141,55 @@ def write(data: bytes) -> None:
     Path("tokens").write_bytes(data)
 
 
+def lets_in(door: Door, word: str) -> bool:
+    try:
+        door.admit(word, Role.CLIENT, 0.0)
+    except Refused:
+        return False
+    return True
+
+
+@contextmanager
+def opened() -> Iterator[Doors]:
+    """The doors of a plane that has read the file, as when it starts."""
+    doors = OPEN(("127.0.0.1", 0), "tokens", TlsFiles())
+    try:
+        yield doors
+    finally:
+        for fd in (doors.worker_fd, doors.page_fd):
+            assert fd is not None
+            os.close(fd)
+
+
+@pytest.mark.trio
+async def test_a_token_that_is_taken_away_while_the_plane_starts_is_taken_away(
+    autojump_clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between reading the file and looking after it a plane checks modules, for a minute."""
+    first, second = made(capsys, "--role", "admin"), made(capsys, "--role", "view")
+    with opened() as doors:
+        assert run(["tokens", "revoke", first.split("_")[1], "--tokens", "tokens"]) == 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(doors.keep)
+            await trio.sleep(3 * LOOK_S)
+            assert not lets_in(doors.front.door, first)
+            assert lets_in(doors.front.door, second)
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.trio
 async def test_a_file_that_changes_is_read_again_and_a_bad_one_changes_nothing(
     autojump_clock, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     word = made(capsys, "--role", "view")
-    door = TokenDoor(load_tokens("tokens"))
+    loaded = load_file("tokens")
+    door = TokenDoor(loaded.tokens)
 
     def is_let_in() -> bool:
-        try:
-            door.admit(word, Role.CLIENT, 0.0)
-        except Refused:
-            return False
-        return True
+        return lets_in(door, word)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_tokens, "tokens", door)
+        nursery.start_soon(keep_tokens, loaded, door)
         assert is_let_in()
         await trio.sleep(3 * LOOK_S)
         for data in (b"nonsense", None):
