@@ -28,8 +28,8 @@ LOOK_S = 1.0
 MAX_BYTES = 4 * 1024 * 1024
 """How large the file may be: some ten thousand tokens."""
 
-Signature: TypeAlias = tuple[int, int, int]
-"""What is another one when a file has changed."""
+Signature: TypeAlias = tuple[int, ...]
+"""What is another one when a file, who it belongs to or who may open it has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,12 @@ def load_file(path: str) -> Loaded:
         SettingsError: it cannot be read, others can read or write it, or a line is no token.
     """
     text, signature = _read(path)
+    return Loaded(path, _tokens_in(path, text), signature)
+
+
+def _tokens_in(path: str, text: str) -> dict[str, Token]:
     try:
-        return Loaded(path, read_tokens(text), signature)
+        return read_tokens(text)
     except BadToken as error:
         raise SettingsError(f"{path}, {error}") from None
 
@@ -103,28 +107,34 @@ def _check(path: str, status: os.stat_result) -> None:
 async def keep_tokens(loaded: Loaded, door: TokenDoor) -> None:
     """Look every `LOOK_S` seconds whether the file has changed since it was *loaded*, and have
     *door* want what it holds then, until cancelled. One that cannot be used changes nothing, and
-    that is said once.
+    that is said once; one that cannot be read is tried again until it can be.
 
     A file is read when it was the same at two looks: one that is just being written is empty for a
     moment, which would send everybody away.
     """
     path = loaded.path
     seen: Signature | None = loaded.signature
-    known = seen
+    known, said = seen, ""
     while True:
         await trio.sleep(LOOK_S)
         before, seen = seen, _signature(path)
         if seen == known or seen != before:
             continue
-        known = seen
         try:
-            loaded = load_file(path)
+            text, _ = _read(path)
+            if _signature(path) != seen:  # it changes at this moment
+                continue
+            known = seen
+            tokens = _tokens_in(path, text)
         except SettingsError as error:
-            logger.error("the tokens stay as they were: %s", error)
+            why = f"{seen} {error}"
+            if why != said:
+                logger.error("the tokens stay as they were: %s", error)
+            said = why
             continue
-        known = loaded.signature
-        door.change(loaded.tokens)
-        logger.info("the tokens were read again: there are %d", len(loaded.tokens))
+        said = ""
+        door.change(tokens)
+        logger.info("the tokens were read again: there are %d", len(tokens))
 
 
 def _signature(path: str) -> Signature | None:
@@ -136,7 +146,8 @@ def _signature(path: str) -> Signature | None:
 
 
 def _signature_of(status: os.stat_result) -> Signature:
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    written = status.st_ino, status.st_mtime_ns, status.st_size
+    return *written, status.st_ctime_ns, status.st_mode, status.st_uid
 
 
 def change_tokens(path: str, change: Callable[[str, Mapping[str, Token]], str]) -> None:
@@ -150,11 +161,8 @@ def change_tokens(path: str, change: Callable[[str, Mapping[str, Token]], str]) 
     try:
         with _alone_in(file.parent):
             text = _read(path)[0] if file.exists() else ""
-            try:
-                tokens = read_tokens(text)
-            except BadToken as error:
-                raise SettingsError(f"{path}, {error}") from None
-            _replace(Path(os.path.realpath(file)), change(text, tokens))
+            new = change(text, _tokens_in(path, text))
+            _replace(Path(os.path.realpath(file)), new)
     except OSError as error:
         why = error.strerror or str(error)
         raise SettingsError(f"the file of tokens, {path}, cannot be written: {why}") from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -211,6 +212,55 @@ async def test_a_file_that_changes_is_read_again_and_a_bad_one_changes_nothing(
         await trio.sleep(3 * LOOK_S)
         door.admit(capsys.readouterr().out.strip(), Role.CLIENT, 0.0)
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def open_to_others() -> Iterator[None]:
+    os.chmod("tokens", 0o644)
+    yield
+    os.chmod("tokens", 0o600)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(2)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [(open_to_others, "is open to others"), (no_descriptor_left, "Too many open files")],
+)
+async def test_a_file_that_is_refused_is_read_when_that_is_mended(
+    trouble: Callable[[], AbstractContextManager[None]],
+    why: str,
+    autojump_clock,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The error says `chmod 600`, which changes neither what is in it nor when it was written."""
+    first, second = made(capsys, "--role", "admin"), made(capsys, "--role", "view")
+    with opened() as doors:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(doors.keep)
+            assert run(["tokens", "revoke", first.split("_")[1], "--tokens", "tokens"]) == 0
+            with trouble():
+                await trio.sleep(9 * LOOK_S)
+                said = [each for each in caplog.messages if "the tokens stay as they were" in each]
+                assert len(said) == 1
+                assert why in said[0]
+                assert lets_in(doors.front.door, first)
+            await trio.sleep(3 * LOOK_S)
+            assert not lets_in(doors.front.door, first)
+            assert lets_in(doors.front.door, second)
+            nursery.cancel_scope.cancel()
 
 
 def test_a_secret_is_handed_over_and_taken_over_as_often_as_needed() -> None:
