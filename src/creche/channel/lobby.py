@@ -94,3 +94,11 @@ class PacedListener(trio.abc.Listener[trio.SocketStream]):
     async def aclose(self) -> None:
         """Listen no more."""
         await self._listener.aclose()
+
+
+def host_of(stream: trio.SocketStream) -> str:
+    """Return the address that a connection comes from; "" if it has gone again."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""

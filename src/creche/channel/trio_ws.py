@@ -25,7 +25,7 @@ from creche.channel import handshake as hs
 from creche.channel.ending import Ending
 from creche.channel.gate import Gate
 from creche.channel.gauge import Gauge, TooManyParts
-from creche.channel.lobby import Lobby, PacedListener, Place
+from creche.channel.lobby import Lobby, PacedListener, Place, host_of
 from creche.errors import ListenError, PlaneUnreachable
 from creche.wire.codec import DEFAULT_LIMITS, Limits
 
@@ -428,7 +428,7 @@ async def serve(
     lobby = Lobby()
 
     async def handle(stream: trio.SocketStream) -> None:
-        with lobby.place(_host_of(stream)) as place, place.scope:
+        with lobby.place(host_of(stream)) as place, place.scope:
             await serve_one(stream, place)
         if place.was_given_up:
             logger.debug("a connection was given up for another: too many say nothing")
@@ -503,13 +503,6 @@ def _name_of(stream: trio.SocketStream) -> str:
         return hs.authority(*stream.socket.getpeername()[:2])
     except OSError:  # it has gone again
         return "a peer that has gone"
-
-
-def _host_of(stream: trio.SocketStream) -> str:
-    try:
-        return str(stream.socket.getpeername()[0])
-    except OSError:
-        return ""
 
 
 # --- dialling -----------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 Hypercorn's own `serve` runs all connections in one nursery without a fence, so a protocol error in
 one ends the server (its issue 225). Here each connection of Hypercorn's is fenced, its sends are
 bounded (they are shielded, so a reader that stops reading would outlast any deadline), a send that
-fails ends it whole (issue 210), and there is an end to how many there are.
+fails ends it whole (issue 210), and there is an end to how many there are. Over TLS they count only
+once they have shaken hands: before, they have shown no certificate, and wait in a lobby.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
 
 from creche.channel.base import Dial
+from creche.channel.handshake import HANDSHAKE_S
+from creche.channel.lobby import Lobby, PacedListener, host_of
 from creche.dashboard.app import BEAT_S, make_app
 from creche.dashboard.live import MAX_STREAMS, Live
 from creche.errors import ListenError, SettingsError
@@ -110,8 +113,16 @@ class Server:
     The application has nothing to start or to stop, so the lifespan protocol is left out.
     """
 
-    def __init__(self, app: AppWrapper, grace_s: float, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: AppWrapper,
+        grace_s: float,
+        tls: ssl.SSLContext | None = None,
+        handshake_s: float = HANDSHAKE_S,
+    ) -> None:
         self._tls = tls
+        self._handshake_s = handshake_s
+        self._lobby = Lobby()
         self._app = app
         self._grace_s = grace_s
         self._context = WorkerContext(None)
@@ -123,7 +134,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """How many connections are open, of those that have shaken hands."""
         return len(self._open)
 
     async def run(
@@ -138,7 +149,8 @@ class Server:
             try:
                 async with trio.open_nursery() as intake:
                     serve = partial(trio.serve_listeners, handler_nursery=connections)
-                    intake.start_soon(serve, self._handle, listeners)
+                    paced = [PacedListener(listener) for listener in listeners]
+                    intake.start_soon(serve, self._handle, paced)
                     await stop.wait()
                     intake.cancel_scope.cancel()
                 say_goodbye()
@@ -153,10 +165,22 @@ class Server:
                 connections.cancel_scope.cancel()
 
     async def _handle(self, stream: trio.SocketStream) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
-            await trio.aclose_forcefully(stream)
+        if self._tls is None:
+            await self._serve(_Wire(stream))
             return
-        wire = _Wire(stream) if self._tls is None else _TlsWire(stream, self._tls)
+        wire = _TlsWire(stream, self._tls)
+        try:
+            with self._lobby.place(host_of(stream)) as place, place.scope:
+                if await wire.has_shaken_hands(self._handshake_s):
+                    place.leave()
+                    await self._serve(wire)
+        finally:
+            wire.cut()
+
+    async def _serve(self, wire: _Wire) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            wire.cut()
+            return
         self._open.add(wire)
         state = ConnectionState({})
         try:
@@ -229,6 +253,17 @@ class _TlsWire(_Wire):
     async def do_handshake(self) -> None:
         """Shake hands."""
         await self._tls.do_handshake()
+
+    async def has_shaken_hands(self, within_s: float) -> bool:
+        """Shake hands; return whether the peer did so in time and as it should."""
+        with trio.move_on_after(within_s):
+            try:
+                await self.do_handshake()
+            except trio.BrokenResourceError as error:
+                logger.info("a connection ended in its handshake: %s", error.__cause__ or error)
+            else:
+                return True
+        return False
 
     def selected_alpn_protocol(self) -> str:
         """Return what is spoken: one request after the other."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+import trustme
 from hypercorn.utils import wrap_app
 from tests.cluster.scripted import open_house
 
 from creche.channel.memory import MemoryListener
 from creche.dashboard.app import make_app
 from creche.dashboard.live import Live
-from creche.dashboard.server import Server, is_loopback, run_gui
+from creche.dashboard.server import MAX_CONNECTIONS, Server, is_loopback, run_gui
 from creche.errors import ListenError, SettingsError
 
 pytestmark = pytest.mark.trio
@@ -102,11 +105,13 @@ class Served:
 
 
 @asynccontextmanager
-async def open_server(beat_s: float = 15.0) -> AsyncIterator[Served]:
+async def open_server(
+    beat_s: float = 15.0, *, grace_s: float = 0.3, **options: Any
+) -> AsyncIterator[Served]:
     with trio.fail_after(20):
         live = Live("memory:plane", dial=MemoryListener().dial)
         app = make_app(live, hosts=None, beat_s=beat_s)
-        server = Server(wrap_app(app, 0, "asgi"), grace_s=0.3)
+        server = Server(wrap_app(app, 0, "asgi"), grace_s, **options)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -224,3 +229,59 @@ async def test_an_insecure_page_is_opened_when_asked_for() -> None:
         answer = await browser.get("/livez")
         assert b"200" in answer.split(b"\r\n")[0]
         nursery.cancel_scope.cancel()
+
+
+# --- over TLS -----------------------------------------------------------------------------------
+
+
+class Papers:
+    """What the page shows, and what a browser shows that it lets in."""
+
+    def __init__(self) -> None:
+        authority = trustme.CA()
+        self.of_page = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.of_page.verify_mode = ssl.CERT_REQUIRED
+        self.of_browser = ssl.create_default_context()
+        self.of_stranger = ssl.create_default_context()
+        for context in (self.of_page, self.of_browser, self.of_stranger):
+            authority.configure_trust(context)
+        authority.issue_cert("127.0.0.1").configure_cert(self.of_page)
+        authority.issue_cert("browser").configure_cert(self.of_browser)
+
+    async def status(self, stream: trio.abc.Stream, tls: ssl.SSLContext) -> bytes:
+        """Return the first line of what the page answers; b"" if it ends without."""
+        safe = trio.SSLStream(stream, tls, server_hostname="127.0.0.1", https_compatible=True)
+        try:
+            await safe.send_all(GET.format("/livez", "Connection: close\r\n").encode())
+            return bytes(await safe.receive_some()).split(b"\r\n")[0]
+        except trio.BrokenResourceError:
+            return b""
+
+
+async def test_handshakes_that_are_never_finished_keep_nobody_from_the_page() -> None:
+    """Nobody has shown a certificate before a handshake is done."""
+    papers = Papers()
+    async with open_gui(page_tls=papers.of_page) as browser, AsyncExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 10):
+            await stack.enter_async_context(browser.connected())
+        for _ in range(3):
+            async with browser.connected() as stream:
+                assert await papers.status(stream, papers.of_browser) == b"HTTP/1.1 200 "
+        async with browser.connected() as stream:
+            assert await papers.status(stream, papers.of_stranger) == b""
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00"], ids=["nothing", "a little"])
+async def test_a_handshake_that_takes_too_long_is_given_up(said: bytes) -> None:
+    async with open_server(tls=Papers().of_page, handshake_s=0.05) as served:
+        async with served.browser.connected() as stream:
+            await stream.send_all(said)
+            assert not await stream.receive_some()
+        assert not served.server.connections
+
+
+async def test_a_stop_does_not_wait_for_handshakes() -> None:
+    async with open_server(tls=Papers().of_page, grace_s=math.inf) as served:
+        async with served.browser.connected() as stream:
+            served.stop.set()
+            assert not await stream.receive_some()
