@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -104,7 +105,8 @@ def shown_to(where: Address | str) -> tuple[str, Credential, ssl.SSLContext | No
         where = Address(where)
     files = TlsFiles(where.tls_ca, where.tls_cert, where.tls_key)
     tls = context_for(where.url, None, files, "--tls-ca, --tls-cert or --tls-key")
-    return where.url, credential_of(None, where.token_file), tls
+    credential = credential_of(None, where.token_file, on_warning=partial(say, "warning"))
+    return where.url, credential, tls
 
 
 async def ask(where: Address | str, question: str, timeout_s: float = ASK_S, **params: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias
 
@@ -15,7 +16,7 @@ from creche.cli.exits import Exit
 from creche.cli.options import Json, Names
 from creche.cli.output import print_json, say
 from creche.cli.table import Column, Narrow, Row, cell, print_table
-from creche.cli.tokens_file import change_tokens, load_tokens
+from creche.cli.tokens_file import change_tokens, kept_in, load_tokens
 from creche.errors import SettingsError, UnknownToken
 from creche.model.access import (
     ID_BYTES,
@@ -68,6 +69,7 @@ def new(
         float | None, Parameter(converter=_ttl, show_env_var=False, metavar="TIME")
     ] = None,
     note: Annotated[str, Parameter(show_env_var=False, metavar="TEXT")] = "",
+    out: Annotated[str | None, Parameter(show_env_var=False, metavar="FILE")] = None,
     tokens: TokensFile = None,
     as_json: Json = False,
 ) -> int:
@@ -79,6 +81,7 @@ def new(
             all when not given.
         ttl: How long it is valid: 30d, 12h, 45m; for ever when not given.
         note: What `creche tokens ls` shows beside it.
+        out: A new file for it, which only its user can read; printed when not given.
     """
     path = _path(tokens)
     if role is None:
@@ -98,9 +101,13 @@ def new(
         gap = "" if not text or text.endswith("\n") else "\n"
         return f"{text}{gap}{token.as_line()}\n"
 
-    change_tokens(path, add)
+    with nullcontext() if out is None else kept_in(out, word):
+        change_tokens(path, add)
     if as_json:
-        print_json({**_shown(token), "token": word})
+        secret = {"token": word} if out is None else {"token_file": out}
+        print_json({**_shown(token), **secret})
+    elif out is not None:
+        say("", f"token {token_id} is in {path}; its word is in {out}, and nowhere else")
     else:
         print(word)
         say("", f"token {token_id} is in {path}; it is shown this once")

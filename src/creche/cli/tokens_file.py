@@ -191,3 +191,32 @@ def _replace(file: Path, text: str) -> None:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+@contextmanager
+def kept_in(path: str, word: str) -> Iterator[None]:
+    """Put *word* into a new file at *path* which only its user can read; it goes again if the body
+    fails.
+
+    Raises:
+        SettingsError: there is a file already, or it cannot be written.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise SettingsError(f"--out: {path} is there already, and is not written over") from None
+    except OSError as error:
+        raise SettingsError(f"--out: {path} cannot be written: {error.strerror}") from None
+    try:
+        try:
+            with open(fd, "w", encoding="ascii") as file:
+                file.write(f"{word}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SettingsError(f"--out: {path} cannot be written: {error.strerror}") from None
+        yield
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise

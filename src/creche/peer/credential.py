@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -34,15 +35,20 @@ class Word:
 
 
 class TokenFile:
-    """A file that holds a token; one that cannot be read later on leaves things as they were.
+    """A file that holds a token; one that cannot be read later on leaves things as they were. Of
+    one that everybody can read *on_warning* is told, once.
 
     Raises:
         SettingsError: it cannot be read now, or holds something else.
     """
 
-    def __init__(self, path: str, source: str) -> None:
+    def __init__(
+        self, path: str, source: str, on_warning: Callable[[str], None] = logger.warning
+    ) -> None:
         self._path = path
         self._source = source
+        self._on_warning = on_warning
+        self._has_warned = False
         self._word = self._read()
 
     def __call__(self) -> str:
@@ -60,6 +66,7 @@ class TokenFile:
         try:
             with Path(self._path).expanduser().open(encoding="utf-8") as file:
                 text = file.read(MAX_CREDENTIAL + 2)
+                self._look_at(os.fstat(file.fileno()))
         except OSError as error:
             why = error.strerror or "it cannot be opened"
             raise SettingsError(f"{self._source}: {self._path} cannot be read: {why}") from None
@@ -67,27 +74,40 @@ class TokenFile:
             raise SettingsError(f"{self._source}: {self._path} holds no token") from None
         return _checked(text.strip(), f"{self._source}: {self._path}")
 
+    def _look_at(self, status: os.stat_result) -> None:
+        mode = stat.S_IMODE(status.st_mode)
+        # A group that may read it can be meant.
+        if self._has_warned or not stat.S_ISREG(status.st_mode) or not mode & 0o006:
+            return
+        self._has_warned = True
+        self._on_warning(
+            f"{self._source}: everybody on this machine can read {self._path} (mode {mode:04o}): "
+            f"`chmod 600 {self._path}` shuts it"
+        )
+
 
 def credential_of(
     token: str | Credential | None,
     token_file: str | None = None,
     environment: Mapping[str, str] = os.environ,
+    on_warning: Callable[[str], None] = logger.warning,
 ) -> Credential:
     """Return where the token comes from: what is given here, else ``CRECHE_TOKEN_FILE`` or
-    ``CRECHE_TOKEN`` in the environment, else nowhere.
+    ``CRECHE_TOKEN`` in the environment, else nowhere. Of a file that everybody can read
+    *on_warning* is told.
 
     Raises:
         SettingsError: it cannot be read, or is none.
     """
     if token_file is not None:
-        return TokenFile(token_file, "--token-file")
+        return TokenFile(token_file, "--token-file", on_warning)
     if token is not None:
         return token if callable(token) else Word(token, "token")
     path, word = environment.get("CRECHE_TOKEN_FILE"), environment.get("CRECHE_TOKEN")
     if path and word:
         raise SettingsError("CRECHE_TOKEN and CRECHE_TOKEN_FILE are both set: set one of them")
     if path:
-        return TokenFile(path, "CRECHE_TOKEN_FILE")
+        return TokenFile(path, "CRECHE_TOKEN_FILE", on_warning)
     return Word(word, "CRECHE_TOKEN") if word else no_credential
 
 

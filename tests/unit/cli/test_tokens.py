@@ -23,6 +23,7 @@ from creche.cli.tokens_file import LOOK_S, keep_tokens, load_file, load_tokens
 from creche.engine.doors import OPEN_DOOR, Door, TokenDoor
 from creche.errors import Refused, SettingsError
 from creche.model.access import AccessRole, owner_of
+from creche.peer.credential import TokenFile
 from creche.wire.session import Role
 
 
@@ -52,6 +53,52 @@ def test_a_token_is_printed_once_and_kept_as_a_hash(
     assert "submit, work" in out
     assert "images, mail.*" in out
     assert word.split("_", 2)[2] not in out + err
+
+
+@pytest.fixture
+def umask_of_most_systems() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask_of_most_systems")
+def test_a_token_that_is_put_into_a_file_is_read_by_its_user_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert made(capsys, "--role", "view", "--out", "my.token") == ""
+    assert stat.S_IMODE(os.stat("my.token").st_mode) == 0o600
+    word = Path("my.token").read_text().strip()
+    token = owner_of(word, load_tokens("tokens"))
+    assert token is not None
+    assert TokenFile("my.token", "--token-file")() == word
+    words = ["tokens", "new", "--tokens", "tokens", "--role", "view", "--out", "new.token"]
+    assert run([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["token_file"] == "new.token"
+    assert Path("new.token").read_text().strip() not in out + err
+
+
+def test_a_token_is_written_over_nothing_and_not_made_where_it_cannot_be_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made(capsys, "--role", "view")
+    before = Path("tokens").read_text()
+    os.symlink("elsewhere", "link")
+    for out, why in (
+        ("tokens", "--out: tokens is there already, and is not written over"),
+        ("link", "--out: link is there already"),
+        ("none/my.token", "--out: none/my.token cannot be written: No such file or directory"),
+        ("/dev/full", "--out: /dev/full is there already"),
+    ):
+        assert run(["tokens", "new", "--tokens", "tokens", "--role", "view", "--out", out]) == 2
+        assert why in capsys.readouterr().err
+    # The other way round: what is not among the tokens is of no use.
+    write(b"nonsense")
+    assert run(["tokens", "new", "--tokens", "tokens", "--role", "view", "--out", "my.token"]) == 2
+    assert sorted(os.listdir()) == ["link", "tokens"]
+    write(before.encode())
+    assert len(load_tokens("tokens")) == 1
 
 
 def test_its_time_is_counted_from_now(capsys: pytest.CaptureFixture[str]) -> None:

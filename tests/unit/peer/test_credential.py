@@ -47,6 +47,26 @@ def test_a_file_is_read_again_and_one_that_is_gone_changes_nothing(
     assert "second" not in caplog.text
 
 
+def test_a_file_that_everybody_can_read_is_warned_of_with_the_way_to_shut_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(WORD)
+    file.chmod(0o640)  # a group may be meant; systemd and others show so who is let in besides
+    credential = TokenFile(str(file), "--token-file")
+    assert not caplog.records
+    file.chmod(0o644)
+    assert credential() == credential() == WORD
+    (said,) = caplog.messages
+    assert said == (
+        f"--token-file: everybody on this machine can read {file} (mode 0644): "
+        f"`chmod 600 {file}` shuts it"
+    )
+    heard: list[str] = []
+    assert credential_of(None, str(file), on_warning=heard.append)() == WORD
+    assert heard == [said]
+
+
 def test_what_can_be_read_once_is_read_once(tmp_path: Path) -> None:
     """As a shell's ``<(pass show creche)`` is; a second look would wait for ever."""
     pipe = tmp_path / "pipe"
