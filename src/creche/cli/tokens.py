@@ -36,6 +36,9 @@ from creche.model.access import (
 app = App(name="tokens", help="Make tokens, and take them away.")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_TTL_S = 36_500 * 86_400
+"""How long a token may be valid that does not stay so for ever: a hundred years."""
+
 _TTL = re.compile(r"([0-9]{1,9})([smhd])")
 
 _COLUMNS = (
@@ -52,7 +55,11 @@ def _ttl(type_: Any, tokens: list[Word]) -> float:
     found = _TTL.fullmatch(text)
     if found is None or not int(found[1]):
         raise ValueError(f"it takes a time above 0, as in 30d, 12h, 45m or 90s, and not {text!r}")
-    return float(int(found[1]) * _UNITS[found[2]])
+    ttl_s = int(found[1]) * _UNITS[found[2]]
+    if ttl_s > MAX_TTL_S:
+        most = f"{MAX_TTL_S // _UNITS['d']}d"
+        raise ValueError(f"it takes a time of at most {most}; left out, it is valid for ever")
+    return float(ttl_s)
 
 
 TokensFile: TypeAlias = Annotated[

@@ -251,7 +251,12 @@ def _moment_in(text: object) -> float | None:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise BadToken("expires is a moment with its offset, as in 2027-01-31T18:30+00:00")
-    return moment.timestamp()
+    expires_at = moment.timestamp()
+    try:
+        datetime.fromtimestamp(expires_at, UTC)  # as whoever shows it does
+    except (OverflowError, ValueError):
+        raise BadToken("expires is a moment in the years 1 to 9999 of UTC") from None
+    return expires_at
 
 
 def fits(queue: str, patterns: Iterable[str]) -> bool:

@@ -8,6 +8,8 @@ import resource
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -109,6 +111,22 @@ def test_its_time_is_counted_from_now(capsys: pytest.CaptureFixture[str]) -> Non
     assert document["token"].startswith(f"creche_{token.id}_")
 
 
+@pytest.mark.parametrize(
+    "moment", ["9999-12-31T23:59:59.999+00:00", "0001-01-01T00:00+00:00", "2027-01-31T18:30+14:00"]
+)
+def test_whatever_moment_a_token_may_say_is_listed(
+    moment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(capsys, "--role", "view", "--ttl", "36500d")
+    (token,) = load_tokens("tokens").values()
+    expires_at = datetime.fromisoformat(moment).timestamp()
+    write(f"{replace(token, expires_at=expires_at).as_line()}\n".encode())
+    assert run(["tokens", "ls", "--tokens", "tokens"]) == 0
+    assert load_tokens("tokens")[token.id].expires_at == expires_at
+    assert run(["tokens", "ls", "--tokens", "tokens", "--json"]) == 0
+    assert run(["tokens", "revoke", token.id, "--tokens", "tokens"]) == 0
+
+
 def test_a_token_that_is_revoked_is_gone_and_the_others_stay(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -129,6 +147,8 @@ def test_a_token_that_is_revoked_is_gone_and_the_others_stay(
         (["new", "--role", "admin", "--queues", "a"], "admin is about all of them"),
         (["new", "--role", "view", "--ttl", "soon"], "a time above 0, as in 30d"),
         (["new", "--role", "view", "--ttl", "0d"], "a time above 0, as in 30d"),
+        (["new", "--role", "view", "--ttl", "999999999d"], "a time of at most 36500d"),
+        (["new", "--role", "view", "--ttl", "36501d"], "left out, it is valid for ever"),
         (["ls"], "the file of tokens, none, cannot be read: No such file or directory"),
         (["revoke", "abcdef"], "the file of tokens, none, cannot be read"),
     ],
