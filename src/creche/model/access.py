@@ -177,7 +177,9 @@ def without(text: str, token_id: str) -> str:
 
 def _token_in(line: str) -> Token:
     try:
-        record: Any = json.loads(line)
+        record: Any = json.loads(line, object_pairs_hook=_each_once)
+    except BadToken:
+        raise
     except (ValueError, RecursionError):
         raise BadToken('it is no JSON object, as in {"id": ..., "sha256": ...}') from None
     if not isinstance(record, dict):
@@ -198,6 +200,15 @@ def _token_in(line: str) -> Token:
     queues = None if record.get("queues") is None else patterns_in(record["queues"])
     check_queues(roles, queues)
     return Token(token_id, digest, roles, queues, _moment_in(record.get("expires")), note)
+
+
+def _each_once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for name, value in fields:
+        if name in record:  # the last would count, and lift the restriction that is read first
+            raise BadToken(f"{name!r:.80} is there twice")
+        record[name] = value
+    return record
 
 
 def roles_in(names: object) -> frozenset[AccessRole]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -84,6 +85,11 @@ def test_what_is_kept_of_a_token_is_read_back(
     assert kept.note == note
 
 
+def again(record: dict[str, Any], more: str) -> str:
+    """Return the line of *record* that says one of its fields once more: the last would count."""
+    return f"{json.dumps(record)[:-1]}, {more}}}"
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -106,6 +112,9 @@ def test_what_is_kept_of_a_token_is_read_back(
         (json.dumps(GOOD | {"expires": "9999-12-31T23:59-14:00"}), "in the years 1 to 9999 of UTC"),
         (json.dumps(GOOD | {"expires": "9999-12-31T23:59:59.999999+00:00"}), "1 to 9999 of UTC"),
         (json.dumps(GOOD | {"note": 5}), "note is text"),
+        (again(GOOD | {"roles": ["view"]}, '"roles": ["admin"]'), "'roles' is there twice"),
+        (again(GOOD | {"queues": ["a"]}, '"queues": null'), "'queues' is there twice"),
+        (again(GOOD | {"note": {"a": 1}}, '"note": ""'), "'note' is there twice"),
         (f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}", "the id abcd12 is there twice"),
     ],
 )
