@@ -125,7 +125,8 @@ async def control_plane(
         tls_ca: Whose certificates peers have to show; without, they need none.
         allow_origin: Web pages that may dial the plane, as https://example.org; none when not
             given.
-        allow_host: Further names by which it is called on the loopback, as by a proxy.
+        allow_host: Further names by which it is called, as by a proxy. Where other machines reach
+            it, it answers to any, unless some are given.
         store: Where jobs are kept: sqlite:PATH, or memory: for as long as the plane runs.
         store_bytes: How large the store's file may become before it takes no new jobs; 64 GiB
             when not given.

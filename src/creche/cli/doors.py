@@ -72,8 +72,10 @@ def open_doors(
     is_far = reaches_out(host, port)
     if is_far:
         _check_far(authority(host, port), known is not None, files, is_insecure=is_insecure)
-    names = None if is_far else LOOPBACK_NAMES | {_bracketed(host)} | set(map(str.lower, hosts))
-    gate = Gate(frozenset(map(_checked_origin, origins)), names)
+    names = LOOPBACK_NAMES | {_bracketed(host)} | set(map(str.lower, hosts))
+    # By what names others call this machine is not known here, unless it was said.
+    is_named = not is_far or bool(hosts)
+    gate = Gate(frozenset(map(_checked_origin, origins)), names if is_named else None)
     listener = Listener(host, port, gate, tls)
     if known is None and tls is None:
         return Doors(Entrance(listener, OPEN_DOOR))

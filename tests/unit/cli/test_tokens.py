@@ -7,7 +7,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -15,15 +15,18 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.unit.channel.test_trio_ws import CRECHE, UPGRADE
 
+from creche.channel.base import Channel
+from creche.channel.handshake import parse_url
 from creche.channel.tls import TlsFiles
 from creche.cli import doors as cli_doors
 from creche.cli.app import run
-from creche.cli.doors import Doors, open_doors, reaches_out
+from creche.cli.doors import Doors, Listener, open_doors, reaches_out
 from creche.cli.handing import hand_over, taken_over
 from creche.cli.tokens_file import LOOK_S, keep_tokens, load_file, load_tokens
 from creche.engine.doors import OPEN_DOOR, Door, TokenDoor
-from creche.errors import Refused, SettingsError
+from creche.errors import ChannelBroken, Refused, SettingsError
 from creche.model.access import AccessRole, owner_of
 from creche.peer.credential import TokenFile
 from creche.wire.session import Role
@@ -374,6 +377,41 @@ def test_off_the_loopback_a_plane_without_credentials_does_not_start(
     assert line.startswith("error: --listen 0.0.0.0:0 is reached from other machines")
     for way in ("creche tokens new", "--tokens FILE", "--tls-ca", "--insecure"):
         assert way in line
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("hosts", "answers"),
+    [
+        ((), {"evil.test": b"101", "localhost": b"101", "creche.example": b"101"}),
+        (("Creche.example",), {"evil.test": b"403", "localhost": b"101", "creche.example": b"101"}),
+    ],
+)
+async def test_off_the_loopback_a_plane_is_called_by_the_names_that_it_was_given(
+    hosts: tuple[str, ...], answers: dict[str, bytes]
+) -> None:
+    """Where it was given none, it cannot know how it is called."""
+
+    async def heard(channel: Channel) -> None:
+        with suppress(ChannelBroken):
+            await channel.receive()
+
+    doors = open_doors(
+        ("0.0.0.0", 0), None, TlsFiles(), is_insecure=True, origins=(), hosts=hosts
+    )  # fmt: skip
+    listener = doors.front.listen
+    assert isinstance(listener, Listener)
+    listener._host = "127.0.0.1"  # the tests themselves are reached by nobody
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(partial(listener, heard))
+            for host, status in answers.items():
+                stream = await trio.open_tcp_stream("127.0.0.1", parse_url(url).port)
+                async with stream:
+                    request = UPGRADE.replace(b"Host: plane", f"Host: {host}:5570".encode())
+                    await stream.send_all(request + CRECHE + b"\r\n")
+                    assert (await stream.receive_some()).split()[1] == status, host
+            nursery.cancel_scope.cancel()
 
 
 def test_who_insists_is_warned(capsys: pytest.CaptureFixture[str]) -> None:
