@@ -19,7 +19,7 @@ from creche.channel.handshake import authority, parse_url
 from creche.channel.tls import TlsFiles
 from creche.cli.handing import hand_over
 from creche.cli.output import say
-from creche.cli.tokens_file import Loaded, keep_tokens, load_file
+from creche.cli.tokens_file import Loaded, keep_tokens, load_file, why_nobody
 from creche.engine.doors import OPEN_DOOR, TokenDoor
 from creche.engine.plane import Entrance
 from creche.errors import SettingsError
@@ -69,6 +69,8 @@ def open_doors(
     host, port = where
     tls = files.for_plane() if files else None
     known = None if tokens is None else load_file(tokens)
+    if known is not None and not known.tokens:
+        say("warning", why_nobody(known.path))
     is_far = reaches_out(host, port)
     if is_far:
         _check_far(authority(host, port), known is not None, files, is_insecure=is_insecure)

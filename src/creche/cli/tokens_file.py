@@ -134,7 +134,15 @@ async def keep_tokens(loaded: Loaded, door: TokenDoor) -> None:
             continue
         said = ""
         door.change(tokens)
-        logger.info("the tokens were read again: there are %d", len(tokens))
+        if tokens:
+            logger.info("the tokens were read again: there are %d", len(tokens))
+        else:
+            logger.warning("the tokens were read again: %s", why_nobody(path))
+
+
+def why_nobody(path: str) -> str:
+    """Return the sentence about a file that has none."""
+    return f"{path} has no tokens: nobody comes in (`creche tokens new` makes one)"
 
 
 def _signature(path: str) -> Signature | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import stat
@@ -331,6 +332,28 @@ async def test_a_file_that_is_refused_is_read_when_that_is_mended(
             assert not lets_in(doors.front.door, first)
             assert lets_in(doors.front.door, second)
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_file_without_a_token_is_warned_of(
+    autojump_clock, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is what it says, and sends everybody away, who may have emptied it by mistake."""
+    word = made(capsys, "--role", "admin")
+    nobody = "tokens has no tokens: nobody comes in"
+    with opened() as doors:
+        assert nobody not in capsys.readouterr().err
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(doors.keep)
+            write(b"# all of them are gone\n")
+            await trio.sleep(3 * LOOK_S)
+            assert not lets_in(doors.front.door, word)
+            (said,) = caplog.records
+            assert said.levelno == logging.WARNING
+            assert nobody in said.getMessage()
+            nursery.cancel_scope.cancel()
+    with opened():
+        assert f"warning: {nobody}" in capsys.readouterr().err
 
 
 def test_a_secret_is_handed_over_and_taken_over_as_often_as_needed() -> None:
