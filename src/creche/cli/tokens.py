@@ -26,6 +26,7 @@ from creche.model.access import (
     Token,
     check_queues,
     digest_of,
+    holds_token,
     new_word,
     patterns_in,
     role_names,
@@ -94,6 +95,11 @@ def new(
     if role is None:
         every = ", ".join(each.value for each in AccessRole)
         raise SettingsError(f"what is it for? --role says it: {every}")
+    for option, texts in (("--note", [note]), ("--queues", queues or [])):
+        if any(map(holds_token, texts)):
+            raise SettingsError(
+                f"{option} holds a token, which would be kept as it is: leave it out"
+            )
     token_id, word = new_word(os.urandom(ID_BYTES + SECRET_BYTES))
     try:
         roles = roles_in(role)

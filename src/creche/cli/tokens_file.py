@@ -18,7 +18,7 @@ import trio
 
 from creche.engine.doors import TokenDoor
 from creche.errors import SettingsError
-from creche.model.access import BadToken, Token, read_tokens
+from creche.model.access import MAX_CREDENTIAL, BadToken, Token, id_in, read_tokens
 
 logger = logging.getLogger("creche.plane")
 
@@ -71,7 +71,8 @@ def _read(path: str) -> tuple[str, Signature]:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(fd)
-            _check(path, status)
+            if not stat.S_ISREG(status.st_mode):
+                raise SettingsError(f"{path} is no file")
             with open(fd, "rb", closefd=False) as file:
                 data = file.read(MAX_BYTES + 1)
         finally:
@@ -81,6 +82,11 @@ def _read(path: str) -> tuple[str, Signature]:
         raise SettingsError(
             f"the file of tokens, {path}, cannot be read: {error.strerror}{hint}"
         ) from None
+    if id_in(data[:MAX_CREDENTIAL].decode("latin-1").strip()) is not None:
+        raise SettingsError(
+            f"{path} holds a token, and not what a plane keeps of them: is it for --token-file?"
+        )
+    _check(path, status)
     if len(data) > MAX_BYTES:
         raise SettingsError(f"{path} has more than {MAX_BYTES:,} bytes: is it a file of tokens?")
     try:
@@ -90,8 +96,6 @@ def _read(path: str) -> tuple[str, Signature]:
 
 
 def _check(path: str, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise SettingsError(f"{path} is no file")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise SettingsError(
@@ -99,8 +103,8 @@ def _check(path: str, status: os.stat_result) -> None:
         )
     if status.st_uid not in (0, os.geteuid()):
         raise SettingsError(
-            f"{path} belongs to user {status.st_uid}, who could let anyone in: it has to be "
-            "root's, or of the user that this runs as"
+            f"{path} belongs to user {status.st_uid}, who could let anyone in: it has to belong to "
+            f"the user that this runs as, who is {os.geteuid()}"
         )
 
 

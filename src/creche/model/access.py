@@ -110,6 +110,11 @@ def id_in(word: str) -> str | None:
     return None if found is None else found[1]
 
 
+def holds_token(text: str) -> bool:
+    """Whether the word of a token is in *text*."""
+    return _WORD.search(text) is not None
+
+
 def redacted(text: str) -> str:
     """Return *text* with the secrets of tokens left out, wherever they came into it."""
     return _WORD.sub(r"creche_\1_***", text) if "creche_" in text else text

@@ -72,6 +72,11 @@ class TokenFile:
             raise SettingsError(f"{self._source}: {self._path} cannot be read: {why}") from None
         except UnicodeDecodeError:
             raise SettingsError(f"{self._source}: {self._path} holds no token") from None
+        if '"sha256"' in text:
+            raise SettingsError(
+                f"{self._source}: {self._path} holds what a plane keeps of tokens, and none of them"
+                ": is it for `creche control-plane --tokens`?"
+            )
         return _checked(text.strip(), f"{self._source}: {self._path}")
 
     def _look_at(self, status: os.stat_result) -> None:
@@ -99,13 +104,14 @@ def credential_of(
     Raises:
         SettingsError: it cannot be read, or is none.
     """
+    path, word = environment.get("CRECHE_TOKEN_FILE"), environment.get("CRECHE_TOKEN")
+    # A command is given what the variable says as if it were typed.
+    if path and word and token is None and token_file in (None, path):
+        raise SettingsError("CRECHE_TOKEN and CRECHE_TOKEN_FILE are both set: set one of them")
     if token_file is not None:
         return TokenFile(token_file, "--token-file", on_warning)
     if token is not None:
         return token if callable(token) else Word(token, "token")
-    path, word = environment.get("CRECHE_TOKEN_FILE"), environment.get("CRECHE_TOKEN")
-    if path and word:
-        raise SettingsError("CRECHE_TOKEN and CRECHE_TOKEN_FILE are both set: set one of them")
     if path:
         return TokenFile(path, "CRECHE_TOKEN_FILE", on_warning)
     return Word(word, "CRECHE_TOKEN") if word else no_credential

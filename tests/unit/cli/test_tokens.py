@@ -185,8 +185,12 @@ def test_a_file_that_others_can_open_is_refused_with_the_way_to_shut_it(mode: in
 def test_a_file_of_another_user_is_not_used() -> None:
     Path("tokens").touch(0o600)
     os.chown("tokens", 12345, -1)
-    with pytest.raises(SettingsError, match="belongs to user 12345, who could let anyone in"):
+    with pytest.raises(SettingsError) as caught:
         load_tokens("tokens")
+    assert str(caught.value) == (
+        "tokens belongs to user 12345, who could let anyone in: it has to belong to the user that "
+        "this runs as, who is 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,6 +211,54 @@ def test_a_file_that_holds_something_else_is_told(data: bytes | None, why: str) 
     with pytest.raises(SettingsError) as caught:
         load_tokens("tokens")
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_token_is_no_file_of_tokens_and_that_is_told_without_showing_it(
+    mode: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = made(capsys, "--role", "admin")
+    Path("my.token").write_text(f"{word}\n")
+    os.chmod("my.token", mode)
+    assert run(["control-plane", "--store", "memory:", "--no-gui", "--tokens", "my.token"]) == 2
+    assert capsys.readouterr().err == (
+        "error: my.token holds a token, and not what a plane keeps of them: "
+        "is it for --token-file?\n"
+    )
+
+
+def test_a_file_of_tokens_is_no_token_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):  # of one line, and of more than is read of a token
+        made(capsys, "--role", "admin", "--note", "x" * 1000 * number)
+        assert run(["health", "--connect", "ws://127.0.0.1:1", "--token-file", "tokens"]) == 2
+        assert capsys.readouterr().err == (
+            "error: --token-file: tokens holds what a plane keeps of tokens, and none of them: "
+            "is it for `creche control-plane --tokens`?\n"
+        )
+
+
+@pytest.mark.parametrize("words", [["--note", "{}"], ["--note", "for {}, ok?"], ["--queues", "{}"]])
+def test_what_is_kept_of_a_token_may_hold_no_other_one(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = made(capsys, "--role", "work")
+    more = [each.format(word) for each in words]
+    assert run(["tokens", "new", "--tokens", "tokens", "--role", "work", *more]) == 2
+    out, err = capsys.readouterr()
+    assert f"{words[0]} holds a token, which would be kept as it is" in err
+    assert word.split("_", 2)[2] not in out + err + Path("tokens").read_text()
+
+
+def test_a_command_is_not_shown_two_tokens(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my.token").write_text("one")
+    monkeypatch.setenv("CRECHE_TOKEN", "two")
+    monkeypatch.setenv("CRECHE_TOKEN_FILE", "my.token")
+    for words in (["health"], ["queues", "ls"], ["submit", "add"]):
+        assert run([*words, "--connect", "ws://127.0.0.1:1"]) == 2
+        said = "error: CRECHE_TOKEN and CRECHE_TOKEN_FILE are both set: set one of them\n"
+        assert capsys.readouterr().err == said
 
 
 def write(data: bytes) -> None:

@@ -101,9 +101,16 @@ def test_a_file_without_a_token_is_told_by_its_name(
     assert "two words" not in str(caught.value)
 
 
-def test_two_variables_at_once_are_one_too_many() -> None:
+@pytest.mark.parametrize("token_file", [None, "b"])
+def test_two_variables_at_once_are_one_too_many(token_file: str | None, tmp_path: Path) -> None:
+    """A command has read one of them already."""
+    both = {"CRECHE_TOKEN": "a", "CRECHE_TOKEN_FILE": "b"}
     with pytest.raises(SettingsError, match="set one of them"):
-        credential_of(None, environment={"CRECHE_TOKEN": "a", "CRECHE_TOKEN_FILE": "b"})
+        credential_of(None, token_file, environment=both)
+    file = tmp_path / "typed"
+    file.write_text(WORD)
+    assert credential_of(None, str(file), environment=both)() == WORD
+    assert credential_of("given", environment=both)() == "given"
 
 
 @pytest.mark.parametrize("kind", [Client, BlockingClient])
