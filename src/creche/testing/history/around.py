@@ -114,8 +114,9 @@ def moments_are_not_left_out(history: History) -> Iterator[NotFired]:
         if schedule.missed not in ("once", "all") or schedule.overlap != "allow":
             continue
         fired = {each.moment for each in history.fired[name]}
-        due = [moment for moment in sorted(schedule.moments) if _is_due(history, schedule, moment)]
-        for moment, after in pairwise([*due, float("inf")]):
+        for moment, after in pairwise([*sorted(schedule.moments), float("inf")]):
+            if not _is_due(history, schedule, moment):
+                continue
             is_missed = schedule.missed == "once" and any(
                 since - grace_s <= moment <= until + grace_s and after <= until + grace_s
                 for since, until in away

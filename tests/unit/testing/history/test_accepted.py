@@ -328,6 +328,14 @@ def test_an_attempt_whose_lease_was_not_written_as_the_plane_was_stopped_and_kil
     assert accepted(story.sees(34, "a", "succeeded"))
 
 
+def test_a_moment_that_was_missed_with_one_that_nobody_can_judge_yet() -> None:
+    moments = (10.0, 20.0, 30.0)
+    story = Story().tell(0, h.Scheduled, schedule="s", moments=moments)
+    story.kills(5, "plane", "plane").tell(31, h.Back, who="plane", role="plane")
+    story.tell(31.1, h.Fired, schedule="s", moment=30.0, job="a").runs(31.1, 31.2, "a")
+    assert accepted(story.sees(31.3, "a", "succeeded").is_over(31.5), grace_s=6)
+
+
 def test_an_attempt_that_begins_when_the_next_plane_has_come_as_its_offer_was_on_its_way() -> None:
     story = Story().takes(0, "a").kills(1, "plane", "plane")
     story.tell(1, h.Back, who="plane", role="plane").runs(1.05, 1.06, "a", value="r1")
