@@ -251,7 +251,8 @@ class DuplicateJob(SubmissionRefused):
 
     def __init__(self, job_id: str, task: str) -> None:
         super().__init__(
-            "duplicate", f"task {task!r} is unique, and job {job_id} is there: nothing was stored"
+            "duplicate",
+            f"task {task!r} is unique, and job {job_id} is there: this one was not stored",
         )
         self.job_id = job_id
         self.task = task

@@ -124,10 +124,13 @@ async def test_a_task_may_refuse_what_is_there_already(
         with pytest.raises(DuplicateJob, match=f"'work' is unique, and job {first.id}") as caught:
             await client.submit(one, 7, other=1)
         assert (caught.value.job_id, caught.value.code) == (first.id, "duplicate")
-        with pytest.raises(SubmissionRefused):
+        with pytest.raises(SubmissionRefused, match="this one was not stored") as caught_of_many:
             await client.submit_many(one, [(8,), (7,), (9,)])
+        assert caught_of_many.value.__notes__ == ["of 3 calls the others may have been stored"]
         gate.set()
         await first.result()
+        await trio.sleep(1)
+        assert {what for _, what in began} == {7, 8, 9}
         assert not (await client.submit(one, 7)).is_existing
 
 

@@ -327,8 +327,8 @@ class Client(ScheduleVerbs, WorkerVerbs):
         A call is a sequence of positional arguments or a mapping of keyword arguments. With
         ``watch=False`` results are not pushed until somebody waits for them: for jobs that are left
         to themselves. When one is refused or cannot be sent, the first error is raised, and the
-        jobs of the calls before it may be stored. The client's timeout bounds how long it may go
-        without progress, not the whole.
+        jobs of the other calls may be stored, whether before or after it. The client's timeout
+        bounds how long it may go without progress, not the whole.
 
         Raises as `submit` does.
         """

@@ -349,7 +349,8 @@ class Submitter:
         A call is a sequence of positional arguments or a mapping of keyword arguments. With
         ``watch=False`` results are not pushed until somebody waits for them: for jobs that are
         left to themselves. When one is refused or cannot be sent, the first error is raised, and
-        the others may be stored. The client's timeout bounds how long it may go without progress.
+        the others may be stored, whether before or after it; a note says so. The client's timeout
+        bounds how long it may go without progress.
         """
         name = name_of(task)
         known = task if isinstance(task, Task) else None
@@ -390,7 +391,10 @@ class Submitter:
         if group.left or not is_whole:
             await self._give_up(group, is_whole=is_whole)
         if group.error is not None:
-            raise fresh(group.error)
+            error = fresh(group.error)
+            if len(handles) > 1:
+                error.add_note(f"of {len(handles):,} calls the others may have been stored")
+            raise error
         if group.met:
             handles = [group.met.get(handle.id_bytes, handle) for handle in handles]
         return handles
