@@ -251,8 +251,8 @@ def counts(rule: Rule, holder: Holder, now: float) -> bool:
 
 
 def value_text(value: object) -> str:
-    """Return an argument as text: equal for what arrives as equal, and different for the rest, so
-    that 7 and "7" are two keys, and (1, 2) and [1, 2] are one.
+    """Return an argument as text: equal for what arrives alike, and different for the rest, so that
+    7, "7" and 7.0 are three keys, and (1, 2) and [1, 2] are one.
 
     Raises:
         ValueError: it is of a kind that cannot be told from others, or holds too many values.
