@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from creche.testing.history import around, attempts, ends, flow, submissions
+from creche.testing.history import around, attempts, ends, flow, reasons, submissions
 from creche.testing.history.around import FiredTwice, FiredUnasked, NotFired, OutlivedScope
 from creche.testing.history.attempts import (
     BegunTwice,
@@ -70,6 +70,7 @@ from creche.testing.history.events import (
     Woken,
 )
 from creche.testing.history.flow import OutOfOrder, OverLimit, OverRate
+from creche.testing.history.reasons import FailedEarly
 from creche.testing.history.record import FileRecorder, MemoryRecorder, Recorder, read_history
 from creche.testing.history.submissions import (
     Invented,
@@ -95,6 +96,7 @@ __all__ = [
     "CancelAnswered",
     "Ended",
     "Event",
+    "FailedEarly",
     "FileRecorder",
     "Fired",
     "FiredTwice",
@@ -158,6 +160,7 @@ RULES: tuple[Rule, ...] = (
     *submissions.RULES,
     *attempts.RULES,
     *ends.RULES,
+    *reasons.RULES,
     *flow.RULES,
     *around.RULES,
 )

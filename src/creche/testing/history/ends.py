@@ -88,22 +88,13 @@ class NoReason(Violation):
 
 def ends_have_reasons(history: History) -> Iterator[NoReason]:
     """Refuse an end that nothing in a job's terms, and nobody, has asked for."""
-    replacing = {
-        (terms.task, terms.unique_key)
-        for terms in (call.submit.terms for call in history.calls.values())
-        if terms.unique_key is not None and terms.on_duplicate in ("replace", "cancel")
-    }
     for job in history.jobs.values():
         terms, is_made = job.terms, bool(job.calls or job.fired)
         reasons = {
             "lost": terms.is_at_most_once,
             "expired": terms.expires_s is not None or terms.deadline_at is not None,
-            "cancelled": bool(job.cancels)
-            or terms.scope is not None
-            or (terms.task, terms.unique_key) in replacing
-            or any(history.schedules[f.schedule].overlap == "replace" for f in job.fired
-                   if f.schedule in history.schedules),
-        }  # fmt: skip
+            "cancelled": history.may_be_cancelled(job),
+        }
         for saw in job.finals if is_made else ():
             if not reasons.get(saw.state, True):
                 yield NoReason(job.id, f"nobody has asked for it to be {saw.state}", (saw,))
@@ -144,13 +135,11 @@ class LateResult(Violation):
 
 
 def late_results_are_unseen(history: History) -> Iterator[LateResult]:
-    """Refuse a result that only attempts without a lease had come to. Of a loss that was declared
-    before the plane was killed, nobody knows whether it was on disk, unless something followed from
-    it: if it was not, the attempt had its lease still."""
+    """Refuse a result that only attempts without a lease had come to."""
     for job in history.jobs.values():
         for saw in _successes(job):
             makers = _makers(job, saw)
-            if makers and all(_has_surely_lost(history, job, run) for run in makers):
+            if makers and all(has_surely_lost(history, job, run) for run in makers):
                 proof = (*makers[0].events, saw)
                 yield LateResult(job.id, "the lease of its attempt was lost", proof)
                 break
@@ -160,7 +149,9 @@ _MAY_GO_ON = ("running", "cancelling", "succeeded")
 """What may be seen of a job whose attempt has its lease, or had it to its end."""
 
 
-def _has_surely_lost(history: History, job: Job, run: Run) -> bool:
+def has_surely_lost(history: History, job: Job, run: Run) -> bool:
+    """Whether an attempt had lost its lease for good. Of a loss that was declared before the plane
+    was killed, nobody knows whether it was on disk, unless something followed from it."""
     if run.lost is None:
         return False
     followed = [

@@ -49,6 +49,8 @@ class Terms:
     priority: str = "normal"
     retries: int | None = 0
     """Attempts after the first that has failed; None: without end."""
+    max_losses: int | None = None
+    """After how many lost leases it has failed; None: one may be enough."""
     is_at_most_once: bool = False
     backoff_s: float = 0.0
     """The wait after the first failure; it doubles with each further one."""
@@ -191,13 +193,15 @@ class Started(Event):
 class Ended(Event):
     """The body leaves (recorded by its last line): with a result, *value*; with an error; as it was
     too early for it; or as it was told to leave. *delay_s* is the wait that it asks for before the
-    next attempt."""
+    next attempt; *is_last* says that there may be none, whatever the retries: an error that is not
+    to be retried. Where a result cannot be told to anybody, as it is too large, it has failed."""
 
     job: str
     attempt: str
     outcome: Outcome
     value: Any = None
     delay_s: float | None = None
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

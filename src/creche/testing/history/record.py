@@ -39,6 +39,8 @@ class Body:
     """How it ends, if an exception that is raised does not tell."""
     delay_s: float | None = None
     """The wait that it asks for before the next attempt."""
+    is_last: bool = False
+    """Whether there may be no further attempt, whatever its retries."""
 
 
 class Recorder(ABC):
@@ -105,6 +107,7 @@ class Recorder(ABC):
                 outcome=body.outcome or outcome,
                 value=body.value if outcome == "succeeded" else None,
                 delay_s=body.delay_s,
+                is_last=body.is_last,
             )
 
     @abstractmethod

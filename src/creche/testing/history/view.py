@@ -189,6 +189,12 @@ class History:
             self._take(event)
         self._name_makers()
         self._judge_runs()
+        submitted = (call.submit.terms for call in self.calls.values())
+        self._replaced_keys = {
+            (terms.task, terms.unique_key)
+            for terms in submitted
+            if terms.unique_key is not None and terms.on_duplicate in ("replace", "cancel")
+        }
 
     def job(self, job_id: str) -> Job:
         """Return what is known of a job, which may be nothing."""
@@ -245,6 +251,17 @@ class History:
         return any(
             isinstance(trouble, Gone) and since_at <= trouble.at <= until_at
             for trouble in self.plane_troubles
+        )
+
+    def may_be_cancelled(self, job: Job) -> bool:
+        """Whether somebody has cancelled a job, or something that was submitted may have."""
+        key = job.terms.task, job.terms.unique_key
+        schedules = (self.schedules.get(fired.schedule) for fired in job.fired)
+        return (
+            bool(job.cancels)
+            or job.terms.scope is not None
+            or key in self._replaced_keys
+            or any(schedule.overlap == "replace" for schedule in schedules if schedule)
         )
 
     # --- reading --------------------------------------------------------------------------------

@@ -69,6 +69,9 @@ TICKS, TICK_S = "ticks", 3.0
 TICKS_AT = [START_AT + 2.0 + n * TICK_S for n in range(8)]
 """When it fires, in UTC seconds."""
 
+MAX_LOSSES = 1000
+"""So many workers are lost with no job here."""
+
 REST_S = 5.0
 """How often it is asked whether everything has ended."""
 
@@ -381,6 +384,7 @@ def terms_of(call: Call) -> Terms:
         queue=SOLO if kind == "ordered" else "default",
         priority=options.get("priority", "normal"),
         retries=3 if kind == "again" else 0,
+        max_losses=MAX_LOSSES,
         is_at_most_once=kind == "once",
         backoff_s=0.5 if kind == "again" else 0.0,
         delay_s=options.get("countdown", 0.0),
@@ -404,5 +408,5 @@ def _draw_settings(rng: random.Random) -> PlaneSettings:
         delays=rng.choice([1, 3, 1000]),
         fairness=rng.choice([None, None, 3]),
         look_ahead=rng.choice([0, 8]),
-        max_losses=1000,
+        max_losses=MAX_LOSSES,
     )

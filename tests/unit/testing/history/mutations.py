@@ -148,6 +148,19 @@ def its_lease_was_lost(past: Past) -> list[Event] | None:
     return past.changed({n: list(events) for n, events in lost.items()}) if lost else None
 
 
+@breaks(h.FailedEarly)
+def it_should_have_been_tried_again(past: Past) -> list[Event] | None:
+    job = past.jobs(
+        lambda job: (
+            any(saw.state == "failed" for saw in job.finals)
+            and len(job.calls) == 1
+            and not (job.lost or job.terms.is_at_most_once or past.view.may_be_cancelled(job))
+        )
+    )
+    terms = {"retries": len(job.runs) + 1, "deadline_at": None} if job else {}
+    return past.said([(job, terms)]) if job else None
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 

@@ -142,6 +142,34 @@ def a_result_is_seen_whose_lease_was_lost_before_the_next_attempt_and_the_plane_
     return story.sees(9, "a", "succeeded", "r1")
 
 
+@breaks(h.FailedEarly)
+def a_job_has_failed_with_retries_left() -> Story:
+    story = Story().takes(0, "a", retries=3).runs(1, 2, "a", outcome="failed")
+    return story.sees(3, "a", "failed")
+
+
+@breaks(h.FailedEarly)
+def a_job_has_failed_that_nobody_has_run() -> Story:
+    return Story().takes(0, "a").sees(3, "a", "failed")
+
+
+@breaks(h.FailedEarly)
+def a_job_has_failed_whose_attempt_has_succeeded() -> Story:
+    return Story().takes(0, "a").runs(1, 2, "a").sees(3, "a", "failed")
+
+
+@breaks(h.FailedEarly)
+def a_job_has_failed_when_one_worker_was_lost_and_two_may_be() -> Story:
+    story = Story().takes(0, "a", max_losses=2).starts(1, "a").loses(2, "a")
+    return story.sees(3, "a", "failed")
+
+
+@breaks(h.FailedEarly)
+def a_lost_lease_was_counted_as_a_failure() -> Story:
+    story = Story().takes(0, "a", retries=1, max_losses=9).starts(1, "a").loses(2, "a")
+    return story.runs(3, 4, "a", "2", outcome="failed").sees(5, "a", "failed")
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 
@@ -153,7 +181,7 @@ def an_attempt_begins_after_its_result_was_seen() -> Story:
 
 @breaks(h.StartedAfterEnd)
 def an_attempt_begins_in_the_moment_in_which_the_end_was_seen_and_after_it() -> Story:
-    story = Story().takes(0, "a", retries=5).runs(1, 2, "a", outcome="failed")
+    story = Story().takes(0, "a", retries=None).runs(1, 2, "a", outcome="failed")
     return story.sees(3, "a", "failed").runs(3, 3, "a", "2", outcome="failed")
 
 

@@ -79,7 +79,11 @@ class Story:
 
     def runs(self, since: float, until: float, job: str, attempt: str = "1", **said: Any) -> Story:
         """Have an attempt begin and end; it succeeds if nothing else is said."""
-        end = {name: said.pop(name) for name in ("outcome", "value", "delay_s") if name in said}
+        end = {
+            name: said.pop(name)
+            for name in ("outcome", "value", "delay_s", "is_last")
+            if name in said
+        }
         return self.starts(since, job, attempt, **said).ends(until, job, attempt, **end)
 
     def loses(self, at: float, job: str, attempt: str = "1") -> Story:

@@ -83,7 +83,7 @@ def test_two_attempts_come_to_one_result_and_one_of_them_was_lost() -> None:
 
 
 def test_of_one_moment_in_two_places_nobody_knows_the_order() -> None:
-    story = Story().takes(0, "a", retries=1).runs(1, 2, "a", outcome="failed")
+    story = Story().takes(0, "a", retries=None).runs(1, 2, "a", outcome="failed")
     story.sees(3, "a", "failed").runs(3, 3, "a", "2", outcome="failed")
     story.tell(4, h.Limit, gate="queue:q", most=1).takes(5, "b", queue="q").takes(5, "c", queue="q")
     story.starts(6, "b").starts(7, "c").ends(7, "b").ends(8, "c")
@@ -365,3 +365,30 @@ def test_a_schedule_that_fires_nothing_beside_its_last_job() -> None:
     story = Story().tell(0, h.Scheduled, schedule="s", moments=(10.0, 20.0), overlap="skip")
     story.tell(10, h.Fired, schedule="s", moment=10.0, job="a").runs(10, 30, "a")
     assert accepted(story.sees(31, "a", "succeeded").is_over(60))
+
+
+def test_a_job_has_failed_for_another_reason_than_its_retries() -> None:
+    story = Story().takes(0, "a", retries=3).starts(1, "a").cancels(2, "a", "cancelling")
+    story.ends(3, "a", outcome="failed").sees(4, "a", "failed")
+    story.takes(5, "b", retries=3, deadline_at=9).runs(6, 7, "b", outcome="failed")
+    story.takes(5, "c", retries=3).runs(6, 7, "c", outcome="failed", is_last=True)
+    story.takes(5, "d", retries=3, is_at_most_once=True).runs(6, 7, "d", outcome="failed")
+    for job in "bcd":
+        story.sees(8, job, "failed")
+    assert accepted(story.is_over(60))
+
+
+def test_a_job_has_failed_whose_attempts_had_no_time_left_or_were_killed() -> None:
+    story = Story().takes(0, "a", retries=1, timeout_s=2).runs(1, 3, "a", outcome="left")
+    assert accepted(story.starts(4, "a", "2").sees(7, "a", "failed").is_over(60))
+
+
+def test_a_job_has_failed_as_too_many_workers_were_lost_with_it() -> None:
+    story = Story().takes(0, "a", retries=3, max_losses=2).loses(2, "a").starts(3, "a", "2")
+    assert accepted(story.loses(4, "a", "2").sees(5, "a", "failed").is_over(60))
+
+
+def test_a_failure_counts_whose_lost_lease_was_not_on_disk_when_the_plane_was_killed() -> None:
+    story = Story().takes(0, "a", max_losses=2).runs(1, 2, "a", outcome="failed").loses(5, "a")
+    story.kills(5.01, "plane", "plane").tell(6, h.Back, who="plane", role="plane")
+    assert accepted(story.sees(7, "a", "failed").is_over(60))

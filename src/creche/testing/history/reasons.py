@@ -1,0 +1,63 @@
+"""Rules for how a job ended: what a final state says must have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from creche.testing.history.ends import has_surely_lost
+from creche.testing.history.events import FORGOTTEN, Saw, before, place
+from creche.testing.history.view import History, Job, Run
+from creche.testing.history.violation import Violation
+
+
+class FailedEarly(Violation):
+    """A job has failed when its last attempt has, or when it has lost as many leases as it may."""
+
+
+def failures_take_their_attempts(history: History) -> Iterator[FailedEarly]:
+    """Refuse a failure for which too few attempts can have failed, and too few leases were lost.
+    Every attempt counts that may have failed: one that was told to leave may have had no time left,
+    and one of which nobody knows how it ended may have been killed for that. A job that may have
+    been cancelled, or that has a deadline, needs no more than one."""
+    for job in history.jobs.values():
+        saw = _only_end(job, "failed")
+        if saw is None or not (job.calls or job.fired):
+            continue
+        lost = [lost for lost in job.lost if not before(saw, lost)]
+        if lost and len(lost) >= (job.terms.max_losses or 1):
+            continue
+        runs = [run for run in job.runs if not before(saw, run.start)]
+        failed = [run for run in runs if _may_have_failed(history, job, run)]
+        needed = _needed(history, job, failed)
+        if len(failed) < needed:
+            why = f"{len(failed)} attempts can have failed, and {needed} would have to"
+            yield FailedEarly(job.id, why, (*(e for run in failed for e in run.events), saw))
+
+
+def _needed(history: History, job: Job, failed: list[Run]) -> int:
+    """Return how many attempts must have failed before there is no further one."""
+    terms = job.terms
+    may_be_cut_short = (
+        terms.is_at_most_once
+        or terms.deadline_at is not None
+        or history.may_be_cancelled(job)
+        or any(run.end is not None and run.end.is_last for run in failed)
+    )
+    return 1 if may_be_cut_short or terms.retries is None else 1 + terms.retries
+
+
+def _may_have_failed(history: History, job: Job, run: Run) -> bool:
+    has_ended_well = run.end is not None and run.end.outcome in ("succeeded", "snoozed")
+    return not has_ended_well and not has_surely_lost(history, job, run)
+
+
+def _only_end(job: Job, state: str) -> Saw | None:
+    """Return the first that saw a job in a final state, if nobody has seen another one: else it is
+    not known how it ended."""
+    seen = [saw for saw in job.finals if saw.state != FORGOTTEN]
+    if any(saw.state != state for saw in seen):
+        return None
+    return min(seen, key=place, default=None)
+
+
+RULES = (failures_take_their_attempts,)
