@@ -51,6 +51,27 @@ def _may_have_failed(history: History, job: Job, run: Run) -> bool:
     return not has_ended_well and not has_surely_lost(history, job, run)
 
 
+class ExpiredEarly(Violation):
+    """A job does not expire before its time."""
+
+
+def what_expires_had_its_time(history: History) -> Iterator[ExpiredEarly]:
+    """Refuse a job that was seen as expired when it could still begin in time, counted from its
+    first submission, and its deadline had not come."""
+    for job in history.jobs.values():
+        saw, terms = _only_end(job, "expired"), job.terms
+        if saw is None or job.fired or not job.calls:
+            continue
+        submit = min((call.submit for call in job.calls), key=place)
+        ends = [terms.deadline_at] if terms.deadline_at is not None else []
+        if terms.expires_s is not None:
+            ends.append(submit.at + terms.expires_s)
+        early_s = min(ends, default=saw.at) - saw.at
+        if early_s > history.bounds.skew_s:
+            why = f"it expired {early_s:g} s before its time"
+            yield ExpiredEarly(job.id, why, (submit, saw))
+
+
 def _only_end(job: Job, state: str) -> Saw | None:
     """Return the first that saw a job in a final state, if nobody has seen another one: else it is
     not known how it ended."""
@@ -60,4 +81,4 @@ def _only_end(job: Job, state: str) -> Saw | None:
     return min(seen, key=place, default=None)
 
 
-RULES = (failures_take_their_attempts,)
+RULES = (failures_take_their_attempts, what_expires_had_its_time)

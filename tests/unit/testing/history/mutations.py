@@ -161,6 +161,13 @@ def it_should_have_been_tried_again(past: Past) -> list[Event] | None:
     return past.said([(job, terms)]) if job else None
 
 
+@breaks(h.ExpiredEarly)
+def it_had_more_time(past: Past) -> list[Event] | None:
+    job = past.jobs(lambda job: len(job.calls) == 1 and any(s.state == "expired" for s in job.saw))
+    terms = {"expires_s": 1000.0, "deadline_at": 1000.0}
+    return past.said([(job, terms)]) if job else None
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 

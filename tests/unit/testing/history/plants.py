@@ -170,6 +170,16 @@ def a_lost_lease_was_counted_as_a_failure() -> Story:
     return story.runs(3, 4, "a", "2", outcome="failed").sees(5, "a", "failed")
 
 
+@breaks(h.ExpiredEarly)
+def a_job_has_expired_that_may_begin_for_an_hour() -> Story:
+    return Story().takes(0, "a", expires_s=3600).sees(9, "a", "expired")
+
+
+@breaks(h.ExpiredEarly)
+def a_job_has_expired_before_its_deadline() -> Story:
+    return Story().takes(0, "a", expires_s=60, deadline_at=20).sees(19, "a", "expired")
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 
@@ -193,7 +203,7 @@ def an_attempt_begins_under_a_lease_that_is_lost_later() -> Story:
 
 @breaks(h.StartedAfterEnd)
 def an_expired_job_begins() -> Story:
-    return Story().takes(0, "a", expires_s=60).sees(3, "a", "expired").runs(4, 5, "a")
+    return Story().takes(0, "a", expires_s=2).sees(2.5, "a", "expired").runs(3, 4, "a")
 
 
 @breaks(h.StartedAfterEnd)

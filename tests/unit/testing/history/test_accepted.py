@@ -392,3 +392,12 @@ def test_a_failure_counts_whose_lost_lease_was_not_on_disk_when_the_plane_was_ki
     story = Story().takes(0, "a", max_losses=2).runs(1, 2, "a", outcome="failed").loses(5, "a")
     story.kills(5.01, "plane", "plane").tell(6, h.Back, who="plane", role="plane")
     assert accepted(story.sees(7, "a", "failed").is_over(60))
+
+
+def test_a_job_expires_at_the_end_of_its_time_or_at_its_deadline_if_that_is_sooner() -> None:
+    story = Story().takes(0, "a", expires_s=5).sees(4.9995, "a", "expired")
+    story.takes(10, "b", expires_s=60, deadline_at=20).sees(20, "b", "expired")
+    story.submits(30, "c", expires_s=5).is_uncertain(31, "c")
+    story.tell(32, h.Submit, call="again", job="c", terms=h.Terms(expires_s=5))
+    story.tell(33, h.Accepted, call="again", job="c").sees(35.5, "c", "expired")
+    assert accepted(story.is_over(60))
