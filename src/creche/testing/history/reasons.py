@@ -72,6 +72,19 @@ def what_expires_had_its_time(history: History) -> Iterator[ExpiredEarly]:
             yield ExpiredEarly(job.id, why, (submit, saw))
 
 
+class LostUnasked(Violation):
+    """A job is lost only if the lease of its attempt was."""
+
+
+def what_is_lost_has_lost_its_lease(history: History) -> Iterator[LostUnasked]:
+    """Refuse a job that was told to be lost, and of which no lease was ever declared so."""
+    for job in history.jobs.values():
+        saw = _only_end(job, "lost")
+        if saw is not None and job.terms.is_at_most_once and not job.lost:
+            ran = [event for run in job.runs for event in run.events]
+            yield LostUnasked(job.id, "it is lost, and no lease of it was", (*ran, saw))
+
+
 def _only_end(job: Job, state: str) -> Saw | None:
     """Return the first that saw a job in a final state, if nobody has seen another one: else it is
     not known how it ended."""
@@ -81,4 +94,8 @@ def _only_end(job: Job, state: str) -> Saw | None:
     return min(seen, key=place, default=None)
 
 
-RULES = (failures_take_their_attempts, what_expires_had_its_time)
+RULES = (
+    failures_take_their_attempts,
+    what_expires_had_its_time,
+    what_is_lost_has_lost_its_lease,
+)

@@ -168,6 +168,14 @@ def it_had_more_time(past: Past) -> list[Event] | None:
     return past.said([(job, terms)]) if job else None
 
 
+@breaks(h.LostUnasked)
+def nobody_has_declared_it_lost(past: Past) -> list[Event] | None:
+    job = past.jobs(
+        lambda job: job.terms.is_at_most_once and any(saw.state == "lost" for saw in job.finals)
+    )
+    return past.changed({lost.n: [] for lost in job.lost}) if job else None
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 

@@ -180,6 +180,12 @@ def a_job_has_expired_before_its_deadline() -> Story:
     return Story().takes(0, "a", expires_s=60, deadline_at=20).sees(19, "a", "expired")
 
 
+@breaks(h.LostUnasked)
+def a_job_is_told_lost_whose_attempt_has_ended() -> Story:
+    story = Story().takes(0, "a", is_at_most_once=True).runs(1, 2, "a", value="r")
+    return story.sees(3, "a", "lost")
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 

@@ -401,3 +401,13 @@ def test_a_job_expires_at_the_end_of_its_time_or_at_its_deadline_if_that_is_soon
     story.tell(32, h.Submit, call="again", job="c", terms=h.Terms(expires_s=5))
     story.tell(33, h.Accepted, call="again", job="c").sees(35.5, "c", "expired")
     assert accepted(story.is_over(60))
+
+
+def test_a_job_is_lost_whose_attempt_has_ended_and_could_not_say_so_in_time() -> None:
+    story = Story().takes(0, "a", is_at_most_once=True).runs(1, 2, "a", value="r").loses(5, "a")
+    assert accepted(story.sees(5, "a", "lost").is_over(60))
+
+
+def test_a_job_is_lost_of_which_nobody_knows_whether_it_has_begun() -> None:
+    story = Story().takes(0, "a", is_at_most_once=True).loses(5, "a").sees(6, "a", "lost")
+    assert accepted(story.is_over(60))
