@@ -120,6 +120,8 @@ class Caller:
         self._recorder.note(h.Cancel, job=job.id)
         try:
             state = (await job.cancel("no need")).word
+        except UnknownJob:
+            state = "unknown"
         except CrecheError:
             return  # it may have been cancelled, and may be not
         self._recorder.note(h.CancelAnswered, job=job.id, state=state)

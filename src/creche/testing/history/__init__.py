@@ -70,7 +70,7 @@ from creche.testing.history.events import (
     Woken,
 )
 from creche.testing.history.flow import OutOfOrder, OverLimit, OverRate
-from creche.testing.history.reasons import ExpiredEarly, FailedEarly, LostUnasked
+from creche.testing.history.reasons import CancelBelied, ExpiredEarly, FailedEarly, LostUnasked
 from creche.testing.history.record import FileRecorder, MemoryRecorder, Recorder, read_history
 from creche.testing.history.submissions import (
     Invented,
@@ -94,6 +94,7 @@ __all__ = [
     "CameBack",
     "Cancel",
     "CancelAnswered",
+    "CancelBelied",
     "Ended",
     "Event",
     "ExpiredEarly",

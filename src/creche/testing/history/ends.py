@@ -57,7 +57,7 @@ def ends_stay(history: History) -> Iterator[CameBack]:
         first = min(job.finals, key=place, default=None)
         for saw in job.saw if first else ():
             is_unended = saw.state not in FINAL and saw.state not in (FORGOTTEN, UNKNOWN)
-            if first and is_unended and _was_asked_after(saw, first):
+            if first and is_unended and was_asked_after(saw, first):
                 why = f"it is {saw.state} when it had ended as {first.state}"
                 yield CameBack(job.id, why, (first, saw))
 
@@ -71,14 +71,15 @@ def accepted_jobs_are_known(history: History) -> Iterator[Vanished]:
     for job in history.jobs.values():
         first = min(job.accepted, key=place, default=None)
         for saw in job.saw if first else ():
-            if first is None or saw.state != UNKNOWN or not _was_asked_after(saw, first):
+            if first is None or saw.state != UNKNOWN or not was_asked_after(saw, first):
                 continue
             if saw.at < history.calls[first.call].submit.at + history.bounds.kept_s:
                 yield Vanished(job.id, "it was accepted, and is unknown", (first, saw))
                 break
 
 
-def _was_asked_after(saw: Saw, event: Event) -> bool:
+def was_asked_after(saw: Saw, event: Event) -> bool:
+    """Whether a question was surely put after an event."""
     return before(event, saw) if saw.asked_at is None else event.at < saw.asked_at
 
 

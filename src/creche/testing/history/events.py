@@ -155,7 +155,8 @@ class Cancel(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAnswered(Event):
     """The job was in *state* when it had been cancelled (recorded afterwards): `cancelled` if
-    nobody ran it, `cancelling` while its body leaves, else how it had ended before."""
+    nobody ran it, `cancelling` while its body leaves, else how it had ended before, or `unknown`.
+    """
 
     job: str
     state: State

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from creche.testing.history.ends import has_surely_lost
-from creche.testing.history.events import FORGOTTEN, Saw, before, place
+from creche.testing.history.ends import has_surely_lost, was_asked_after
+from creche.testing.history.events import (
+    FINAL,
+    FORGOTTEN,
+    UNKNOWN,
+    Accepted,
+    CancelAnswered,
+    Saw,
+    before,
+    place,
+)
 from creche.testing.history.view import History, Job, Run
 from creche.testing.history.violation import Violation
 
@@ -85,6 +94,52 @@ def what_is_lost_has_lost_its_lease(history: History) -> Iterator[LostUnasked]:
             yield LostUnasked(job.id, "it is lost, and no lease of it was", (*ran, saw))
 
 
+class CancelBelied(Violation):
+    """What whoever cancels a job is told of it is so, and what follows is what may follow."""
+
+
+_MAY_FOLLOW = {"cancelling": frozenset({"cancelling", "cancelled", "succeeded", "failed"})}
+"""What may be seen of a job after such an answer, beside nothing; a final state stays."""
+
+
+def answers_to_cancels_hold(history: History) -> Iterator[CancelBelied]:
+    """Refuse an answer that a job cannot have been in, as it was seen in another final state, or
+    was asked for later and had not ended; and one that nobody knows a job that had been
+    accepted."""
+    for job in history.jobs.values():
+        for answer in job.answers:
+            if answer.state in FINAL or answer.state in _MAY_FOLLOW:
+                belied = next((saw for saw in job.saw if _belies(saw, answer)), None)
+                if belied is not None:
+                    why = f"who cancelled it was told that it is {answer.state}, not {belied.state}"
+                    yield CancelBelied(job.id, why, (answer, belied))
+                    break
+            first = min(job.accepted, key=place, default=None)
+            if first is not None and _is_unknown_wrongly(history, job, first, answer):
+                why = "it was accepted, and is unknown to who cancelled it"
+                yield CancelBelied(job.id, why, (first, answer))
+                break
+
+
+def _belies(saw: Saw, answer: CancelAnswered) -> bool:
+    may_follow = _MAY_FOLLOW.get(answer.state, {answer.state})
+    if saw.state in may_follow or saw.state in (FORGOTTEN, UNKNOWN):
+        return False
+    return saw.state in FINAL or was_asked_after(saw, answer)
+
+
+def _is_unknown_wrongly(
+    history: History, job: Job, accepted: Accepted, answer: CancelAnswered
+) -> bool:
+    """Whether all who have cancelled a job did so when it was accepted, and one was told that
+    nobody knows it."""
+    if answer.state != UNKNOWN or not job.cancels:
+        return False
+    is_known = all(before(accepted, cancel) for cancel in job.cancels)
+    submit = history.calls[accepted.call].submit
+    return is_known and answer.at < submit.at + history.bounds.kept_s
+
+
 def _only_end(job: Job, state: str) -> Saw | None:
     """Return the first that saw a job in a final state, if nobody has seen another one: else it is
     not known how it ended."""
@@ -98,4 +153,5 @@ RULES = (
     failures_take_their_attempts,
     what_expires_had_its_time,
     what_is_lost_has_lost_its_lease,
+    answers_to_cancels_hold,
 )

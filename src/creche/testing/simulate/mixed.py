@@ -329,10 +329,12 @@ class Mixed:
         await trio.sleep(after_s)
         town.recorder.note(Cancel, process=process, job=str(handle))
         try:
-            state = await handle.cancel()
+            state = (await handle.cancel()).word
+        except UnknownJob:
+            state = "unknown"
         except CrecheError:
             return  # Nobody has said what became of it.
-        town.recorder.note(CancelAnswered, process=process, job=str(handle), state=state.word)
+        town.recorder.note(CancelAnswered, process=process, job=str(handle), state=state)
 
     async def _see(
         self, town: Town, client: Client | Submitter, process: str, job: JobHandle[Any] | str

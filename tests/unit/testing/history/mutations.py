@@ -176,6 +176,15 @@ def nobody_has_declared_it_lost(past: Past) -> list[Event] | None:
     return past.changed({lost.n: [] for lost in job.lost}) if job else None
 
 
+@breaks(h.CancelBelied)
+def who_cancels_it_is_told_something_else(past: Past) -> list[Event] | None:
+    job = past.jobs(lambda job: job.answers and job.finals)
+    if job is None:
+        return None
+    state = "succeeded" if job.finals[0].state == "cancelled" else "cancelled"
+    return past.changed({a.n: [replace(a, state=state)] for a in job.answers})
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 

@@ -186,6 +186,29 @@ def a_job_is_told_lost_whose_attempt_has_ended() -> Story:
     return story.sees(3, "a", "lost")
 
 
+@breaks(h.CancelBelied)
+def a_job_has_succeeded_that_was_cancelled_before() -> Story:
+    story = Story().takes(0, "a").runs(1, 2, "a").cancels(3, "a", "cancelled")
+    return story.sees(4, "a", "succeeded")
+
+
+@breaks(h.CancelBelied)
+def a_job_waits_that_was_cancelled() -> Story:
+    story = Story().takes(0, "a").cancels(1, "a", "cancelled")
+    return story.sees(3, "a", "queued", asked_at=2)
+
+
+@breaks(h.CancelBelied)
+def a_job_is_lost_that_was_to_be_cancelled() -> Story:
+    story = Story().takes(0, "a", is_at_most_once=True).starts(1, "a").cancels(2, "a", "cancelling")
+    return story.loses(3, "a").sees(4, "a", "lost")
+
+
+@breaks(h.CancelBelied)
+def an_accepted_job_is_unknown_to_who_cancels_it() -> Story:
+    return Story().takes(0, "a").cancels(1, "a", "unknown").runs(2, 3, "a")
+
+
 # --- attempts -----------------------------------------------------------------------------------
 
 

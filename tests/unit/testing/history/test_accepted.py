@@ -411,3 +411,14 @@ def test_a_job_is_lost_whose_attempt_has_ended_and_could_not_say_so_in_time() ->
 def test_a_job_is_lost_of_which_nobody_knows_whether_it_has_begun() -> None:
     story = Story().takes(0, "a", is_at_most_once=True).loses(5, "a").sees(6, "a", "lost")
     assert accepted(story.is_over(60))
+
+
+def test_a_cancel_that_comes_before_the_job_or_when_it_is_not_kept_any_more() -> None:
+    story = Story().tell(0, h.Cancel, job="a").submits(0.1, "a").accepts(1, "a")
+    story.tell(1, h.CancelAnswered, job="a", state="unknown").runs(2, 3, "a")
+    assert accepted(story.sees(4, "a", "succeeded").cancels(90, "a", "unknown"), kept_s=60)
+
+
+def test_a_job_was_seen_to_wait_by_who_had_asked_before_it_was_cancelled() -> None:
+    story = Story().takes(0, "a").cancels(1, "a", "cancelled").sees(2, "a", "queued", asked_at=0.9)
+    assert accepted(story.sees(3, "a", "cancelled").sees(90, "a", "forgotten").is_over(99))
