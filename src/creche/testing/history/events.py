@@ -71,6 +71,8 @@ class Terms:
     unique_key: str | None = None
     """What tells it apart from other calls of its task while it waits or runs."""
     on_duplicate: OnDuplicate = "existing"
+    may_meet_ended: bool = False
+    """Whether it may be one with a job of its unique key that has ended."""
     scope: str | None = None
 
     @property

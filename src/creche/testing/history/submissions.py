@@ -87,6 +87,26 @@ def who_is_met_has_the_key(history: History) -> Iterator[MetStranger]:
                 yield MetStranger(job.id, why, (met[told.call].submit, told))
 
 
+class MetTheDead(Violation):
+    """A submission is not one with a job that has ended, unless its key is meant to last."""
+
+
+def who_is_met_is_alive(history: History) -> Iterator[MetTheDead]:
+    """Refuse an answer that a submission is a job which somebody had seen to have ended before it
+    was submitted, and with which it can have in common only what tells jobs apart while they wait
+    or run."""
+    for job in history.jobs.values():
+        first = min(job.finals, key=place, default=None)
+        own = {call.submit.call for call in job.calls}
+        for told in job.accepted if first else ():
+            submit = history.calls[told.call].submit
+            is_lasting = submit.terms.idempotency_key is not None or submit.terms.may_meet_ended
+            is_met = told.call not in own and submit.terms.unique_key is not None
+            if first and is_met and not is_lasting and before(first, submit):
+                why = f"a submission was told that it is this job, which was {first.state}"
+                yield MetTheDead(job.id, why, (first, submit, told))
+
+
 class KeyIsTwoJobs(Violation):
     """An idempotency key is one job while it is known."""
 
@@ -217,6 +237,7 @@ RULES = (
     the_refused_does_not_run,
     submissions_are_one_job,
     who_is_met_has_the_key,
+    who_is_met_is_alive,
     idempotency_keys_are_one_job,
     unique_jobs_are_one,
     the_replaced_does_not_start,

@@ -347,6 +347,21 @@ def it_has_no_key(past: Past) -> list[Event] | None:
     return past.changed({submit.n: [replace(submit, terms=terms)]})
 
 
+@breaks(h.MetTheDead)
+def it_had_ended_before(past: Past) -> list[Event] | None:
+    met = [
+        call.submit for call in past.view.calls.values()
+        if call.accepted and call.accepted.is_existing
+        and call.submit.terms.unique_key and not call.submit.terms.idempotency_key
+    ]  # fmt: skip
+    submit = past.one(met)
+    accepted = submit and past.view.calls[submit.call].accepted
+    if not accepted:
+        return None
+    saw = h.Saw(at=submit.at, process="early", job=accepted.job, state="succeeded")
+    return past.changed({submit.n: [saw, submit]})
+
+
 @breaks(h.KeyIsTwoJobs)
 def they_have_one_idempotency_key(past: Past) -> list[Event] | None:
     pair = past.one((a, b) for a, b in permutations(past.clean(), 2) if a.job is not b.job)

@@ -424,6 +424,19 @@ def a_submission_is_told_that_it_is_a_job_of_another_task() -> Story:
     return story.submits(1, "b", task="t2", idempotency_key="k").accepts(2, "a", call="b")
 
 
+@breaks(h.MetTheDead)
+def a_submission_is_told_that_it_is_a_job_which_has_ended() -> Story:
+    story = Story().takes(0, "a", unique_key="k").runs(1, 2, "a").sees(3, "a", "succeeded")
+    return story.submits(50, "b", unique_key="k").accepts(51, "a", call="b")
+
+
+@breaks(h.MetTheDead)
+def a_submission_is_told_that_it_is_a_job_which_was_cancelled() -> Story:
+    story = Story().takes(0, "a", unique_key="k").cancels(1, "a", "cancelled")
+    story.sees(3, "a", "cancelled")
+    return story.submits(4, "b", unique_key="k").accepts(5, "a", call="b")
+
+
 @breaks(h.KeyIsTwoJobs)
 def an_idempotency_key_is_accepted_as_two_jobs() -> Story:
     return Story().takes(0, "a", idempotency_key="k").takes(0.05, "b", idempotency_key="k")

@@ -422,3 +422,11 @@ def test_a_cancel_that_comes_before_the_job_or_when_it_is_not_kept_any_more() ->
 def test_a_job_was_seen_to_wait_by_who_had_asked_before_it_was_cancelled() -> None:
     story = Story().takes(0, "a").cancels(1, "a", "cancelled").sees(2, "a", "queued", asked_at=0.9)
     assert accepted(story.sees(3, "a", "cancelled").sees(90, "a", "forgotten").is_over(99))
+
+
+def test_a_submission_meets_a_job_that_ends_just_then_or_whose_key_lasts() -> None:
+    story = Story().takes(0, "a", unique_key="k", idempotency_key="i").runs(1, 2, "a")
+    story.submits(2.9, "b", unique_key="k").sees(3, "a", "succeeded").accepts(3, "a", call="b")
+    story.submits(5, "c", unique_key="k", idempotency_key="i").accepts(6, "a", call="c")
+    story.submits(7, "d", unique_key="k", may_meet_ended=True).accepts(8, "a", call="d")
+    assert accepted(story.is_over(60))
