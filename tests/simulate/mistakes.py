@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from tests.fuzz.plants import PLANTS
 
-from creche.engine import schedules
+from creche.engine import schedules, unique
 from creche.engine.dispatch import Dispatch
 from creche.engine.expiries import Expiries
 from creche.engine.lane import Lane
@@ -25,6 +25,7 @@ from creche.engine.sessions import Session
 from creche.engine.submissions import Submissions
 from creche.engine.tails import Tails
 from creche.model.schedule import Due
+from creche.model.unique import SAME_JOB, Decision, Holder, Rule, Verdict
 from creche.peer.submitter import Submitter
 from creche.peer.waits import Waits
 from creche.wire import messages as m
@@ -175,6 +176,44 @@ def _only_what_is_new(due: Way) -> Way:
     return due_just_now
 
 
+def _whatever_became_of_it(decide: Way) -> Way:
+    def decide_with_the_dead(rule: Rule, holder: Holder | None, now: float) -> Decision:
+        if holder is not None and holder.state.has_ended and rule is not SAME_JOB:
+            return Decision(Verdict.EXISTING, None, holder.since)
+        decided: Decision = decide(rule, holder, now)
+        return decided
+
+    return decide_with_the_dead
+
+
+def _one_less(next_try_at: Way) -> Way:
+    def one_less(self: Leases, job: Any, message: Any, now: float) -> float | None:
+        job.failures += message.is_counted
+        try:
+            at: float | None = next_try_at(self, job, message, now)
+            return at
+        finally:
+            job.failures -= message.is_counted
+
+    return one_less
+
+
+def _as_a_failure(lost: Way) -> Way:
+    def lost_and_failed(self: Leases, job: Any, why: str) -> None:
+        job.failures += 1
+        lost(self, job, why)
+
+    return lost_and_failed
+
+
+def _in_a_tenth(expires_at: Way) -> Way:
+    def expires_soon(self: Submissions, job: Any) -> float | None:
+        at: float | None = expires_at(self, job)
+        return None if at is None else float(job.submitted_at + (at - job.submitted_at) / 10)
+
+    return expires_soon
+
+
 def _of_the_fuzz(name: str, what: str) -> Mistake:
     return Mistake(what, *PLANTS[name])
 
@@ -242,6 +281,18 @@ MISTAKES = {
     ),
     "forget-missed": Mistake(
         "a schedule does not make up for what it missed", schedules, "due", _only_what_is_new
+    ),
+    "keep-unique": Mistake(
+        "a unique key is kept when its job has ended", unique, "decide", _whatever_became_of_it
+    ),
+    "retry-less": Mistake(
+        "a job is tried again once less than it may be", Leases, "_next_try_at", _one_less
+    ),
+    "count-losses": Mistake(
+        "a lost lease takes one of the retries away", Leases, "_lost", _as_a_failure
+    ),
+    "expire-soon": Mistake(
+        "a job expires in a tenth of its time", Submissions, "expires_at", _in_a_tenth
     ),
 }
 """By name."""
