@@ -214,6 +214,15 @@ def _in_a_tenth(expires_at: Way) -> Way:
     return expires_soon
 
 
+def _without_a_word(cancel: Way) -> Way:
+    def cancel_silently(self: Leases, job: Any, why: str) -> None:
+        holder, job.holder = job.holder, None
+        cancel(self, job, why)
+        job.holder = holder
+
+    return cancel_silently
+
+
 def _of_the_fuzz(name: str, what: str) -> Mistake:
     return Mistake(what, *PLANTS[name])
 
@@ -293,6 +302,9 @@ MISTAKES = {
     ),
     "expire-soon": Mistake(
         "a job expires in a tenth of its time", Submissions, "expires_at", _in_a_tenth
+    ),
+    "never-stop": Mistake(
+        "a worker is not told that what it runs was cancelled", Leases, "cancel", _without_a_word
     ),
 }
 """By name."""

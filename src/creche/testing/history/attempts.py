@@ -66,6 +66,27 @@ def nothing_starts_after_a_cancel(history: History) -> Iterator[StartedAfterCanc
                 break
 
 
+class RanBeyondCancel(Violation):
+    """A body that can be told to stop leaves soon after its job was cancelled."""
+
+
+def the_cancelled_leaves(history: History) -> Iterator[RanBeyondCancel]:
+    """Refuse an attempt that has not left by the grace after a cancel was answered, where nothing
+    was done meanwhile to those between it and who cancelled it."""
+    for job in history.jobs.values():
+        for answer in job.answers if job.cancels else ():
+            begun = [run for run in job.leased_runs if before(run.start, answer)]
+            if answer.state != "cancelling" or not begun or begun[-1].is_doubtful:
+                continue
+            run, by = begun[-1], answer.at + history.bounds.grace_s
+            since = min(cancel.at for cancel in job.cancels)
+            is_running = run.last_at(history.end_at) > by and run.start.is_reachable
+            if is_running and history.was_reachable(run.start.process, since, by):
+                why = f"an attempt ran on for {run.last_at(history.end_at) - answer.at:g} s"
+                yield RanBeyondCancel(job.id, why, (run.start, answer, *run.events[1:]))
+                break
+
+
 # --- how many -----------------------------------------------------------------------------------
 
 
@@ -246,6 +267,7 @@ RULES = (
     nothing_starts_after_the_end,
     nothing_runs_beyond_the_end,
     nothing_starts_after_a_cancel,
+    the_cancelled_leaves,
     attempts_begin_once,
     attempts_are_counted,
     at_most_once_is_at_most_once,

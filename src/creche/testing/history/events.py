@@ -318,6 +318,23 @@ class Woken(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Joined(Event):
+    """A process, *who*, has a connection to the plane (recorded when it is there). Of who is not
+    said to have one, it is not known when the plane can reach it."""
+
+    who: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Severed(Event):
+    """It has none any more, or is about to lose it."""
+
+    who: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quiescent(Event):
     """All faults are over, and everything had the time to end. What readers see from now on, of
     every job, belongs into the history as well."""
@@ -328,7 +345,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         Submit, Accepted, Refused, Uncertain, Cancel, CancelAnswered, Saw, Started, Ended, Lost,
         Limit, Rate, OneSlot, ScopeOpened, ScopeClosed, Scheduled, Fired, Gone, Back, Paused,
-        Woken, Quiescent,
+        Woken, Joined, Severed, Quiescent,
     )
 }  # fmt: skip
 

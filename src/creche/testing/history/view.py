@@ -19,6 +19,7 @@ from creche.testing.history.events import (
     Fired,
     Gone,
     HistoryError,
+    Joined,
     Limit,
     Lost,
     OneSlot,
@@ -30,6 +31,7 @@ from creche.testing.history.events import (
     Scheduled,
     ScopeClosed,
     ScopeOpened,
+    Severed,
     Started,
     Submit,
     Terms,
@@ -182,6 +184,8 @@ class History:
         self._begun: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
         self._gone: defaultdict[str, list[Gone]] = defaultdict(list)
         self._paused: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._links: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        """When each had a connection."""
         for event in self.events:  # first, as of one moment an end may be read before its beginning
             if isinstance(event, Submit | Started):
                 self._take_beginning(event)
@@ -245,6 +249,16 @@ class History:
             if isinstance(trouble, Gone):
                 return True
         return False
+
+    def was_reachable(self, process: str, since: float, until: float) -> bool:
+        """Whether a process surely had one connection for all of this time, to a plane and a store
+        to which nothing was done meanwhile, nor to itself."""
+        if not any(a <= since and until <= b for a, b in self._links[process]):
+            return False
+        those = {trouble.who for trouble in self.plane_troubles} | {process}
+        return not any(self.was_paused(who, since, until) for who in those) and not any(
+            since <= trouble.at <= until for trouble in self.troubles if trouble.who in those
+        )
 
     def plane_was_killed(self, since_at: float, until_at: float) -> bool:
         """Whether the plane or its store was killed within a time."""
@@ -316,6 +330,8 @@ class History:
                 self.job(event.job).fired.append(event)
             case Gone() | Back() | Paused() | Woken():
                 self._take_trouble(event)
+            case Joined() | Severed():
+                self._take_link(event)
             case Quiescent():
                 self.quiescent = event
 
@@ -341,6 +357,13 @@ class History:
             self._paused[event.who].append((event.at, float("inf")))
         elif isinstance(event, Woken) and self._paused[event.who]:
             self._paused[event.who][-1] = (self._paused[event.who][-1][0], event.at)
+
+    def _take_link(self, event: Joined | Severed) -> None:
+        links = self._links[event.who]
+        if isinstance(event, Joined):
+            links.append((event.at, float("inf")))
+        elif links:
+            links[-1] = (links[-1][0], min(links[-1][1], event.at))
 
     # --- what follows ---------------------------------------------------------------------------
 

@@ -32,14 +32,18 @@ class Line:
         is_down: whether nothing gets through, and nobody can connect.
     """
 
-    def __init__(self, name: str, seed: str, usual_s: float) -> None:
+    def __init__(
+        self, name: str, seed: str, usual_s: float, on_link: Callable[[str, bool], None]
+    ) -> None:
         self.name = name
+        self._on_link = on_link
         self.usual_s = usual_s
         self.slow_s = 0.0
         self.is_down = False
         self.fates: dict[str, tuple[int, Fate]] = {}
         """By direction: after how many more frames, and what becomes of that one."""
         self.channels: list[MemoryChannel] = []
+        self.is_linked = False
         self._rng = random.Random(seed)
 
     def travel_s(self) -> float:
@@ -57,7 +61,14 @@ class Line:
             self.fates[direction] = left - 1, fate
             return Fate.DELIVER
         del self.fates[direction]
+        self.link(False)
         return fate
+
+    def link(self, is_linked: bool) -> None:
+        """It has a connection, or has none any more."""
+        if is_linked != self.is_linked:
+            self.is_linked = is_linked
+            self._on_link(self.name, is_linked)
 
     def go_down(self) -> None:
         """Have nothing get through from now on, not even what is on its way."""
@@ -66,6 +77,7 @@ class Line:
 
     def cut(self, *, deliver_in_flight: bool) -> None:
         """Cut its connection, if there is one."""
+        self.link(False)
         for channel in self.channels:
             if channel.is_open:
                 channel.cut(deliver_in_flight=deliver_in_flight)
@@ -78,21 +90,29 @@ class Network:
         seed: what the delays are made from.
         usual_s: how long a frame is on its way at the most, in good times.
         on_frame: told of each frame: who sends or is sent it, in which direction, and its checksum.
+        on_link: told when a peer has a connection, and when it has none any more.
     """
 
     def __init__(
-        self, seed: str, usual_s: float, on_frame: Callable[[str, str, int], None]
+        self,
+        seed: str,
+        usual_s: float,
+        on_frame: Callable[[str, str, int], None],
+        on_link: Callable[[str, bool], None],
     ) -> None:
         self._seed = seed
         self._usual_s = usual_s
         self._on_frame = on_frame
+        self._on_link = on_link
         self._lines: dict[str, Line] = {}
         self._inlet: trio.MemorySendChannel[MemoryChannel] | None = None
 
     def line(self, name: str) -> Line:
         """Return the line of a peer, which it keeps when it is started again."""
         if name not in self._lines:
-            self._lines[name] = Line(name, f"{self._seed}/line {name}", self._usual_s)
+            self._lines[name] = Line(
+                name, f"{self._seed}/line {name}", self._usual_s, self._on_link
+            )
         return self._lines[name]
 
     @property
@@ -148,10 +168,12 @@ class Network:
         except trio.WouldBlock:
             raise PlaneUnreachable("sim:plane", "its backlog is full") from None
         line.channels.append(near)
+        line.link(True)
         try:
             yield near
         finally:
             line.channels.remove(near)
+            line.link(bool(line.channels))
             await near.aclose()
 
     def _judge(self, line: Line, direction: str, _: int, frame: bytes) -> Fate:

@@ -36,9 +36,11 @@ from creche.testing.history import (
     Bounds,
     Event,
     Gone,
+    Joined,
     Lost,
     MemoryRecorder,
     Paused,
+    Severed,
     Violation,
     Woken,
     check,
@@ -162,7 +164,7 @@ class Town:
         self._seed = f"{script.seed}"
         self.recorder = MemoryRecorder("town", clock=trio.current_time)
         self.disk = Disk(folder, f"{self._seed}/disk")
-        self.network = Network(self._seed, script.usual_s, self._saw_frame)
+        self.network = Network(self._seed, script.usual_s, self._saw_frame, self._saw_link)
         self.machines: dict[str, Machine] = {}
         """Those of now, by name."""
         self._ever: list[Machine] = []
@@ -471,6 +473,10 @@ class Town:
         if isinstance(event, LeaseLost):
             attempt = f"{event.epoch}.{event.attempt}"
             self.recorder.note(Lost, process=PLANE, job=event.job, attempt=attempt)
+
+    def _saw_link(self, peer: str, is_linked: bool) -> None:
+        kind = Joined if is_linked else Severed
+        self.recorder.note(kind, who=peer, role=self.role(peer))
 
     def _saw_frame(self, peer: str, direction: str, checksum: int) -> None:
         self.frames += 1

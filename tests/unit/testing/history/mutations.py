@@ -211,6 +211,19 @@ def it_begins_though_it_was_cancelled(past: Past) -> list[Event] | None:
     return job and past.with_last(h.Started, job=job.id, attempt="late")
 
 
+@breaks(h.RanBeyondCancel)
+def it_runs_on_when_it_was_cancelled(past: Past) -> list[Event] | None:
+    one: Clean | None = past.one(past.clean(lambda one: one.run is one.job.runs[-1]))
+    if one is None or past.view.plane_troubles or one.run.end is None:
+        return None
+    start, last = one.run.start, past.events[-1]
+    said = {"at": start.at, "process": "client", "job": start.job}
+    cancelled = [h.Cancel(**said), h.CancelAnswered(**said, state="cancelling")]
+    events = past.changed({start.n: [start, *cancelled], one.run.end.n: []})
+    joined = h.Joined(at=-1.0, process="plane", who=start.process, role="worker")
+    return [joined, *events, replace(one.run.end, at=last.at + 2 * MORE_S, n=len(events))]
+
+
 def _more(run: Run, count: int) -> dict[int, list[Event]]:
     """Return so many attempts that fail in the moment before one begins."""
     events: list[Event] = []

@@ -271,6 +271,19 @@ def a_job_begins_twice_that_was_cancelled_while_it_was_on_its_way() -> Story:
     return story.runs(2, 3, "a", outcome="failed").runs(4, 5, "a", "2")
 
 
+@breaks(h.RanBeyondCancel)
+def a_body_runs_on_for_an_hour_when_its_job_was_cancelled() -> Story:
+    story = Story().joins(0, "worker").takes(0, "a").starts(1, "a").cancels(2, "a", "cancelling")
+    return story.ends(3600, "a").sees(3601, "a", "succeeded")
+
+
+@breaks(h.RanBeyondCancel)
+def a_cancelled_body_runs_on_whose_worker_was_away_and_is_back() -> Story:
+    story = Story().joins(0, "worker").takes(0, "a").starts(1, "a")
+    story.tell(2, h.Severed, who="worker", role="worker").joins(3, "worker")
+    return story.cancels(4, "a", "cancelling").tell(6, h.Severed, who="worker", role="worker")
+
+
 @breaks(h.BegunTwice)
 def an_attempt_is_offered_twice_and_begins_twice() -> Story:
     return Story().takes(0, "a", retries=5).runs(1, 2, "a").runs(3, 4, "a")

@@ -12,6 +12,7 @@ from creche.testing.history import (
     Ended,
     Event,
     Gone,
+    Joined,
     Lost,
     Quiescent,
     Refused,
@@ -88,6 +89,9 @@ class Story:
 
     def loses(self, at: float, job: str, attempt: str = "1") -> Story:
         return self.tell(at, Lost, job=job, attempt=attempt, process="plane")
+
+    def joins(self, at: float, who: str) -> Story:
+        return self.tell(at, Joined, who=who, role="worker")
 
     # --- the whole ------------------------------------------------------------------------------
 

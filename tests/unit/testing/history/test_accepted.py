@@ -430,3 +430,24 @@ def test_a_submission_meets_a_job_that_ends_just_then_or_whose_key_lasts() -> No
     story.submits(5, "c", unique_key="k", idempotency_key="i").accepts(6, "a", call="c")
     story.submits(7, "d", unique_key="k", may_meet_ended=True).accepts(8, "a", call="d")
     assert accepted(story.is_over(60))
+
+
+def test_a_cancelled_body_runs_on_that_nobody_can_reach_or_stop() -> None:
+    story = Story().joins(0, "w1").joins(0, "w2").joins(0, "w3").joins(0, "w4")
+    for n, process in enumerate(("w1", "w2", "w3", "w4", "w5"), 1):
+        story.takes(0, f"{n}").starts(1, f"{n}", process=process, is_reachable=n != 4)
+    story.tell(1.5, h.Severed, who="w1", role="worker")
+    for n in range(1, 6):
+        story.cancels(2, f"{n}", "cancelling")
+    story.tell(2.2, h.Severed, who="w2", role="worker").joins(2.3, "w2")
+    story.tell(2.5, h.Paused, who="w3", role="worker").tell(9, h.Woken, who="w3", role="worker")
+    for n in range(1, 6):
+        story.ends(20, f"{n}", process=f"w{n}", outcome="left").sees(21, f"{n}", "cancelled")
+    assert accepted(story.is_over(60))
+
+
+def test_a_cancelled_body_leaves_within_the_grace_or_its_plane_is_killed() -> None:
+    story = Story().joins(0, "worker").takes(0, "a").starts(1, "a").cancels(2, "a", "cancelling")
+    story.ends(3, "a", outcome="left").takes(4, "b").starts(5, "b").cancels(6, "b", "cancelling")
+    story.kills(6.5, "plane", "plane").tell(8, h.Back, who="plane", role="plane")
+    assert accepted(story.ends(9, "b", outcome="left"))
