@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -64,6 +65,25 @@ def nothing_starts_after_a_cancel(history: History) -> Iterator[StartedAfterCanc
                 proof = (answer, *later[on_its_way].events)
                 yield StartedAfterCancel(job.id, "an attempt began after it was cancelled", proof)
                 break
+
+
+class RanBeyondLease(Violation):
+    """A body that can be told to stop leaves soon after its lease was lost."""
+
+
+def the_lost_leave(history: History) -> Iterator[RanBeyondLease]:
+    """Refuse an attempt that has not left by the time that its worker may take to find out."""
+    leaves_s = history.bounds.leaves_s
+    for job in history.jobs.values():
+        for run in job.runs if leaves_s < math.inf else ():
+            if run.lost is None or not run.start.is_reachable or (run.is_over and not run.end):
+                continue
+            ends = [event.at for event in (run.end, run.gone) if event is not None]
+            last_at = min(ends, default=history.end_at)
+            late_s = last_at - max(run.lost.at, run.start.at) - leaves_s
+            if late_s > 0 and not _is_unreachable(history, run, last_at):
+                why = f"an attempt ran for {late_s + leaves_s:g} s without its lease"
+                yield RanBeyondLease(job.id, why, tuple(run.events))
 
 
 class RanBeyondCancel(Violation):
@@ -267,6 +287,7 @@ RULES = (
     nothing_starts_after_the_end,
     nothing_runs_beyond_the_end,
     nothing_starts_after_a_cancel,
+    the_lost_leave,
     the_cancelled_leaves,
     attempts_begin_once,
     attempts_are_counted,

@@ -53,12 +53,15 @@ class Bounds:
             has sent before it is killed may arrive so long after the next one has come.
         skew_s: by how much the clocks differ by which promises are kept.
         kept_s: how long after its submission an idempotency key is surely known.
+        leaves_s: how long a worker that is not stopped may take to find out that it has lost a
+            lease, and to have the body leave.
     """
 
     grace_s: float = 1.0
     travel_s: float = 0.1
     skew_s: float = 0.001
     kept_s: float = float("inf")
+    leaves_s: float = float("inf")
 
 
 @dataclass(slots=True)

@@ -365,7 +365,13 @@ class Town:
         for event in history:
             self._digest.update(repr((event.at, event.process, type(event).__name__)).encode())
         slow_s = self.script.slow_s
-        bounds = Bounds(1.0 + slow_s, travel_s=slow_s, skew_s=0.001 + self.script.skew_s)
+        bounds = Bounds(
+            1.0 + slow_s,
+            travel_s=slow_s,
+            skew_s=0.001 + self.script.skew_s,
+            # A connection of which only the plane has seen the end is given up as silent.
+            leaves_s=2 * self.scenario.settings.keep_alive_s + 1.0 + slow_s,
+        )
         return Report(
             self.script,
             check(history, bounds),

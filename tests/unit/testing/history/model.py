@@ -42,6 +42,9 @@ from creche.testing.history import (
 GRACE_S = 1.0
 """The grace that the checker is given: an offer is on its way no longer."""
 
+LONG_S = 1000.0
+"""Longer than anything takes that has to come about some time."""
+
 MOMENTS = tuple(5.0 * n for n in range(1, 9))
 TICK_S = 0.25
 

@@ -10,6 +10,8 @@ from itertools import pairwise, permutations
 from random import Random
 from typing import Any, NamedTuple
 
+from tests.unit.testing.history.model import LONG_S
+
 from creche.testing import history as h
 from creche.testing.history.events import Event, before
 from creche.testing.history.view import Job, Run
@@ -209,6 +211,20 @@ def its_body_leaves_long_after(past: Past) -> list[Event] | None:
 def it_begins_though_it_was_cancelled(past: Past) -> list[Event] | None:
     job = past.jobs(lambda job: any(answer.state == "cancelled" for answer in job.answers))
     return job and past.with_last(h.Started, job=job.id, attempt="late")
+
+
+@breaks(h.RanBeyondLease)
+def it_runs_on_when_its_lease_was_lost(past: Past) -> list[Event] | None:
+    ends = [
+        run.end for job in past.view.jobs.values() for run in job.runs
+        if run.lost and run.end and run.end.at <= run.lost.at + LONG_S
+        and not past.view.was_paused(run.start.process, run.start.at - 9, math.inf)
+    ]  # fmt: skip
+    end = past.one(ends)
+    if end is None:
+        return None
+    events = past.changed({end.n: []})
+    return [*events, replace(end, at=events[-1].at + 2 * LONG_S, n=len(events))]
 
 
 @breaks(h.RanBeyondCancel)

@@ -271,6 +271,13 @@ def a_job_begins_twice_that_was_cancelled_while_it_was_on_its_way() -> Story:
     return story.runs(2, 3, "a", outcome="failed").runs(4, 5, "a", "2")
 
 
+@breaks(h.RanBeyondLease)
+def a_body_runs_on_beside_the_one_that_has_taken_its_place() -> Story:
+    story = Story().takes(0, "a").starts(1, "a").loses(30, "a")
+    story.runs(31, 90, "a", "2", process="other", value="r2").ends(62, "a", value="r1")
+    return story.sees(400, "a", "succeeded", "r2")
+
+
 @breaks(h.RanBeyondCancel)
 def a_body_runs_on_for_an_hour_when_its_job_was_cancelled() -> Story:
     story = Story().joins(0, "worker").takes(0, "a").starts(1, "a").cancels(2, "a", "cancelling")

@@ -451,3 +451,12 @@ def test_a_cancelled_body_leaves_within_the_grace_or_its_plane_is_killed() -> No
     story.ends(3, "a", outcome="left").takes(4, "b").starts(5, "b").cancels(6, "b", "cancelling")
     story.kills(6.5, "plane", "plane").tell(8, h.Back, who="plane", role="plane")
     assert accepted(story.ends(9, "b", outcome="left"))
+
+
+def test_a_body_leaves_in_time_when_its_lease_was_lost_or_cannot_be_reached() -> None:
+    story = Story().takes(0, "a").starts(1, "a").loses(5, "a").ends(15, "a", outcome="left")
+    story.takes(20, "b").starts(21, "b", is_reachable=False).loses(25, "b").ends(90, "b")
+    story.takes(20, "c").starts(21, "c", process="w2").tell(22, h.Paused, who="w2", role="worker")
+    story.loses(25, "c").tell(89, h.Woken, who="w2", role="worker").ends(90, "c", process="w2")
+    story.takes(20, "d").starts(21, "d", process="w3").loses(25, "d").kills(26, "w3")
+    assert accepted(story, leaves_s=10)

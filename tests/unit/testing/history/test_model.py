@@ -7,13 +7,13 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.testing.history.model import GRACE_S, Model
+from tests.unit.testing.history.model import GRACE_S, LONG_S, Model
 from tests.unit.testing.history.mutations import MUTATIONS, Mutation, Past
 from tests.unit.testing.history.plants import PLANTS
 
 from creche.testing.history import Bounds, Event, Violation, check
 
-BOUNDS = Bounds(grace_s=GRACE_S)
+BOUNDS = Bounds(grace_s=GRACE_S, leaves_s=LONG_S)
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,6 +8,8 @@ from tests.unit.testing.history.plants import PLANTS, Plant
 from creche.testing import history as h
 from creche.testing.history.events import from_line, to_line
 
+BOUNDS = h.Bounds(leaves_s=30)
+
 TYPES = {
     kind for kind in vars(h).values() if isinstance(kind, type) and issubclass(kind, h.Violation)
 } - {h.Violation}
@@ -17,7 +19,7 @@ TYPES = {
 def test_a_broken_promise_is_refused_and_nothing_else_is(
     violation: type[h.Violation], plant: Plant
 ) -> None:
-    found = h.check(plant().events)
+    found = h.check(plant().events, BOUNDS)
     assert [type(one) for one in found] == [violation], "\n".join(map(str, found))
     assert found[0].events
     assert found[0].job or violation is h.NotFired
@@ -29,7 +31,7 @@ def test_it_is_refused_as_well_when_it_comes_from_a_file_in_any_order(
     violation: type[h.Violation], plant: Plant
 ) -> None:
     lines = [to_line(event) for event in reversed(plant().events)]
-    assert [type(one) for one in h.check(map(from_line, lines))] == [violation]
+    assert [type(one) for one in h.check(map(from_line, lines), BOUNDS)] == [violation]
 
 
 def test_each_violation_is_planted() -> None:
