@@ -16,7 +16,7 @@ import trio
 
 from creche.channel.base import Channel
 from creche.engine.doors import OPEN_DOOR, Door
-from creche.engine.guards import Routes, check_queues, guarded
+from creche.engine.guards import Routes, check_queues, guarded, why_name_taken
 from creche.engine.leases import check_report
 from creche.engine.sessions import Session, shown_facts
 from creche.engine.turns import (
@@ -41,6 +41,7 @@ from creche.events import PeerCame, PeerLeft, PeerRefused
 from creche.peer.outbox import Outbox, send_from
 from creche.wire import codec
 from creche.wire import messages as m
+from creche.wire.access import Access
 from creche.wire.session import Grammar, Role
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Conversations:
             raise Refused("overtaken", "this session has connected again since")
         is_resumed = session is not None
         if session is None:
-            session = self._new_session(hello, role)
+            session = self._new_session(hello, role, access)
         if session.cut is not None:
             session.cut(ChannelBroken("the peer has connected again"))
         core.sessions.is_back(session)
@@ -201,7 +202,7 @@ class Conversations:
         core.events.emit(PeerCame(session.name, role.value, is_resumed))
         return session
 
-    def _new_session(self, hello: m.Hello, role: Role) -> Session:
+    def _new_session(self, hello: m.Hello, role: Role, access: Access) -> Session:
         core = self._core
         if core.is_stopping:
             raise Refused(m.STOPPING, "the plane is stopping")
@@ -214,11 +215,10 @@ class Conversations:
         session = Session(hello, role, core.settings)
         if role is Role.WORKER:
             older = core.sessions.worker(hello.name)
+            why = why_name_taken(core, session, older, access)
+            if why is not None:
+                raise Refused("name-taken", why)
             if older is not None:
-                if older.is_connected and older.incarnation != hello.incarnation:
-                    raise Refused(
-                        "name-taken", f"a worker named {hello.name!r} is connected already"
-                    )
                 self.end_session(older, "its worker was started anew")
             core.leases.lose_older(session)
         core.sessions.add(session)

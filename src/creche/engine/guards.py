@@ -48,6 +48,35 @@ def check_queues(access: Access, queues: tuple[str, ...]) -> None:
             raise Refused(FORBIDDEN, access.why_no_queue(queue))
 
 
+def why_name_taken(
+    core: Core, session: Session, older: Session | None, access: Access
+) -> str | None:
+    """Return why a new worker *session* cannot have its name, None if it can. Whoever takes a name
+    over ends what its worker holds: so that takes a token which is for all of its queues, or the
+    very same one. The same incarnation, which nobody else is told, is the same process.
+
+    *older* is who has the name now; workers that have yet to come back after a restart of the plane
+    are known by the jobs that they held.
+    """
+    name = session.name
+    if older is not None and older.incarnation != session.incarnation:
+        if older.is_connected:
+            return f"a worker named {name!r} is connected already"
+        is_same = access.is_of(older.access.token)
+        if not (is_same or all(map(access.may_use, older.queues))):
+            return _why_awaited(name, access)
+    if all(map(access.may_use, core.leases.queues_of_older(session))):
+        return None
+    return _why_awaited(name, access)
+
+
+def _why_awaited(name: str, access: Access) -> str:
+    return (
+        f"a worker named {name!r} may yet come back, and {access.who} is not for all of its "
+        "queues: choose another name"
+    )
+
+
 def _never(kind: type[Any], access: Access) -> Route:
     what = "cancelling" if kind is m.Cancel else kind.__name__
     why = access.why_not(what, MESSAGES[kind])
@@ -64,6 +93,14 @@ def _never(kind: type[Any], access: Access) -> Route:
 def _ask(route: Route, access: Access) -> Route:
     def ask(session: Session, message: m.Ask) -> None:
         allowed = QUESTIONS.get(message.question)
+        if message.question == "work" and not access.may(QUESTIONS["workers"]):
+            # What it is told of no other worker includes that there is one.
+            worker = message.params.get("worker")
+            is_own = session.is_worker and worker == session.name
+            if isinstance(worker, str) and not is_own:
+                why = access.why_not("the work of another worker", QUESTIONS["workers"])
+                session.post(m.AskFailed(message.ref, FORBIDDEN, why))
+                return
         if allowed is None or access.may(allowed):
             route(session, message)
             return

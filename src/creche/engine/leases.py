@@ -258,10 +258,26 @@ class Leases:
 
     def lose_older(self, session: Session) -> None:
         """A new process comes under an old name: whatever the old one held is lost, counted."""
-        for holder in [h for h in self._orphans if h.rpartition("/")[0] == session.name]:
-            if holder != session.holder:
-                for job in self._orphans.pop(holder).values():
-                    self._lost(job, "its worker was started anew")
+        for holder in self._older(session):
+            for job in self._orphans.pop(holder).values():
+                self._lost(job, "its worker was started anew")
+
+    def queues_of_older(self, session: Session) -> set[str]:
+        """Return the queues of the jobs that `lose_older` would take from another process of that
+        name."""
+        return {
+            job.lane.queue
+            for holder in self._older(session)
+            for job in self._orphans[holder].values()
+        }
+
+    def _older(self, session: Session) -> list[str]:
+        """Return the holders of an earlier epoch that are other processes of the same name."""
+        return [
+            holder
+            for holder in self._orphans
+            if holder != session.holder and holder.rpartition("/")[0] == session.name
+        ]
 
     def _lost(self, job: Job, why: str) -> None:
         core = self._core

@@ -112,6 +112,13 @@ class Access:
         """Whether *queue* is one of those that it is for."""
         return self.queues is None or fits(queue, self.queues)
 
+    def is_of(self, token: Token | None) -> bool:
+        """Whether this is what *token* allows, or allowed before it was changed."""
+        own = self.token
+        if own is None or token is None:
+            return False
+        return (own.id, own.digest) == (token.id, token.digest)
+
     def why_not(self, what: str, allowed: frozenset[AccessRole]) -> str:
         """Return the sentence about something that it may not do."""
         return f"{self.who} is not for this: {what} takes {_either(role_names(allowed))}"
