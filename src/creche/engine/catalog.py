@@ -36,6 +36,12 @@ MAX_DECLARATION_BYTES = 64 * 1024
 MAX_CATALOG_BYTES = 16 * 1024 * 1024
 """All declarations, encoded: they are told to whoever asks for the tasks, in one answer."""
 
+SHARE = 2
+"""What the workers of one token announce is at most one part in so many of both."""
+
+FORGET = 10
+"""When declarations have to go, one in so many of those that there may be goes at once."""
+
 MAX_COMPARED = 300
 """Names that one unknown name is compared with: each takes up to 50 us."""
 
@@ -66,6 +72,25 @@ class Defaults(NamedTuple):
 
 _NOTHING_SAID = Defaults(None, None, None, None, None)
 
+_BY = "by"
+"""In what is stored of a declaration: the id of the token that its worker had, if any."""
+
+
+class CatalogFull(RemoteProtocolError):
+    """There is no room for an announcement, unless others go: *tasks* of them, and *size_bytes*, of
+    the token *by*, or of any if that is None."""
+
+    def __init__(self, tasks: int, size_bytes: int, by: str | None) -> None:
+        part, whose = (1, "all tasks together") if by is None else (SHARE, f"those of token {by}")
+        most, most_bytes = MAX_TASKS // part, MAX_CATALOG_BYTES // part
+        super().__init__(
+            f"there may be {most:,} tasks and {most_bytes:,} bytes of declarations of {whose}: "
+            "stop workers whose tasks are not needed, and end the jobs and schedules of these"
+        )
+        self.tasks = tasks
+        self.size_bytes = size_bytes
+        self.by = by
+
 
 class Catalog:
     """Every task that was ever announced, with its newest declaration; *routes* say to which queues
@@ -79,9 +104,15 @@ class Catalog:
         self._defaults: dict[str, Defaults] = {}
         self._began: dict[str, float] = {}
         """When the process began whose declaration counts, for what was announced to this plane."""
+        self._by: dict[str, str] = {}
+        """The ids of the tokens of those who first announced what counts."""
+        self._heard_at: dict[str, float] = {}
+        """When each was announced last."""
         for row in rows:
             try:
-                self._keep(_read(row), row.declaration)
+                declaration, by = _read(row)
+                self._keep(declaration, encode_value(declaration), by)
+                self._heard_at[row.name] = row.announced_at
             except RemoteProtocolError as error:
                 logger.error(
                     "what the store has of task %r cannot be read, and holds again when a worker "
@@ -131,41 +162,71 @@ class Catalog:
         return list(dict.fromkeys([*near[:1], *same, *near]))[:3]
 
     def announce(
-        self, declarations: Iterable[dict[str, Any]], now: float, began: float
+        self,
+        declarations: Iterable[dict[str, Any]],
+        now: float,
+        began: float,
+        by: str | None = None,
     ) -> list[TaskRow]:
         """Take the declarations of a worker whose process *began* then, on a clock that only goes
-        forward; return the rows that are new or different. What a newer process has said stays.
+        forward, and which had the token *by*; return the rows that are new or different. What a
+        newer process has said stays.
 
         Raises:
-            RemoteProtocolError: a declaration is not one; nothing of the announcement is kept.
+            CatalogFull: there is no room for them; nothing of the announcement is kept.
+            RemoteProtocolError: a declaration is not one; likewise.
         """
         checked = {str(kept["name"]): kept for kept in map(_check, declarations)}
         encoded = {name: encode_value(declaration) for name, declaration in checked.items()}
-        self._check_room(encoded)
+        self._check_room(encoded, by)
         rows = []
         for name, declaration in checked.items():
+            self._heard_at[name] = now
             if began < self._began.get(name, began):
                 continue
             self._began[name] = began
             if self._encoded.get(name) != encoded[name]:
-                self._keep(declaration, encoded[name])
-                rows.append(TaskRow(name, encoded[name], now))
+                self._keep(declaration, encoded[name], by)
+                rows.append(TaskRow(name, _with_token(declaration, by), now))
         return rows
 
-    def _check_room(self, encoded: Mapping[str, bytes]) -> None:
-        if len(self._encoded.keys() | encoded.keys()) > MAX_TASKS:
-            raise RemoteProtocolError(f"there are over {MAX_TASKS:,} tasks")
+    def oldest(self, by: str | None) -> list[str]:
+        """Return the tasks of token *by*, or all if that is None, those first that were not
+        announced for the longest."""
+        names = self._encoded if by is None else (n for n, who in self._by.items() if who == by)
+        return sorted(names, key=lambda name: self._heard_at.get(name, 0.0))
+
+    def forget(self, names: Iterable[str], full: CatalogFull) -> list[str]:
+        """Let go of the first of these tasks: of as many as make room for what found none, and for
+        some more; return which."""
+        gone: list[str] = []
+        least = max(full.tasks, MAX_TASKS // (1 if full.by is None else SHARE) // FORGET)
+        before_bytes = self._size_bytes
+        for name in names:
+            if len(gone) >= least and before_bytes - self._size_bytes >= full.size_bytes:
+                break
+            gone.append(name)
+            self._size_bytes -= len(self._encoded[name])
+            for kept in (
+                self._declarations, self._encoded, self._defaults, self._began, self._by,
+                self._heard_at,
+            ):  # fmt: skip
+                kept.pop(name, None)
+        return gone
+
+    def _check_room(self, encoded: Mapping[str, bytes], by: str | None) -> None:
         for name, declaration in encoded.items():
             if len(declaration) > MAX_DECLARATION_BYTES:
                 raise RemoteProtocolError(
                     f"task {name!r} is announced with {len(declaration):,} bytes, over "
                     f"{MAX_DECLARATION_BYTES:,}"
                 )
-        replaced = sum(len(self._encoded.get(name, b"")) for name in encoded)
-        if self._size_bytes - replaced + sum(map(len, encoded.values())) > MAX_CATALOG_BYTES:
-            raise RemoteProtocolError(
-                f"all tasks together are announced with over {MAX_CATALOG_BYTES:,} bytes"
-            )
+        if by is not None:
+            # What others have announced in the same words stays theirs.
+            own = {name: self._encoded[name] for name, who in self._by.items() if who == by}
+            new = {n: said for n, said in encoded.items() if self._encoded.get(n) != said}
+            _check_sum(own, new, MAX_TASKS // SHARE, MAX_CATALOG_BYTES // SHARE, by)
+        _check_sum(self._encoded, encoded, MAX_TASKS, MAX_CATALOG_BYTES, None)
 
     def queue_of(self, task: str) -> str:
         """Return the queue where jobs of *task* go whose submission names none."""
@@ -189,8 +250,12 @@ class Catalog:
         """Return the queue and priority at which a lane is taken from."""
         return self.place(parts_of_park(key[2])[0], key)
 
-    def _keep(self, declaration: dict[str, Any], encoded: bytes) -> None:
+    def _keep(self, declaration: dict[str, Any], encoded: bytes, by: str | None) -> None:
         name = declaration["name"]
+        if by is None:
+            self._by.pop(name, None)
+        else:
+            self._by[name] = by
         self._declarations[name] = declaration
         self._size_bytes += len(encoded) - len(self._encoded.get(name, b""))
         self._encoded[name] = encoded
@@ -203,13 +268,35 @@ class Catalog:
         )
 
 
-def _read(row: TaskRow) -> dict[str, Any]:
-    """Return the declaration that the store has of a task."""
-    declaration = decode_value(row.declaration)
+def _check_sum(
+    kept: Mapping[str, bytes], new: Mapping[str, bytes], most: int, most_bytes: int, by: str | None
+) -> None:
+    """Refuse the *new* declarations if there is no room for them beside what is *kept*."""
+    tasks = len(kept.keys() | new.keys()) - most
+    size = sum(map(len, new.values()))
+    size += sum(len(said) for name, said in kept.items() if name not in new)
+    if tasks <= 0 and size <= most_bytes:
+        return
+    full = CatalogFull(max(tasks, 0), max(size - most_bytes, 0), by)
+    if len(new) > most or sum(map(len, new.values())) > most_bytes:
+        # Whatever goes, there is none.
+        raise RemoteProtocolError(str(full))
+    raise full
+
+
+def _with_token(declaration: Mapping[str, Any], by: str | None) -> bytes:
+    """Return what is stored of a declaration."""
+    return encode_value(declaration if by is None else {**declaration, _BY: by})
+
+
+def _read(row: TaskRow) -> tuple[dict[str, Any], str | None]:
+    """Return the declaration that the store has of a task, and the token that it came with."""
+    declaration = decode_value(row.declaration or b"")
     if not isinstance(declaration, dict) or declaration.get("name") != row.name:
         raise RemoteProtocolError("it is no declaration of this task")
+    by = declaration.pop(_BY, None)
     _check(declaration)
-    return declaration
+    return declaration, by if isinstance(by, str) else None
 
 
 def _check(declaration: dict[str, Any]) -> dict[str, Any]:

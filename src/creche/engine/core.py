@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from creche.engine.announcing import Announcements
 from creche.engine.catalog import Catalog
 from creche.engine.damage import Damage
 from creche.engine.delays import Delays
@@ -118,6 +119,7 @@ class Core:
             probe=self._probe,
         )
         self.catalog = Catalog(())
+        self.announcements = Announcements(self)
         self.leases = Leases(self)
         self.dispatch = Dispatch(self)
         self.submissions = Submissions(self)
@@ -444,7 +446,7 @@ class Core:
 
     def announce(self, session: Session, declarations: list[m.Facts]) -> None:
         """A worker says which tasks it can run."""
-        rows = self.catalog.announce(declarations, self.now(), session.began)
+        rows = self.announcements.take(session, declarations)
         session.tasks = frozenset(str(d["name"]) for d in declarations)
         self.workers_changed()
         self.schedules.announce(declarations, self.now() - trio.current_time() + session.began)

@@ -184,10 +184,11 @@ class NewOptions(NamedTuple):
 
 
 class TaskRow(NamedTuple):
-    """The newest announcement of a task: its declaration as CBOR, and the moment it was made."""
+    """The newest announcement of a task: its declaration as CBOR (None: forgotten), and the moment
+    it was made."""
 
     name: str
-    declaration: bytes
+    declaration: bytes | None
     announced_at: float
 
 
@@ -570,6 +571,10 @@ class HistoryStore(Protocol):
 
     async def counts(self) -> Mapping[JobState, int]:
         """Return how many jobs are in each state (stored ones included); others are left out."""
+        ...
+
+    async def tasks_in_use(self) -> Collection[str]:
+        """Return the names of the tasks that unfinished jobs have."""
         ...
 
     async def info(self) -> dict[str, Any]:

@@ -120,7 +120,10 @@ class MemoryStore:
         for lane in batch.lanes:
             self._lanes[lane.lane] = lane
         for task in batch.tasks:
-            self._tasks[task.name] = task
+            if task.declaration is None:
+                self._tasks.pop(task.name, None)
+            else:
+                self._tasks[task.name] = task
         for queue in batch.queues:
             if queue.settings is None:
                 self._queues.pop(queue.name, None)
@@ -321,6 +324,14 @@ class MemoryStore:
         counts = {state: counted[state] for state in JobState if counted[state]}
         await trio.lowlevel.checkpoint()
         return counts
+
+    async def tasks_in_use(self) -> Collection[str]:
+        """See `HistoryStore.tasks_in_use`."""
+        self._check_open()
+        rows = self._jobs.rows
+        tasks = {rows[seq].task for seq in self._jobs.unfinished}
+        await trio.lowlevel.checkpoint()
+        return tasks
 
     async def info(self) -> dict[str, Any]:
         """See `HistoryStore.info`."""

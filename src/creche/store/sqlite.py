@@ -310,6 +310,11 @@ class SqliteStore:
         counts = await self._calls.ask("counts")
         return {STATES[state]: jobs for state, jobs in counts.items()}
 
+    async def tasks_in_use(self) -> Collection[str]:
+        """See `HistoryStore.tasks_in_use`."""
+        names = await self._questions.ask("tasks_in_use")
+        return {name for name in names if type(name) is str}
+
     async def info(self) -> dict[str, Any]:
         """See `HistoryStore.info`."""
         facts: dict[str, Any] = await self._questions.ask("info")

@@ -181,6 +181,12 @@ class History:
             tries = "SELECT * FROM try WHERE seq = ? ORDER BY attempt"
             return (*row, all_rows(self._db, tries, row[:1]))
 
+    def tasks_in_use(self) -> list[Any]:
+        """Return the tasks that unfinished jobs have; what is no name is damaged."""
+        select = "SELECT DISTINCT task FROM job INDEXED BY job_place WHERE stored IS NOT NULL"
+        with self._bounded():
+            return [task for (task,) in all_rows(self._db, select, ())]
+
     def _counts(self) -> dict[int, int]:
         (counts,) = self._db.execute("SELECT counts FROM ledger WHERE name = 'main'").fetchone()
         return jobs_by_state(self._db, counts)

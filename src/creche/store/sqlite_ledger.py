@@ -125,7 +125,7 @@ class Ledger:
             if lanes:
                 self._db.executemany("INSERT OR REPLACE INTO lane VALUES (?,?,?,?)", lanes)
             if tasks:
-                self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?)", tasks)
+                self._set_tasks(tasks)
             if queues:
                 self._set_queues(queues)
             repeats: dict[int, bytes] = {}
@@ -159,6 +159,13 @@ class Ledger:
         if ousted:
             self._keys.have_ended(ousted)
         return [(seq, *existing[job_id]) for seq, job_id in repeats.items()]
+
+    def _set_tasks(self, tasks: Sequence[Row]) -> None:
+        said = [row for row in tasks if row[1] is not None]
+        self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?)", said)
+        self._db.executemany(
+            "DELETE FROM task WHERE name = ?", [row[:1] for row in tasks if row[1] is None]
+        )
 
     def _set_queues(self, queues: Sequence[Row]) -> None:
         said = [row for row in queues if row[1] is not None]

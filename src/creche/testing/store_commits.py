@@ -125,6 +125,19 @@ class Commits(StoreCase):
         assert list(found.tasks) == [TaskRow("t", b"2", 2)]
         await store.aclose()
 
+    async def test_a_task_that_is_forgotten_is_not_there_any_more(self, connect: Connect) -> None:
+        store = bounded(connect())
+        await store.open(NOW)
+        tasks = [TaskRow("t", b"1", 1), TaskRow("u", b"1", 1), TaskRow("v", b"1", 1)]
+        await store.commit(Batch(tasks=tasks))
+        tasks = [TaskRow("t", None, 2), TaskRow("unknown", None, 2), TaskRow("u", b"2", 2)]
+        await store.commit(Batch(tasks=tasks))
+        await store.aclose()
+        store = bounded(connect())
+        found = await store.open(NOW)
+        assert sorted(found.tasks) == [TaskRow("u", b"2", 2), TaskRow("v", b"1", 1)]
+        await store.aclose()
+
     async def test_what_is_said_of_queues_is_kept_until_it_is_taken_back(
         self, connect: Connect
     ) -> None:

@@ -195,6 +195,23 @@ class History(StoreCase):
         assert (await counted())[JobState.FORGOTTEN] == 2
         assert sum((await counted()).values()) == 12
 
+    async def test_tasks_are_in_use_as_long_as_a_job_of_theirs_is_unfinished(
+        self, store: Store
+    ) -> None:
+        assert set(await store.tasks_in_use()) == set()
+        jobs = [
+            new_job(1, task="queued"),
+            new_job(2, task="stored", stored=True),
+            new_job(3, task="delayed", stored=True, state=JobState.DELAYED, due_at=NOW + 9),
+            new_job(4, task="runs"),
+            new_job(5, task="runs"),
+            new_job(6, task="over"),
+        ]
+        await store.commit(Batch(jobs=jobs, changes=[change(4)], ends=[end(5), end(6)]))
+        assert set(await store.tasks_in_use()) == {"queued", "stored", "delayed", "runs"}
+        await store.commit(Batch(ends=[end(4), end(2)]))
+        assert set(await store.tasks_in_use()) == {"queued", "delayed"}
+
     async def test_info_names_the_kind_and_the_epoch(self, store: Store) -> None:
         facts = await store.info()
         assert isinstance(facts["kind"], str)
