@@ -198,8 +198,8 @@ async def test_a_plane_starts_with_no_more_lanes_than_it_may_have_and_those_it_n
     settings = PlaneSettings(lanes=10)
     async with open_house(settings, lambda: store) as house, house.client().connected() as client:
         waiting = {f"user-{n}" for n in range(5)}
-        assert len(house.core.lanes.by_number) == 10
-        assert waiting < house.core.lanes.queues.keys()
+        assert len(house.core.lanes.by_number) <= 10
+        assert waiting <= house.core.lanes.queues.keys()
         await client.submitted(100, queue="new")
         async with house.worker().connected(queues=[*sorted(waiting), "new"]) as worker:
             await worker.ready("echo", slots=1)

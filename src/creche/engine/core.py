@@ -23,6 +23,7 @@ from creche.engine.happenings import Happenings
 from creche.engine.job import Job
 from creche.engine.journal import Arrival, Entries, Journal
 from creche.engine.lane import Lane
+from creche.engine.lane_shares import OF_SOME_QUEUES
 from creche.engine.lanes import Lanes
 from creche.engine.leases import Leases, make_end
 from creche.engine.limits import Limits
@@ -197,7 +198,9 @@ class Core:
             *(count.lane for count in recovery.delayed),
         }
         rows = self.damage.readable(recovery.lanes)
-        self.lanes.restore(rows, in_use, self.settings.lanes, self.catalog.place_of_lane)
+        # Of those that nobody uses no more than anyone may make up: who knows them may use them.
+        most = self.settings.lanes // OF_SOME_QUEUES
+        self.lanes.restore(rows, in_use, most, self.catalog.place_of_lane)
         lanes = self.lanes.by_number
         unknown = in_use - lanes.keys()
         self.tails.restore(count for count in recovery.stored if count.lane in lanes)

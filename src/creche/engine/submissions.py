@@ -16,7 +16,7 @@ from creche.engine.journal import Arrival
 from creche.engine.lane import Lane
 from creche.engine.options import check_options, due_at, limits_of
 from creche.engine.places import Places
-from creche.engine.refusals import STOPPING, lanes_refusal, parent_refusal, refusal, watches_refusal
+from creche.engine.refusals import STOPPING, parent_refusal, refusal, watches_refusal
 from creche.engine.sessions import Session
 from creche.engine.unique import UniqueKeys
 from creche.model.job import JobState
@@ -113,9 +113,9 @@ class Submissions:
             if why is not None:
                 session.post(m.Declined(message.n, *why))
                 return
-        lane = self.places.find(message)
-        if lane is None:
-            session.post(m.Declined(message.n, *lanes_refusal(core.settings)))
+        lane = self.places.find(message, session.access)
+        if isinstance(lane, tuple):
+            session.post(m.Declined(message.n, *lane))
             return
         if asks and self.unique.meets(session, message, asks, known):
             return
@@ -141,8 +141,8 @@ class Submissions:
         if why is not None:
             return why
         lane = self.places.find(message)
-        if lane is None:
-            return lanes_refusal(core.settings)
+        if isinstance(lane, tuple):
+            return lane
         self.unique.take_over(message)
         # Before the job, which may be the last of its batch.
         core.journal.judge(verdict)
@@ -227,13 +227,12 @@ class Submissions:
             # The same id came another way meanwhile: one id is one job.
             self._submitted_before(session, message, job)
             return
-        lane = self.places.find(message)
-        if lane is not None:
+        lane = self.places.find(message, session.access)
+        if not isinstance(lane, tuple):
             self._arrive(session, message, lane, None)
             return
-        why = lanes_refusal(self._core.settings)
         for submitter, n in ((session, message.n), *self.claims.take_out(message.id)):
-            submitter.decline(n, *why)
+            submitter.decline(n, *lane)
         self.unique.released(message.id)
 
     def _hand_on(self, lane: Lane, job_id: bytes) -> None:
@@ -259,7 +258,9 @@ class Submissions:
     def lane_with_room(self, message: m.Submit) -> Lane | None:
         """Return where a job would wait, None if there is no room for it now."""
         lane = self.places.find(message)
-        if lane is None or (not self._core.spills and (lane.waiting or not lane.has_room)):
+        if isinstance(lane, tuple):
+            return None
+        if not self._core.spills and (lane.waiting or not lane.has_room):
             return None
         return lane
 
