@@ -217,6 +217,14 @@ async def keeps_its_share(house: House) -> None:
     assert len(await known(house)) == 20
 
 
+async def test_a_token_for_everything_has_no_share(autojump_clock) -> None:
+    async with guarded_house(*TOKENS) as (house, _):
+        worker = with_token(house.worker(), admin_word)
+        async with worker.connected(**LISTENING):
+            await announced(worker, *names("a", range(20)))
+            assert len(await known(house)) == 20
+
+
 async def test_what_others_announce_in_the_same_words_counts_once(autojump_clock) -> None:
     async with guarded_house(*TOKENS) as (house, _):
         shop, mail = (

@@ -50,8 +50,8 @@ class Announcements:
             RemoteProtocolError: a declaration is not one, or there is no room; nothing was taken.
             ChannelBroken: there may be room soon; nothing was taken.
         """
-        core, token = self._core, session.access.token
-        by = None if token is None else token.id
+        core, access = self._core, session.access
+        by = None if access.token is None or access.is_full else access.token.id
         try:
             return core.catalog.announce(declarations, core.now(), session.began, by)
         except CatalogFull as full:
