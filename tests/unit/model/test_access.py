@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Any
 
@@ -152,6 +153,14 @@ def test_a_pattern_fits_as_for_files_and_minds_the_case() -> None:
     patterns = patterns_in(["images", "mail.*", "x?"])
     assert [fits(queue, patterns) for queue in ("images", "mail.out", "mail.", "xy")] == [True] * 4
     assert [fits(queue, patterns) for queue in ("Images", "mail", "x", "images2")] == [False] * 4
+
+
+@given(st.text(max_size=8), st.lists(st.text(alphabet="ab.*?[]!-|(\\^$\n", max_size=6), max_size=4))
+def test_a_queue_fits_if_it_fits_one_of_the_patterns_and_of_none_nothing_does(
+    queue: str, patterns: list[str]
+) -> None:
+    for name in (queue, *patterns):
+        assert fits(name, patterns) is any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def test_roles_are_read_by_name() -> None:
