@@ -165,7 +165,7 @@ class Conversations:
         if session.cut is not None:
             session.cut(ChannelBroken("the peer has connected again"))
         core.sessions.is_back(session)
-        session.outbox = outbox
+        session.connect(outbox)
         session.door, session.access = self._door, access
         session.connection = connection
         session.facts = shown_facts(hello.facts)
@@ -212,7 +212,7 @@ class Conversations:
                 self.end_session(away, "another peer needed its place while it was away")
         if len(core.sessions) >= core.settings.sessions:
             raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
-        session = Session(hello, role, core.settings)
+        session = Session(hello, role, core.settings, core.outboxes)
         if role is Role.WORKER:
             older = core.sessions.worker(hello.name)
             why = why_name_taken(core, session, older, access)
@@ -249,6 +249,7 @@ class Conversations:
                 nursery.cancel_scope.cancel()
 
             def go_on() -> None:
+                session.has_sent(outbox)
                 if session.is_held_up and session.outbox is outbox and not session.is_congested:
                     session.is_held_up = False
                     self._core.outcomes.go_on(session)
@@ -437,7 +438,7 @@ class Conversations:
     def _disconnected(self, session: Session, outbox: Outbox) -> None:
         if session.outbox is not outbox:
             return  # Another connection has taken over.
-        session.outbox = None
+        session.connect(None)
         session.cut = None
         self._views.forget(session)
         if session.is_over:

@@ -28,6 +28,7 @@ from creche.engine.lanes import Lanes
 from creche.engine.leases import Leases, make_end
 from creche.engine.limits import Limits
 from creche.engine.options import AT_MOST_ONCE, restore_options, stored_options
+from creche.engine.outboxes import Outboxes
 from creche.engine.outcomes import Outcomes, make_cancelled
 from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions
@@ -103,6 +104,7 @@ class Core:
         self.by_id: dict[bytes, Job] = {}
         self.by_seq: dict[int, Job] = {}
         self.sessions = Sessions()
+        self.outboxes = Outboxes()
         self.timers = Timers()
         self.lanes = Lanes(
             settings.window,

@@ -75,7 +75,7 @@ class _Desk(Session):
 
     def __init__(self, schedules: Schedules, core: Core) -> None:
         hello = m.Hello([1], Role.CLIENT.value, bytes(16), "schedules", bytes(16), [], {})
-        super().__init__(hello, Role.CLIENT, core.settings)
+        super().__init__(hello, Role.CLIENT, core.settings, core.outboxes)
         self._schedules = schedules
 
     def post(self, message: m.Message) -> None:

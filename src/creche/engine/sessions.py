@@ -10,6 +10,7 @@ from typing import Any
 from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.job import Job
 from creche.engine.overtakes import Overtakes
+from creche.engine.outboxes import STEP_BYTES, Outboxes
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
 from creche.engine.turns import Allowance
@@ -25,7 +26,8 @@ NOT_KNOWN = 0
 
 PUSH_PART = 4
 """Offers and results wait while more than one part in so many of `outbox_bytes` waits for the peer:
-what a plane sends unasked never is what a peer is cut for."""
+what a plane sends unasked never is what a peer is cut for, as long as there is room for all
+(`Outboxes`)."""
 
 MAX_TASKS = 200
 """Names of tasks that are shown of one worker."""
@@ -70,9 +72,15 @@ class Tally:
 class Session:
     """One peer. What belongs to workers only is empty for the others."""
 
-    def __init__(self, hello: m.Hello, role: Role, settings: PlaneSettings) -> None:
+    def __init__(
+        self, hello: m.Hello, role: Role, settings: PlaneSettings, outboxes: Outboxes
+    ) -> None:
         self.id = hello.session
+        self._outboxes = outboxes
         self._outbox_bytes = settings.outbox_bytes
+        self._look_at_bytes = 0
+        """How much waits for the peer when its outbox is counted (again)."""
+        self._is_counted = False
         self._push_bytes = settings.outbox_bytes // PUSH_PART
         self._unanswered = 3 * settings.unaccepted
         """Submissions that may be without an answer: unaccepted, claims and doubts."""
@@ -190,9 +198,42 @@ class Session:
                 self._leave_out(message, error)
             except LocalProtocolError as error:
                 self._end_connection(error)
-            if outbox.size_bytes > self._outbox_bytes:
-                outbox.clear()
-                self._end_connection(ChannelBroken("the peer does not read what it asked for"))
+            if outbox.size_bytes > self._look_at_bytes:
+                self._look_at(outbox.size_bytes)
+
+    def connect(self, outbox: Outbox | None) -> None:
+        """Send over a new connection from now on, or over none."""
+        self.outbox = outbox
+        self._uncount()
+
+    def has_sent(self, outbox: Outbox) -> None:
+        """The peer has taken a frame."""
+        if self._is_counted and outbox is self.outbox:
+            size = outbox.size_bytes
+            self._is_counted = size >= STEP_BYTES
+            self._look_at_bytes = min(size + STEP_BYTES, self._outbox_bytes)
+            self._outboxes.sent(self, size)
+
+    def give_up(self, why: str) -> None:
+        """Cut the peer, and drop what waits for it. Its session is kept."""
+        if self.outbox is not None:
+            self.outbox.clear()
+        self._uncount()
+        self._end_connection(ChannelBroken(why))
+
+    def _look_at(self, size: int) -> None:
+        """So much waits for the peer that it matters."""
+        if size > self._outbox_bytes:
+            self.give_up("the peer does not read what it asked for")
+        else:
+            self._is_counted = True
+            self._look_at_bytes = min(size + STEP_BYTES, self._outbox_bytes)
+            self._outboxes.grew(self, size)
+
+    def _uncount(self) -> None:
+        self._is_counted = False
+        self._look_at_bytes = min(STEP_BYTES, self._outbox_bytes)
+        self._outboxes.forget(self)
 
     def order(self, message: m.Resize | m.Drain) -> None:
         """Tell a worker how many slots to have, or to leave; said again, it changes nothing."""
