@@ -15,9 +15,11 @@ pytestmark = [pytest.mark.trio, pytest.mark.slow]
 async def test_the_figures_are_of_each_attack_and_all_jobs_come_back(tmp_path: Path) -> None:
     with trio.fail_after(120):
         figures = await bench_hostile.measure_hostile(
-            tmp_path, 5, "memory:", ["small-messages", "garbage"]
+            tmp_path, 5, "memory:", ["small-messages", "searches"]
         )
     attacks = figures["attacks"]
-    assert list(attacks) == ["small-messages", "garbage"]
-    assert figures["slower"] == sum(one["p50"] > bench_hostile.MOST for one in attacks.values())
+    assert list(attacks) == ["small-messages", "searches"]
+    worst = [max(one["p50"], one["asked_p50"]) for one in attacks.values()]
+    assert figures["slower"] == sum(each > bench_hostile.MOST for each in worst)
     assert all(one["p99"] > 0 and one["ms"]["p50"] > 0 for one in attacks.values())
+    assert all(one["asked_ms"]["p50"] > 0 for one in attacks.values())

@@ -129,7 +129,7 @@ async def _bench(
     for name in bad:
         say("error", f"{figures[name]} jobs: {name}")
     if slower := figures.get("slower"):
-        say("error", f"{slower} attacks made the jobs of others take over twice as long")
+        say("error", f"{slower} attacks made what others do take over twice as long")
     return Exit.FAILED if bad or slower else Exit.DONE
 
 

@@ -86,6 +86,8 @@ def websocket_frame(data: bytes, opcode: int = 2, *, is_last: bool = True) -> by
     return bytes((first, 0xFF)) + struct.pack(">Q", len(data)) + bytes(4) + data
 
 
+SEARCHES = [m.Ask(n, "jobs", {"filter": "error:nothing-like-it", "limit": 1000}) for n in range(32)]
+
 Target = tuple[str, int]
 
 
@@ -214,6 +216,18 @@ async def questions(target: Target) -> None:
     await _repeat(target, websocket_frame(codec.encode_frame(asks)))
 
 
+async def searches(target: Target) -> None:
+    """Questions for which the store has to look at all there is."""
+    await _repeat(target, websocket_frame(codec.encode_frame(SEARCHES)))
+
+
+async def search_and_go(target: Target) -> None:
+    """The same, once; nobody waits for the answers."""
+    async with _connected(target) as attacker:
+        await attacker.introduce()
+        await attacker.say(*SEARCHES)
+
+
 async def cancels(target: Target) -> None:
     """Cancelling thousands of jobs that are not there."""
     cancel = m.Cancel(1, [os.urandom(16) for _ in range(2000)], "")
@@ -264,6 +278,8 @@ ATTACKS: Mapping[str, tuple[Attack, int]] = {
     "unfinished-pieces": (unfinished_pieces, 20),
     "no-credit": (no_credit, 4),
     "questions": (questions, 10),
+    "searches": (searches, 20),
+    "search-and-go": (search_and_go, 20),
     "cancels": (cancels, 10),
     "topics": (topics, 10),
 }

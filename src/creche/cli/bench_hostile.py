@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -28,7 +28,15 @@ BEGIN_S = 1.5
 
 ROUND_TRIP_S = 60.0
 MOST = 2.0
-"""How many times as long as without an attack a job may take under one, at the median."""
+"""How many times as long as without an attack a job, or a question, may take under one, at the
+median."""
+
+KEPT_TASK, KEPT = "bench.nobody_has_this", 10_000
+"""Jobs that wait all the while, so that there is something to search."""
+
+ASK_EVERY_S = 0.02
+LEAST_ASKED = 20
+"""Questions that are asked while jobs are measured, and how many at the least."""
 
 END_S = 10.0
 
@@ -36,45 +44,60 @@ END_S = 10.0
 async def measure_hostile(
     folder: Path, round_trips: int, store: str, names: Sequence[str] = tuple(ATTACKS)
 ) -> dict[str, Any]:
-    """Measure *round_trips* jobs, one after the other, under each attack, and before and after."""
+    """Measure *round_trips* jobs, one after the other, and questions beside them, under each
+    attack, and before and after."""
     attacks: dict[str, Any] = {}
     tasks = ("--task-modules", "creche.cli.bench_tasks")
     async with (
         running_plane(folder, "--store", store, *QUIET) as plane,
         running_worker(folder, "--connect", plane.url, *tasks),
         open_client(plane.url, 30.0) as client,
+        open_client(plane.url, ROUND_TRIP_S) as asker,
     ):
         await wait_for_workers(client, 1, folder)
-        await _round_trips(client, WARM_UP)
-        quiet = await _round_trips(client, round_trips)
-        quiet_ms = percentiles_ms(quiet)
+        await client.submit_many(KEPT_TASK, [(i,) for i in range(KEPT)], watch=False)
+        await _measure(client, asker, WARM_UP)
+        quiet = await _measure(client, asker, round_trips)
+        quiet_ms = quiet.ms()
         for name in names:
             async with _attacked(name, plane.url):
                 await trio.sleep(BEGIN_S)
                 used = cpu_s(plane.pid)
                 began = time.perf_counter()
-                under = await _round_trips(client, round_trips)
+                under = await _measure(client, asker, round_trips)
                 took_s = time.perf_counter() - began
                 after = cpu_s(plane.pid)
             await trio.sleep(BEGIN_S)
-            later = await _round_trips(client, round_trips)
-            usual = [*quiet, *later]
+            later = await _measure(client, asker, round_trips)
+            usual = Took([*quiet.jobs_s, *later.jobs_s], [*quiet.asked_s, *later.asked_s])
             quiet = later
             share = None if used is None or after is None else round((after - used) / took_s, 2)
             attacks[name] = {
-                **{key: _ratio(usual, under, key) for key in ("p50", "p99")},
-                "ms": percentiles_ms(under),
+                **{key: _ratio(usual.jobs_s, under.jobs_s, key) for key in ("p50", "p99")},
+                "asked_p50": _ratio(usual.asked_s, under.asked_s, "p50"),
+                **under.ms(),
                 "plane_cpu": share,
                 "plane_rss_mib": _mib(rss_bytes(plane.pid)),
             }
-    slow = [name for name, figures in attacks.items() if figures["p50"] > MOST]
+    slow = [name for name, one in attacks.items() if max(one["p50"], one["asked_p50"]) > MOST]
     return {
         "hostile": round_trips,
         "store": store,
-        "quiet_ms": quiet_ms,
+        "quiet": quiet_ms,
         "attacks": attacks,
         "slower": len(slow),
     }
+
+
+class Took(NamedTuple):
+    """How long jobs and questions took, each."""
+
+    jobs_s: list[float]
+    asked_s: list[float]
+
+    def ms(self) -> dict[str, Any]:
+        """Return what is shown of it."""
+        return {"ms": percentiles_ms(self.jobs_s), "asked_ms": percentiles_ms(self.asked_s)}
 
 
 def _ratio(usual: Sequence[float], under: Sequence[float], key: str) -> float:
@@ -86,15 +109,29 @@ def _mib(size: int | None) -> int | None:
     return None if size is None else size // (1024 * 1024)
 
 
-async def _round_trips(client: Client, number: int) -> list[float]:
-    took_s = []
-    for i in range(number):
-        began = time.perf_counter()
-        result = await (await client.submit(bench_tasks.echo, i)).result(ROUND_TRIP_S)
-        took_s.append(time.perf_counter() - began)
-        if result != i:
-            raise AssertionError(f"job {i} resulted in {result!r}")
-    return took_s
+async def _measure(client: Client, asker: Client, number: int) -> Took:
+    """Run so many jobs, one after the other, while another client asks one question after the
+    other."""
+    took = Took([], [])
+    has_run = trio.Event()
+
+    async def ask() -> None:
+        while not has_run.is_set() or len(took.asked_s) < LEAST_ASKED:
+            began = time.perf_counter()
+            await asker.ask("jobs", {"limit": 10})
+            took.asked_s.append(time.perf_counter() - began)
+            await trio.sleep(ASK_EVERY_S)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        for i in range(number):
+            began = time.perf_counter()
+            result = await (await client.submit(bench_tasks.echo, i)).result(ROUND_TRIP_S)
+            took.jobs_s.append(time.perf_counter() - began)
+            if result != i:
+                raise AssertionError(f"job {i} resulted in {result!r}")
+        has_run.set()
+    return took
 
 
 @asynccontextmanager

@@ -166,6 +166,7 @@ class Conversations:
             session.cut(ChannelBroken("the peer has connected again"))
         core.sessions.is_back(session)
         session.connect(outbox)
+        core.reader.forget(session)  # it asks anew what was not answered
         session.door, session.access = self._door, access
         session.connection = connection
         session.facts = shown_facts(hello.facts)
@@ -441,6 +442,7 @@ class Conversations:
         session.connect(None)
         session.cut = None
         self._views.forget(session)
+        self._core.reader.forget(session)
         if session.is_over:
             return
         self._core.sessions.is_away(session)

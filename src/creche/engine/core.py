@@ -30,6 +30,7 @@ from creche.engine.limits import Limits
 from creche.engine.options import AT_MOST_ONCE, restore_options, stored_options
 from creche.engine.outboxes import Outboxes
 from creche.engine.outcomes import Outcomes, make_cancelled
+from creche.engine.reader import Reader
 from creche.engine.schedules import Schedules
 from creche.engine.sessions import Session, Sessions
 from creche.engine.settings import DISK_RETENTION, MEMORY_RETENTION, PlaneSettings
@@ -106,6 +107,7 @@ class Core:
         self.sessions = Sessions()
         self.outboxes = Outboxes()
         self.timers = Timers()
+        self.reader = Reader(self.timers)
         self.lanes = Lanes(
             settings.window,
             settings.window_bytes,

@@ -141,6 +141,8 @@ class Session:
         self.open_asks = 0
         self.allowance = Allowance()
         """What it may say that brings nothing before it stands in line."""
+        self.reading = Allowance()
+        """What its questions may cost the store's reader before it has pauses."""
         self.pieces_cost_s = 0.0
         """What of that the pieces of large messages have used up, and gets back with the last."""
 

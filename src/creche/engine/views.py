@@ -61,6 +61,9 @@ to be seen."""
 EVENTS = "events"
 """The topic of what happens."""
 
+AT_READER = frozenset({"job", "jobs", "store", "overview"})
+"""Questions that are for the store's reader, which has one at a time."""
+
 
 class Views:
     """Answers questions and publishes topics."""
@@ -102,6 +105,16 @@ class Views:
             why = f"there is no question {message.question!r}; there are: {known}"
             session.post(m.AskFailed(message.ref, "unknown-question", why))
             return
+        if message.question not in AT_READER:
+            await self._say(session, message, question)
+            return
+        async with self._core.reader.turn(session) as is_there:
+            if is_there:
+                await self._say(session, message, question)
+
+    async def _say(
+        self, session: Session, message: m.Ask, question: Callable[[m.Facts], Awaitable[Any]]
+    ) -> None:
         try:
             body = await question(message.params)
         except BadQuestion as error:
