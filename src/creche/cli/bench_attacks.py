@@ -24,7 +24,7 @@ NICENESS = 19
 that of a small machine."""
 
 REQUEST = (
-    "GET / HTTP/1.1\r\nHost: plane\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
 ).encode()
@@ -47,6 +47,8 @@ class Attacker:
         got = b""
         while b"\r\n\r\n" not in got:
             got += await self._receive()
+        if not got.startswith(b"HTTP/1.1 101"):
+            raise AssertionError(f"the plane does not let an attacker in: {got!r:.200}")
 
     async def introduce(self) -> None:
         """Become a client."""

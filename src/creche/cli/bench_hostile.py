@@ -31,8 +31,8 @@ MOST = 2.0
 """How many times as long as without an attack a job, or a question, may take under one, at the
 median."""
 
-KEPT_TASK, KEPT = "bench.nobody_has_this", 10_000
-"""Jobs that wait all the while, so that there is something to search."""
+KEPT, KEPT_S = 9_000, 24 * 3600
+"""Jobs that wait for their time all the while, so that there is something to search."""
 
 ASK_EVERY_S = 0.02
 LEAST_ASKED = 20
@@ -55,7 +55,8 @@ async def measure_hostile(
         open_client(plane.url, ROUND_TRIP_S) as asker,
     ):
         await wait_for_workers(client, 1, folder)
-        await client.submit_many(KEPT_TASK, [(i,) for i in range(KEPT)], watch=False)
+        kept = bench_tasks.echo.with_options(countdown=KEPT_S, priority="low")
+        await client.submit_many(kept, [(i,) for i in range(KEPT)], watch=False)
         await _measure(client, asker, WARM_UP)
         quiet = await _measure(client, asker, round_trips)
         quiet_ms = quiet.ms()
@@ -149,6 +150,8 @@ async def _attacked(name: str, url: str) -> AsyncIterator[None]:
         with trio.fail_after(READY_S):
             await process.stdout.receive_some()
         yield
+        if process.poll() is not None:
+            raise AssertionError(f"the attack {name} has ended by itself")
     finally:
         with trio.CancelScope(shield=True):
             await process.stdin.aclose()
