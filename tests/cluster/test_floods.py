@@ -4,6 +4,7 @@ were not there."""
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -156,6 +157,21 @@ async def test_with_all_places_taken_by_peers_that_are_there_a_new_one_is_told_s
     async with open_house(settings) as house, house.client().connected() as client:
         assert (await house.client("late").is_refused()).code == "full"
         assert await client.ask("health")
+
+
+async def test_clients_that_take_all_places_keep_out_no_worker(autojump_clock):
+    settings = PlaneSettings(sessions=32)
+    async with open_house(settings) as house, AsyncExitStack() as stack:
+        client = await stack.enter_async_context(house.client().connected())
+        for _ in range(29):
+            await stack.enter_async_context(house.client("stays").connected())
+        assert (await house.client("late").is_refused()).code == "full"
+        for name in ("a", "b"):
+            worker = house.worker(name)
+            await stack.enter_async_context(worker.connected(**LISTENING))
+        assert (await house.worker("c").is_refused(**LISTENING)).code == "full"
+        await worker.ready("echo")
+        await still_works(house, client, worker, 1)
 
 
 async def test_a_session_that_resumes_again_and_again_is_one_session(autojump_clock):

@@ -7,10 +7,16 @@ that has most of them here: who is many is in its own way, and not in that of ot
 
 from __future__ import annotations
 
+import errno
+import logging
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import trio
+
+logger = logging.getLogger("creche.channel")
 
 MAX_STRANGERS = 256
 """Connections at a time whose peers have not introduced themselves."""
@@ -18,6 +24,16 @@ MAX_STRANGERS = 256
 ACCEPT_S = 0.001
 """How long after one connection the next is taken in: beginning one costs about as much, and those
 that are there are served in between."""
+
+
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What taking in a connection fails with while the process or the machine has no room for it."""
+
+NO_ROOM_S = 0.1
+"""How long after that it is tried again; who dials waits in the kernel's queue."""
+
+SAY_AGAIN_S = 60.0
+"""How often it is said, at the most."""
 
 
 class Place:
@@ -83,13 +99,28 @@ class PacedListener(trio.abc.Listener[trio.SocketStream]):
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
         self._next_at = 0.0
+        self._say_at = -math.inf
 
     async def accept(self) -> trio.SocketStream:
-        """Return the next connection."""
+        """Return the next connection, as soon as there is room for it."""
         await trio.sleep_until(self._next_at)
-        stream = await self._listener.accept()
+        while True:
+            try:
+                stream = await self._listener.accept()
+                break
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                self._say(error.errno)
+            await trio.sleep(NO_ROOM_S)
         self._next_at = trio.current_time() + ACCEPT_S
         return stream
+
+    def _say(self, number: int) -> None:
+        now = trio.current_time()
+        if now >= self._say_at:
+            self._say_at = now + SAY_AGAIN_S
+            logger.warning("no connection can be taken in just now: %s", os.strerror(number))
 
     async def aclose(self) -> None:
         """Listen no more."""

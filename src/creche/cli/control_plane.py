@@ -21,6 +21,7 @@ from creche import __version__
 from creche.channel.handshake import authority, parse_url, why_not_listening
 from creche.channel.tls import TlsFiles
 from creche.cli import logs
+from creche.cli.descriptors import room_for_peers
 from creche.cli.doors import Doors, open_doors, reaches_out
 from creche.cli.exits import Exit
 from creche.cli.options import (
@@ -182,6 +183,7 @@ async def control_plane(
         window=window,
         fairness=fairness,
         routes=[_route(text) for text in routes or ()],
+        sessions=room_for_peers(PlaneSettings().sessions, max(workers, max_workers or 0)),
     )
     try:
         _check_port(*where)

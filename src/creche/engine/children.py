@@ -44,7 +44,14 @@ async def supervise(child: Child, is_wanted: Callable[[], bool] = lambda: True) 
     delay_s = child.retry_min_s
     while True:
         began = trio.current_time()
-        code = await _run_once(child)
+        code: int | None
+        try:
+            code = await _run_once(child)
+        except OSError as error:  # there is no room for another process, or no descriptor left
+            what = f"cannot be started ({error.strerror or error})"
+            code = None
+        else:
+            what = f"ended ({_why(code)})"
         if not is_wanted():
             return
         if code == USAGE_ERROR:
@@ -52,7 +59,7 @@ async def supervise(child: Child, is_wanted: Callable[[], bool] = lambda: True) 
             return
         if trio.current_time() - began >= child.steady_s:
             delay_s = child.retry_min_s
-        logger.warning("%s ended (%s); starting it again in %g s", child.name, _why(code), delay_s)
+        logger.warning("%s %s; starting it again in %g s", child.name, what, delay_s)
         await trio.sleep(delay_s)
         delay_s = min(delay_s * 2, child.retry_max_s)
 

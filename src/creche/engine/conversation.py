@@ -18,7 +18,7 @@ from creche.channel.base import Channel
 from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.guards import Routes, check_queues, guarded, why_name_taken
 from creche.engine.leases import check_report
-from creche.engine.sessions import Session, shown_facts
+from creche.engine.sessions import Session, places_for, shown_facts
 from creche.engine.turns import (
     FRAME_S,
     PIECE_BYTE_S,
@@ -207,12 +207,13 @@ class Conversations:
         core = self._core
         if core.is_stopping:
             raise Refused(m.STOPPING, "the plane is stopping")
-        if len(core.sessions) >= core.settings.sessions:
+        places = places_for(role, core.settings.sessions)
+        if len(core.sessions) >= places:
             away = core.sessions.away_longest()
             if away is not None:
                 self.end_session(away, "another peer needed its place while it was away")
-        if len(core.sessions) >= core.settings.sessions:
-            raise Refused("full", f"this plane knows {core.settings.sessions:,} peers already")
+        if len(core.sessions) >= places:
+            raise Refused("full", f"this plane knows {places:,} peers already")
         session = Session(hello, role, core.settings, core.outboxes)
         if role is Role.WORKER:
             older = core.sessions.worker(hello.name)

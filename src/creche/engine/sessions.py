@@ -29,6 +29,10 @@ PUSH_PART = 4
 what a plane sends unasked never is what a peer is cut for, as long as there is room for all
 (`Outboxes`)."""
 
+WORKERS_PART = 16
+"""Of all places for peers, one in so many is for workers only: clients that take all there are do
+not keep out the worker that is started anew."""
+
 MAX_TASKS = 200
 """Names of tasks that are shown of one worker."""
 
@@ -354,6 +358,11 @@ def shown_facts(facts: m.Facts) -> m.Facts:
         value = facts.get(name)
         shown[name] = value[:MAX_FACT] if isinstance(value, str) else None
     return shown
+
+
+def places_for(role: Role, sessions: int) -> int:
+    """Return how many of *sessions* peers there may be when one of this *role* comes."""
+    return sessions if role is Role.WORKER else sessions - sessions // WORKERS_PART
 
 
 class Sessions:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import trio
@@ -323,11 +323,11 @@ class SqliteStore:
     # --- the process ----------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        calls, childs_calls = socket.socketpair()
-        questions, childs_questions = socket.socketpair()
-        with calls, childs_calls, questions, childs_questions:
-            fds = (childs_calls.fileno(), childs_questions.fileno())
+        with ExitStack() as stack:
             try:
+                calls, childs_calls = map(stack.enter_context, socket.socketpair())
+                questions, childs_questions = map(stack.enter_context, socket.socketpair())
+                fds = (childs_calls.fileno(), childs_questions.fileno())
                 self._process = await trio.lowlevel.open_process(
                     [
                         *(sys.executable, "-P", "-m", "creche.store.sqlite_child", self.path),
