@@ -241,3 +241,56 @@ async def test_a_frame_of_too_many_values_is_refused_and_one_of_many_is_not(auto
             await bad.say(m.Ask(1, "weather", {"a": empty * conversation.MAX_ITEMS}))
             assert "200,000 values" in (await bad.hear(m.Refusal)).why
         assert await client.ask("health")
+
+
+# --- look-ups -------------------------------------------------------------------------------------
+
+
+async def test_waiting_for_jobs_that_there_are_not_is_charged_by_the_job(autojump_clock):
+    said = [0]
+
+    async def wait_for_nothing(peer: Peer) -> None:
+        async def read() -> None:
+            while True:
+                await peer._listen()
+                peer.heard.clear()
+
+        async with peer.connected(), trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            while True:
+                base = said[0] * 5000
+                await peer.say(m.Watch([(base + n).to_bytes(16, "big") for n in range(5000)]))
+                said[0] += 1
+
+    async with open_house(capacity=4) as house, house.client().connected() as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait_for_nothing, house.client("flood"))
+            await trio.sleep(1)
+            began, before = trio.current_time(), said[0]
+            await client.say(m.Watch([NOTHING]))
+            assert (await client.hear(m.Missing)).id == NOTHING
+            await trio.sleep(20)
+            spent_s = (said[0] - before) * 5000 * turns.LOOK_UP_S
+            assert spent_s < 0.3 * (trio.current_time() - began) + 0.5
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_many_jobs_that_there_are_never_stands_in_line(autojump_clock):
+    async with open_house() as house, house.client().connected() as client:
+        async with house.worker().connected(**LISTENING) as worker:
+            await worker.ready("echo", slots=5000)
+            jobs = [client.submit(n) for n in range(5000)]
+            await client.say(*jobs)
+            for number in range(1, 5001):
+                offer = await worker.hear(m.Offer)
+                token = (offer.seq, offer.epoch, offer.attempt)
+                await worker.say(m.Finished(number, *token, 10, None, 5))
+            async with house.client("waits").connected() as waiting:
+                began = trio.current_time()
+                for start in range(0, 25_000, 1000):
+                    some = [job.id for job in jobs[start % 5000 : start % 5000 + 1000]]
+                    await waiting.say(m.Watch(some))
+                    for _ in range(1000):
+                        await waiting.hear(m.Ended)
+                assert trio.current_time() - began < 0.1

@@ -230,6 +230,12 @@ async def search_and_go(target: Target) -> None:
         await attacker.say(*SEARCHES)
 
 
+async def watches(target: Target) -> None:
+    """Waiting for thousands of jobs that are not there."""
+    watch = m.Watch([os.urandom(16) for _ in range(5000)])
+    await _repeat(target, websocket_frame(codec.encode_frame([watch])))
+
+
 async def cancels(target: Target) -> None:
     """Cancelling thousands of jobs that are not there."""
     cancel = m.Cancel(1, [os.urandom(16) for _ in range(2000)], "")
@@ -282,6 +288,7 @@ ATTACKS: Mapping[str, tuple[Attack, int]] = {
     "questions": (questions, 10),
     "searches": (searches, 20),
     "search-and-go": (search_and_go, 20),
+    "watches": (watches, 20),
     "cancels": (cancels, 10),
     "topics": (topics, 10),
 }

@@ -21,6 +21,7 @@ from creche.engine.leases import check_report
 from creche.engine.sessions import Session, places_for, shown_facts
 from creche.engine.turns import (
     FRAME_S,
+    LOOK_UP_S,
     PIECE_BYTE_S,
     Turns,
     cost_of_frame,
@@ -281,6 +282,8 @@ class Conversations:
         routes = guarded(self._routes, session.access, self._core)
         while True:
             frame = await channel.receive()
+            if session.found:
+                self._give_back(session)
             if turns.has_to_wait(session.allowance):
                 async with turns.turn(session.allowance):
                     goes_on = await self._take_in(frame, grammar, session, outbox, routes)
@@ -338,6 +341,13 @@ class Conversations:
             self._turns.spend(session.allowance, cost_s)
         return True
 
+    def _give_back(self, session: Session) -> None:
+        """Jobs that a session waits for were found: looking for them was worth it."""
+        back_s = min(session.found * LOOK_UP_S, session.look_ups_cost_s)
+        session.found = 0
+        session.look_ups_cost_s -= back_s
+        self._turns.spend(session.allowance, -back_s)
+
     def _brought(self, session: Session) -> int:
         """What has come of what a session said, as a number that grows with each job that it
         submits or ends, and with each result that it takes in."""
@@ -357,7 +367,10 @@ class Conversations:
         if not self._core.outcomes.has_room(session, message.ids):
             limit = self._core.settings.watches
             raise RemoteProtocolError(f"one session may wait for {limit:,} jobs")
-        self._core.outcomes.watch(session, message.ids)
+        if unknown := self._core.outcomes.watch(session, message.ids):
+            cost_s = unknown * LOOK_UP_S
+            session.look_ups_cost_s += cost_s
+            self._turns.spend(session.allowance, cost_s)
 
     def _capacity(self, session: Session, message: m.Capacity) -> None:
         if not 0 <= message.slots <= MAX_SLOTS or message.lent < 0:

@@ -74,16 +74,20 @@ class Outcomes:
         """Push the end of a job that is in memory and has not ended."""
         self._add(session, job.id, job.seq)
 
-    def watch(self, session: Session, ids: Sequence[bytes]) -> None:
-        """Push the ends of these jobs; at once where a job has ended."""
+    def watch(self, session: Session, ids: Sequence[bytes]) -> int:
+        """Push the ends of these jobs; at once where a job has ended. Returns how many of them
+        have to be looked up."""
+        unknown = 0
         for job_id in ids:
             job = self._core.by_id.get(job_id)
             if job is not None:
                 self._add(session, job_id, job.seq)
             else:
+                unknown += 1
                 self._add(session, job_id, NOT_KNOWN)
                 self._unknown[job_id] = None
         self._begin_to_look()
+        return unknown
 
     def look_again(self, job_id: bytes) -> None:
         """A submission that some wait for repeats a job that was there before, or was not taken:
@@ -254,7 +258,10 @@ class Outcomes:
             return
         if row is None:
             self._not_found(job_id, watchers)
-        elif row.state is JobState.FORGOTTEN:
+            return
+        for session in watchers:
+            session.found += 1
+        if row.state is JobState.FORGOTTEN:
             for session in self._watchers.pop(job_id):
                 self._miss(session, job_id, is_forgotten=True)
         elif row.is_left:

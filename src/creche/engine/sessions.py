@@ -150,6 +150,12 @@ class Session:
         self.pieces_cost_s = 0.0
         """What of that the pieces of large messages have used up, and gets back with the last."""
 
+        self.look_ups_cost_s = 0.0
+        """What jobs have used up that are looked up because it waits for them, as far as none of it
+        was given back."""
+        self.found = 0
+        """How many of these were found since that was last given back."""
+
         # Of a worker:
         self.began = 0.0
         """When its process began to work (Trio's clock), as far as it has said so."""

@@ -54,6 +54,10 @@ BYTE_S = 5e-8
 PIECE_BYTE_S = 1e-8
 """The same of a byte in a piece of a large message, until the whole has brought something."""
 
+LOOK_UP_S = 2e-5
+"""What it costs to look up a job that somebody waits for and that is not in memory. Where it is
+found, that was worth it, and is given back."""
+
 QUESTION_S = 5e-4
 OVERVIEW_S = 1e-2
 """What a question is taken to cost, and one whose answer is made of everything there is."""
