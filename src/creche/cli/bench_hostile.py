@@ -34,7 +34,7 @@ median."""
 KEPT, KEPT_S = 9_000, 24 * 3600
 """Jobs that wait for their time all the while, so that there is something to search."""
 
-ASK_EVERY_S = 0.02
+ASK_EVERY_S = 0.1
 LEAST_ASKED = 20
 """Questions that are asked while jobs are measured, and how many at the least."""
 

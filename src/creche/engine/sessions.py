@@ -13,7 +13,7 @@ from creche.engine.overtakes import Overtakes
 from creche.engine.outboxes import STEP_BYTES, Outboxes
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
-from creche.engine.turns import Allowance
+from creche.engine.turns import READ_SHARE, Allowance
 from creche.errors import ChannelBroken, CrecheError, LocalProtocolError, MessageTooLarge
 from creche.model.priority import Priority
 from creche.peer.outbox import Outbox
@@ -145,7 +145,7 @@ class Session:
         self.open_asks = 0
         self.allowance = Allowance()
         """What it may say that brings nothing before it stands in line."""
-        self.reading = Allowance()
+        self.reading = Allowance(READ_SHARE)
         """What its questions may cost the store's reader before it has pauses."""
         self.pieces_cost_s = 0.0
         """What of that the pieces of large messages have used up, and gets back with the last."""

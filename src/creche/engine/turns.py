@@ -38,6 +38,10 @@ FEW_S = 0.02
 LOUD_S = 10.0
 """For how long a peer that has stood in line is taken to be loud."""
 
+READ_SHARE = 0.03
+"""Of each second a peer's questions may cost the store's reader so much. It is less than a
+twentieth: of twenty that keep it busy together, none is taken to ask now and then."""
+
 PAUSE = 4
 """How often what a turn cost is the pause that follows it."""
 
