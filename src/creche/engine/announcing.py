@@ -104,6 +104,6 @@ class Announcements:
         for name in gone:
             core.journal.task(TaskRow(name, None, core.now()))
         core.limits.announced(gone)
-        core.unique.announced(gone)
+        core.unique.said.announced(gone)
         core.workers_changed()
         core.journal.wake()

@@ -9,8 +9,8 @@ from typing import Any
 
 from creche.engine.doors import OPEN_DOOR, Door
 from creche.engine.job import Job
-from creche.engine.overtakes import Overtakes
 from creche.engine.outboxes import STEP_BYTES, Outboxes
+from creche.engine.overtakes import Overtakes
 from creche.engine.settings import PlaneSettings
 from creche.engine.timers import Timer
 from creche.engine.turns import READ_SHARE, Allowance
