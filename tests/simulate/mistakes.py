@@ -19,6 +19,7 @@ from creche.engine import schedules, unique
 from creche.engine.dispatch import Dispatch
 from creche.engine.expiries import Expiries
 from creche.engine.lane import Lane
+from creche.engine.lanes import Lanes
 from creche.engine.leases import Leases
 from creche.engine.limits import Limits
 from creche.engine.sessions import Session
@@ -223,6 +224,20 @@ def _without_a_word(cancel: Way) -> Way:
     return cancel_silently
 
 
+def _least_urgent_first(take: Way) -> Way:
+    def take_backwards(self: Lanes, session: Session, turnstile: Any) -> Any:
+        known = [levels for name in session.queues if (levels := self.queues.get(name))]
+        for levels in known:
+            levels.reverse()
+        try:
+            return take(self, session, turnstile)
+        finally:
+            for levels in known:
+                levels.reverse()
+
+    return take_backwards
+
+
 def _of_the_fuzz(name: str, what: str) -> Mistake:
     return Mistake(what, *PLANTS[name])
 
@@ -303,6 +318,7 @@ MISTAKES = {
     "expire-soon": Mistake(
         "a job expires in a tenth of its time", Submissions, "expires_at", _in_a_tenth
     ),
+    "upside-down": Mistake("what is least urgent goes first", Lanes, "take", _least_urgent_first),
     "never-stop": Mistake(
         "a worker is not told that what it runs was cancelled", Leases, "cancel", _without_a_word
     ),

@@ -73,7 +73,7 @@ from creche.testing.history.events import (
     Uncertain,
     Woken,
 )
-from creche.testing.history.flow import OutOfOrder, OverLimit, OverRate
+from creche.testing.history.flow import OutOfOrder, OverLimit, OverRate, PriorityInverted
 from creche.testing.history.reasons import CancelBelied, ExpiredEarly, FailedEarly, LostUnasked
 from creche.testing.history.record import FileRecorder, MemoryRecorder, Recorder, read_history
 from creche.testing.history.submissions import (
@@ -131,6 +131,7 @@ __all__ = [
     "OverRate",
     "OverTime",
     "Paused",
+    "PriorityInverted",
     "Quiescent",
     "RanAsTwo",
     "RanBeyondCancel",

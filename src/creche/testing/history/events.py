@@ -25,6 +25,9 @@ State: TypeAlias = Literal[
     "forgotten", "unknown",
 ]  # fmt: skip
 
+PRIORITIES = ("critical", "high", "normal", "low")
+"""The most urgent first."""
+
 FINAL = frozenset({"succeeded", "failed", "cancelled", "lost", "expired"})
 """The states in which a job has ended, and is told how."""
 
@@ -240,9 +243,11 @@ class Rate(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneSlot(Event):
-    """From now on one worker with one slot, and nobody else, takes from a queue."""
+    """From now on one worker with one slot, and nobody else, takes from a queue; if
+    *is_by_priority*, what is more urgent always first."""
 
     queue: str
+    is_by_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from creche.testing.history.events import Accepted, Event, Limit, Lost, Rate, Started, before, place
+from creche.testing.history.events import (
+    PRIORITIES,
+    Accepted,
+    Event,
+    Limit,
+    Lost,
+    Rate,
+    Started,
+    before,
+    place,
+)
 from creche.testing.history.view import History, Job, Run
 from creche.testing.history.violation import Violation
 
@@ -137,6 +147,10 @@ class OutOfOrder(Violation):
     """One worker with one slot takes the jobs of a lane in the order of their submission."""
 
 
+class PriorityInverted(Violation):
+    """One worker with one slot takes what is more urgent first."""
+
+
 class _Place(NamedTuple):
     """A job's place in its lane."""
 
@@ -150,29 +164,62 @@ def lanes_are_in_order(history: History) -> Iterator[OutOfOrder]:
     """Refuse a job that began before one of its queue and priority which had been accepted when it
     was submitted. What waits for its time or a limit has no such place, nor has what met a fault
     on its way."""
+    for lanes in _lanes(history).values():
+        for places in lanes.values():
+            yield from _overtakers(places)
+
+
+def _overtakers(places: list[_Place]) -> Iterator[OutOfOrder]:
+    by_acceptance = sorted(places, key=lambda one: place(one.accepted))
+    latest: _Place | None = None
+    n = 0
+    for one in sorted(places, key=lambda one: place(one.submitted)):
+        while n < len(places) and before(by_acceptance[n].accepted, one.submitted):
+            earlier = by_acceptance[n]
+            if latest is None or place(latest.start) < place(earlier.start):
+                latest = earlier
+            n += 1
+        if latest is not None and before(one.start, latest.start):
+            why = f"it began before job {latest.job.id}, which was there before it"
+            proof = (latest.accepted, one.submitted, one.start, latest.start)
+            yield OutOfOrder(one.job.id, why, proof)
+
+
+def the_urgent_go_first(history: History) -> Iterator[PriorityInverted]:
+    """Refuse a job that began before a more urgent one of its queue, which had been accepted when
+    it was given out, if that one has a place in its lane."""
+    for queue, lanes in _lanes(history).items():
+        if not history.one_slots[queue].is_by_priority:
+            continue
+        for n, priority in enumerate(PRIORITIES):
+            urgent = [one for above in PRIORITIES[:n] for one in lanes.get(above, ())]
+            urgent.sort(key=lambda one: one.accepted.at)
+            latest: _Place | None = None
+            k = 0
+            for one in sorted(lanes.get(priority, ()), key=lambda one: place(one.start)):
+                given_at = one.start.at - history.bounds.travel_s
+                while k < len(urgent) and urgent[k].accepted.at < given_at:
+                    if latest is None or place(latest.start) < place(urgent[k].start):
+                        latest = urgent[k]
+                    k += 1
+                if latest is not None and before(one.start, latest.start):
+                    why = f"it began before job {latest.job.id}, which is more urgent"
+                    proof = (latest.accepted, one.start, latest.start)
+                    yield PriorityInverted(one.job.id, why, proof)
+
+
+def _lanes(history: History) -> dict[str, dict[str, list[_Place]]]:
+    """Return what has a place in a lane, and met no fault on its way, by queue and priority."""
     faults = sorted(
         [trouble.at for trouble in history.troubles]
         + [event.at for event in history.events if isinstance(event, Lost)]
     )
-    lanes: defaultdict[tuple[str, str], list[_Place]] = defaultdict(list)
+    lanes: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
     for job in history.jobs.values():
         found = _place_of(history, job)
         if found and not _is_one_between(faults, found.submitted.at, found.start.at):
-            lanes[job.terms.queue, job.terms.priority].append(found)
-    for places in lanes.values():
-        by_acceptance = sorted(places, key=lambda one: place(one.accepted))
-        latest: _Place | None = None
-        n = 0
-        for one in sorted(places, key=lambda one: place(one.submitted)):
-            while n < len(places) and before(by_acceptance[n].accepted, one.submitted):
-                earlier = by_acceptance[n]
-                if latest is None or place(latest.start) < place(earlier.start):
-                    latest = earlier
-                n += 1
-            if latest is not None and before(one.start, latest.start):
-                why = f"it began before job {latest.job.id}, which was there before it"
-                proof = (latest.accepted, one.submitted, one.start, latest.start)
-                yield OutOfOrder(one.job.id, why, proof)
+            lanes[job.terms.queue].setdefault(job.terms.priority, []).append(found)
+    return lanes
 
 
 def _place_of(history: History, job: Job) -> _Place | None:
@@ -189,4 +236,4 @@ def _place_of(history: History, job: Job) -> _Place | None:
     return _Place(submit, own[0], job.runs[0].start, job)
 
 
-RULES = (limits_hold, rates_hold, lanes_are_in_order)
+RULES = (limits_hold, rates_hold, lanes_are_in_order, the_urgent_go_first)

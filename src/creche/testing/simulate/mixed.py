@@ -375,7 +375,7 @@ class Mixed:
         note(Rate, gate="task:rated", count=2, per_s=1.0)
         if not self.settings.look_ahead:
             # What was given ahead and is handed back may be overtaken by what is on its way.
-            note(OneSlot, queue=SOLO)
+            note(OneSlot, queue=SOLO, is_by_priority=self.settings.fairness is None)
 
 
 def terms_of(call: Call) -> Terms:

@@ -134,7 +134,7 @@ class Model:
     def run(self, steps: int) -> list[Event]:
         self.tell(Limit, gate="queue:two", most=2)
         self.tell(Rate, gate="task:few", count=2, per_s=8.0)
-        self.tell(OneSlot, queue="one")
+        self.tell(OneSlot, queue="one", is_by_priority=True)
         self.tell(Scheduled, schedule="s", moments=MOMENTS)
         often = {
             self.submit: 6, self.decide: 10, self.answer: 8, self.lease: 4, self.begin: 4,

@@ -488,6 +488,31 @@ def they_change_places(past: Past) -> list[Event] | None:
     return past.changed(changes)
 
 
+@breaks(h.PriorityInverted)
+def one_of_them_was_less_urgent(past: Past) -> list[Event] | None:
+    faults = [event.at for event in past.events if isinstance(event, h.Lost)]
+    faults += [trouble.at for trouble in past.view.troubles]
+    clean = past.clean(
+        lambda one: one.job.terms.queue == "one" and len(one.job.runs) == 1
+        and one.job.terms.task != "few" and not one.job.terms.delay_s
+        and one.job.terms.not_before_at is None
+    )  # fmt: skip
+    pair = past.one(
+        (a, b)
+        for a, b in permutations(clean, 2)
+        if b.job.accepted[0].at < a.run.start.at - MORE_S
+        and before(a.run.start, b.run.start)
+        and not any(
+            min(a.job.calls[0].submit.at, b.job.calls[0].submit.at) <= at <= b.run.start.at
+            for at in faults
+        )
+    )
+    if pair is None:
+        return None
+    a, b = pair
+    return past.said([(a.job, {"priority": "low"}), (b.job, {"priority": "critical"})])
+
+
 # --- around jobs --------------------------------------------------------------------------------
 
 

@@ -598,6 +598,13 @@ def one_slot_takes_the_newest_of_many_before_one_in_the_middle() -> Story:
     return story
 
 
+@breaks(h.PriorityInverted)
+def one_slot_takes_what_is_less_urgent_first() -> Story:
+    story = Story().tell(0, h.OneSlot, queue="default", is_by_priority=True)
+    story.takes(1, "lo", priority="low").takes(2, "hi", priority="critical")
+    return story.runs(10, 11, "lo").runs(12, 13, "hi")
+
+
 # --- around jobs --------------------------------------------------------------------------------
 
 

@@ -460,3 +460,17 @@ def test_a_body_leaves_in_time_when_its_lease_was_lost_or_cannot_be_reached() ->
     story.loses(25, "c").tell(89, h.Woken, who="w2", role="worker").ends(90, "c", process="w2")
     story.takes(20, "d").starts(21, "d", process="w3").loses(25, "d").kills(26, "w3")
     assert accepted(story, leaves_s=10)
+
+
+def test_what_is_more_urgent_comes_when_the_other_is_on_its_way_or_a_fault_was_between() -> None:
+    story = Story().tell(0, h.OneSlot, queue="default", is_by_priority=True)
+    story.takes(1, "lo", priority="low").takes(2, "hi", priority="high").runs(2.19, 3, "lo")
+    story.runs(4, 5, "hi").takes(6, "b", priority="low").takes(7, "a", priority="critical")
+    story.kills(8, "plane", "plane").tell(9, h.Back, who="plane", role="plane")
+    assert accepted(story.runs(11, 12, "b").runs(13, 14, "a"))
+
+
+def test_what_is_less_urgent_has_its_turn_where_the_rule_is_to_be_fair() -> None:
+    story = Story().tell(0, h.OneSlot, queue="default")
+    story.takes(1, "lo", priority="low").takes(2, "hi", priority="high").runs(9, 10, "lo")
+    assert accepted(story.runs(11, 12, "hi"))
