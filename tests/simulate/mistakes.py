@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from tests.fuzz.plants import PLANTS
 
 from creche.engine import schedules, unique
+from creche.engine.delays import Delays
 from creche.engine.dispatch import Dispatch
 from creche.engine.expiries import Expiries
 from creche.engine.lane import Lane
@@ -238,6 +239,15 @@ def _least_urgent_first(take: Way) -> Way:
     return take_backwards
 
 
+def _a_minute_late(enter: Way) -> Way:
+    def enter_late(self: Delays, job: Any, **rest: Any) -> None:
+        if job.due_at is not None:
+            job.due_at += 60.0
+        enter(self, job, **rest)
+
+    return enter_late
+
+
 def _of_the_fuzz(name: str, what: str) -> Mistake:
     return Mistake(what, *PLANTS[name])
 
@@ -319,6 +329,7 @@ MISTAKES = {
         "a job expires in a tenth of its time", Submissions, "expires_at", _in_a_tenth
     ),
     "upside-down": Mistake("what is least urgent goes first", Lanes, "take", _least_urgent_first),
+    "delay-more": Mistake("what is delayed is a minute late", Delays, "enter", _a_minute_late),
     "never-stop": Mistake(
         "a worker is not told that what it runs was cancelled", Leases, "cancel", _without_a_word
     ),

@@ -73,7 +73,7 @@ from creche.testing.history.events import (
     Uncertain,
     Woken,
 )
-from creche.testing.history.flow import OutOfOrder, OverLimit, OverRate, PriorityInverted
+from creche.testing.history.flow import Late, OutOfOrder, OverLimit, OverRate, PriorityInverted
 from creche.testing.history.reasons import CancelBelied, ExpiredEarly, FailedEarly, LostUnasked
 from creche.testing.history.record import FileRecorder, MemoryRecorder, Recorder, read_history
 from creche.testing.history.submissions import (
@@ -114,6 +114,7 @@ __all__ = [
     "Invented",
     "Joined",
     "KeyIsTwoJobs",
+    "Late",
     "LateResult",
     "Limit",
     "Lost",

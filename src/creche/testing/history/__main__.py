@@ -24,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skew-s", type=float, default=_BOUNDS.skew_s, metavar="SECONDS")
     parser.add_argument("--kept-s", type=float, default=_BOUNDS.kept_s, metavar="SECONDS")
     parser.add_argument("--leaves-s", type=float, default=_BOUNDS.leaves_s, metavar="SECONDS")
+    parser.add_argument("--late-s", type=float, default=_BOUNDS.late_s, metavar="SECONDS")
     said = parser.parse_args(arguments)
     try:
         events = read_history(*said.paths)
         bounds = Bounds(
-            said.grace_s, said.travel_s, said.skew_s, said.kept_s, leaves_s=said.leaves_s
+            said.grace_s, said.travel_s, said.skew_s, said.kept_s, said.leaves_s, said.late_s
         )
         violations = check(events, bounds)
     except HistoryError as error:

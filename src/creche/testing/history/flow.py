@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
@@ -208,6 +209,58 @@ def the_urgent_go_first(history: History) -> Iterator[PriorityInverted]:
                     yield PriorityInverted(one.job.id, why, proof)
 
 
+class Late(Violation):
+    """A job that may begin does not wait beside a slot that is free."""
+
+
+def free_slots_are_used(history: History) -> Iterator[Late]:
+    """Refuse a job that waited, when it was accepted and its delay was over, while the one slot of
+    its queue was free for longer than it may be, and nothing was done to the worker or the plane.
+    What a limit may have held back has no such place, nor has what had been given out before."""
+    late_s = history.bounds.late_s
+    by_queue: dict[str, list[tuple[float, float]]] = {}
+    for job in history.jobs.values() if late_s < math.inf else ():
+        found = _place_of(history, job, may_be_delayed=True)
+        if found is None or job.lost:
+            continue
+        queue, terms, start = job.terms.queue, job.terms, found.start
+        # A delay begins when the plane has the job, of which its client is told later.
+        due_at = max(found.accepted.at + terms.delay_s, terms.not_before_at or -math.inf)
+        since = max(found.accepted.at, due_at + history.bounds.skew_s)
+        if start.at - since <= late_s or not history.was_reachable(start.process, since, start.at):
+            continue
+        if queue not in by_queue:
+            by_queue[queue] = _busy(history, queue)
+        idle_at, idle_s = _longest_gap(by_queue[queue], since, start.at)
+        if idle_s > late_s:
+            why = f"it waited for {idle_s:g} s from {idle_at:g} on, and the slot was free"
+            yield Late(job.id, why, (found.submitted, found.accepted, start))
+
+
+def _busy(history: History, queue: str) -> list[tuple[float, float]]:
+    """Return when bodies of a queue ran, or may have."""
+    spans = []
+    for job in history.jobs.values():
+        for run in job.runs if job.terms.queue == queue else ():
+            ends = [event.at for event in (run.end, run.gone) if event is not None]
+            spans.append((run.start.at, min(ends, default=math.inf)))
+    return sorted(spans)
+
+
+def _longest_gap(
+    busy: list[tuple[float, float]], since: float, until: float
+) -> tuple[float, float]:
+    """Return where the longest time begins within another in which nothing ran, and how long it
+    is."""
+    free_at, longest = since, (since, 0.0)
+    for begin, end in busy:
+        if begin >= until:
+            break
+        longest = max(longest, (free_at, begin - free_at), key=lambda gap: gap[1])
+        free_at = max(free_at, end)
+    return max(longest, (free_at, until - free_at), key=lambda gap: gap[1])
+
+
 def _lanes(history: History) -> dict[str, dict[str, list[_Place]]]:
     """Return what has a place in a lane, and met no fault on its way, by queue and priority."""
     faults = sorted(
@@ -222,11 +275,11 @@ def _lanes(history: History) -> dict[str, dict[str, list[_Place]]]:
     return lanes
 
 
-def _place_of(history: History, job: Job) -> _Place | None:
+def _place_of(history: History, job: Job, *, may_be_delayed: bool = False) -> _Place | None:
     terms = job.terms
     own = [call.accepted for call in job.calls if call.accepted and call.accepted.job == job.id]
     is_alone = terms.queue in history.one_slots and len(job.calls) == 1
-    is_free = not terms.delay_s and terms.not_before_at is None
+    is_free = may_be_delayed or (not terms.delay_s and terms.not_before_at is None)
     is_limited = any(gate in history.limits or gate in history.rates for gate in terms.gates)
     if not (own and job.runs and is_alone and is_free) or is_limited:
         return None
@@ -236,4 +289,4 @@ def _place_of(history: History, job: Job) -> _Place | None:
     return _Place(submit, own[0], job.runs[0].start, job)
 
 
-RULES = (limits_hold, rates_hold, lanes_are_in_order, the_urgent_go_first)
+RULES = (limits_hold, rates_hold, lanes_are_in_order, the_urgent_go_first, free_slots_are_used)

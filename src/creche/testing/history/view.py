@@ -55,6 +55,7 @@ class Bounds:
         kept_s: how long after its submission an idempotency key is surely known.
         leaves_s: how long a worker that is not stopped may take to find out that it has lost a
             lease, and to have the body leave.
+        late_s: how long a job may wait beside a slot that is free.
     """
 
     grace_s: float = 1.0
@@ -62,6 +63,7 @@ class Bounds:
     skew_s: float = 0.001
     kept_s: float = float("inf")
     leaves_s: float = float("inf")
+    late_s: float = float("inf")
 
 
 @dataclass(slots=True)

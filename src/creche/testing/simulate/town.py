@@ -371,6 +371,8 @@ class Town:
             skew_s=0.001 + self.script.skew_s,
             # A connection of which only the plane has seen the end is given up as silent.
             leaves_s=2 * self.scenario.settings.keep_alive_s + 1.0 + slow_s,
+            # That the slot is free is on its way, and then what is to run there.
+            late_s=1.0 + 2 * slow_s,
         )
         return Report(
             self.script,

@@ -513,6 +513,27 @@ def one_of_them_was_less_urgent(past: Past) -> list[Event] | None:
     return past.said([(a.job, {"priority": "low"}), (b.job, {"priority": "critical"})])
 
 
+@breaks(h.Late)
+def it_begins_very_late(past: Past) -> list[Event] | None:
+    one: Clean | None = past.one(
+        past.clean(
+            lambda one: one.job.terms.queue == "one" and one.run is one.job.runs[0]
+            and one.job.terms.task != "few" and not one.job.lost
+            and before(one.job.accepted[0], one.run.start)
+            and not any(t.at >= one.job.accepted[0].at for t in past.view.troubles)
+        )
+    )  # fmt: skip
+    if one is None:
+        return None
+    first = one.run.start
+    ran = (run for job in past.view.jobs.values() for run in job.runs if job.terms.queue == "one")
+    if any(before(run.start, first) and (not run.end or before(first, run.end)) for run in ran):
+        return None
+    joined = h.Joined(at=-1.0, process="plane", who=first.process, role="worker")
+    later = [replace(e, at=e.at + 2 * LONG_S) if e.n >= first.n else e for e in past.events]
+    return [joined, *later]
+
+
 # --- around jobs --------------------------------------------------------------------------------
 
 

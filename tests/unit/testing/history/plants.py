@@ -605,6 +605,18 @@ def one_slot_takes_what_is_less_urgent_first() -> Story:
     return story.runs(10, 11, "lo").runs(12, 13, "hi")
 
 
+@breaks(h.Late)
+def a_job_waits_for_an_hour_beside_a_slot_that_is_free() -> Story:
+    story = Story().joins(0, "worker").tell(0, h.OneSlot, queue="default").takes(1, "a")
+    return story.runs(3600, 3601, "a")
+
+
+@breaks(h.Late)
+def a_delayed_job_begins_long_after_its_time() -> Story:
+    story = Story().joins(0, "worker").tell(0, h.OneSlot, queue="default").takes(1, "a", delay_s=5)
+    return story.takes(2, "b").runs(3, 7, "b").runs(67, 68, "a")
+
+
 # --- around jobs --------------------------------------------------------------------------------
 
 

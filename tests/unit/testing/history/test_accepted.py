@@ -474,3 +474,19 @@ def test_what_is_less_urgent_has_its_turn_where_the_rule_is_to_be_fair() -> None
     story = Story().tell(0, h.OneSlot, queue="default")
     story.takes(1, "lo", priority="low").takes(2, "hi", priority="high").runs(9, 10, "lo")
     assert accepted(story.runs(11, 12, "hi"))
+
+
+def test_a_job_waits_for_a_slot_that_is_taken_or_a_worker_that_is_away_or_its_time() -> None:
+    story = Story().joins(0, "worker").tell(0, h.OneSlot, queue="default")
+    story.takes(1, "a").takes(1, "b").takes(2, "c", delay_s=90).runs(2, 40, "a").runs(41, 42, "b")
+    story.runs(93, 94, "c").takes(100, "d").tell(101, h.Severed, who="worker", role="worker")
+    story.joins(120, "worker").runs(121, 122, "d").takes(130, "e")
+    story.tell(131, h.Paused, who="plane", role="plane")
+    story.tell(160, h.Woken, who="plane", role="plane").runs(160, 161, "e")
+    assert accepted(story, late_s=1.5)
+
+
+def test_a_delay_begins_when_the_plane_has_the_job() -> None:
+    story = Story().joins(0, "worker").tell(0, h.OneSlot, queue="default")
+    story.submits(1, "a", delay_s=10).accepts(9, "a")
+    assert accepted(story.runs(19, 20, "a"), late_s=1.5)

@@ -13,7 +13,7 @@ from tests.unit.testing.history.plants import PLANTS
 
 from creche.testing.history import Bounds, Event, Violation, check
 
-BOUNDS = Bounds(grace_s=GRACE_S, travel_s=GRACE_S, leaves_s=LONG_S)
+BOUNDS = Bounds(grace_s=GRACE_S, travel_s=GRACE_S, leaves_s=LONG_S, late_s=LONG_S)
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,7 +8,7 @@ from tests.unit.testing.history.plants import PLANTS, Plant
 from creche.testing import history as h
 from creche.testing.history.events import from_line, to_line
 
-BOUNDS = h.Bounds(leaves_s=30)
+BOUNDS = h.Bounds(leaves_s=30, late_s=30)
 
 TYPES = {
     kind for kind in vars(h).values() if isinstance(kind, type) and issubclass(kind, h.Violation)
