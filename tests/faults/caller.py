@@ -77,6 +77,7 @@ class Caller:
         plan = rng.choice(["fs", "rs", "zs", "ffs", "fff"]) if rng.random() < load.failing else "s"
         options: dict[str, Any] = {}
         terms: dict[str, Any] = {"task": kind, "is_at_most_once": kind == "once"}
+        terms["max_losses"] = jobs.MAX_LOSSES
         if kind != "once":
             terms |= {"retries": jobs.RETRIES, "backoff_s": jobs.BACKOFF_S}
         if rng.random() < load.delayed:

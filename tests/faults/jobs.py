@@ -16,6 +16,9 @@ from creche.testing.history.record import Body
 
 RETRIES = 2
 BACKOFF_S = 0.5
+MAX_LOSSES = 3
+"""What a plane takes for it if nothing else is said."""
+
 LIMIT = 2
 """How many attempts at `limited` have a lease at a time."""
 
