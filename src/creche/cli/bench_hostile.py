@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from creche.cli.bench_load import QUIET
 from creche.cli.cluster import READY_S, running_plane, running_worker, wait_for_workers
 from creche.cli.connection import open_client
 from creche.cli.cost import cpu_s, rss_bytes
+from creche.cli.output import say
 from creche.cli.statistics import percentile, percentiles_ms
 from creche.client.client import Client
 from creche.pipe import environment
@@ -80,6 +81,8 @@ async def measure_hostile(
                 "plane_cpu": share,
                 "plane_rss_mib": _mib(rss_bytes(plane.pid)),
             }
+            # All of them take minutes, and who stops here has seen the ones that were measured.
+            say("", _told(name, attacks[name]))
     slow = [name for name, one in attacks.items() if max(one["p50"], one["asked_p50"]) > MOST]
     return {
         "hostile": round_trips,
@@ -99,6 +102,10 @@ class Took(NamedTuple):
     def ms(self) -> dict[str, Any]:
         """Return what is shown of it."""
         return {"ms": percentiles_ms(self.jobs_s), "asked_ms": percentiles_ms(self.asked_s)}
+
+
+def _told(name: str, one: Mapping[str, Any]) -> str:
+    return f"{name}: jobs take {one['p50']:g} times as long, questions {one['asked_p50']:g} times"
 
 
 def _ratio(usual: Sequence[float], under: Sequence[float], key: str) -> float:
