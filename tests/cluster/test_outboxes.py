@@ -89,10 +89,12 @@ async def test_who_reads_slowly_is_not_cut_for_those_who_do_not_read(autojump_cl
         async with slow.connected(), trio.open_nursery() as nursery, AsyncExitStack() as stack:
             await slow.say(*whole)
             nursery.start_soon(read_slowly)
-            for n in range(8):
-                deaf = await stack.enter_async_context(house.client(f"deaf{n}").connected())
-                await deaf.say(*whole)
+            deaf = [house.client(f"deaf{n}") for n in range(8)]
+            for peer in deaf:
+                await stack.enter_async_context(peer.connected())
+                await peer.say(*whole)
                 await trio.sleep(1)
+            assert await has_gone(deaf[0])  # there was too much, and somebody had to be cut
             with trio.fail_after(60):
                 while len([a for a in slow.heard if isinstance(a, m.Answer)]) < 3:
                     await trio.sleep(1)

@@ -90,8 +90,10 @@ async def test_a_name_is_free_for_all_when_the_grace_of_its_worker_is_over(autoj
     async with guarded_house(*TOKENS, make_store=lambda: store) as (house, _):
         await trio.sleep(house.settings.grace_s + 1)
         for word, facts in ((mail_word, MAIL), (shop_word, LISTENING)):
-            async with with_token(house.worker("shop-1"), word).connected(**facts):
-                pass
+            anew = with_token(house.worker("shop-1"), word)
+            async with anew.connected(**facts):
+                assert anew.welcome is not None
+                assert not anew.welcome.is_resumed
             await trio.sleep(house.settings.grace_s + 1)
 
 
